@@ -1,0 +1,91 @@
+"""Devices: what must be the same for two latencies to be comparable."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any, Self
+
+__all__ = ["Device", "cpu_description"]
+
+
+@dataclass(frozen=True)
+class Device:
+    """Hardware × runtime × provider × threads × precision × batch size. Equal devices give comparable numbers.
+
+    `name` is a label for people and takes no part in equality or in the fingerprint.
+    """
+
+    name: str = field(compare=False)
+    hardware: str  # the model of the CPU or GPU as the machine reports it
+    runtime: str  # "onnxruntime" or "torch"
+    runtime_version: str
+    provider: str  # where in the runtime: "CPUExecutionProvider", "cpu", "cuda"
+    threads: int
+    batch_size: int
+    precision: str = "fp32"
+
+    def __post_init__(self) -> None:
+        for name in ("threads", "batch_size"):
+            if (value := getattr(self, name)) < 1:
+                raise ValueError(f"{name} {value} of device {self.name!r} must be at least 1")
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash over everything but the name: twelve hexadecimal digits."""
+        data = self.to_dict()
+        del data["name"]
+        return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:12]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """The inverse of `to_dict`.
+
+        Raises:
+            ValueError: a field is missing or unknown, or of another type than `to_dict` writes.
+        """
+        integers = ("threads", "batch_size")
+        types = {f.name: int if f.name in integers else str for f in fields(cls)}
+        if not isinstance(data, Mapping) or data.keys() != types.keys():
+            raise ValueError(f"not a device: {str(data)[:80]!r}; its fields are {', '.join(types)}")
+        for name, kind in types.items():
+            if type(data[name]) is not kind:
+                raise ValueError(f"not a device: {name} {data[name]!r} is not of type {kind.__name__}")
+        return cls(**data)
+
+    def __str__(self) -> str:
+        threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
+        runtime = f"{self.runtime} {self.runtime_version} ({self.provider})"
+        return f"{self.name}: {self.hardware}, {runtime}, {threads}, {self.precision}, batch {self.batch_size}"
+
+
+@cache  # the machine stays the same
+def cpu_description() -> str:
+    """The model and the number of cores of this machine's CPU: ``"Apple M2, 8 cores"``."""
+    return f"{_cpu_model()}, {os.cpu_count()} cores"
+
+
+def _cpu_model() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text(errors="replace").splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() in ("model name", "Model", "cpu model") and value.strip():
+                return " ".join(value.split())
+    if platform.system() == "Darwin":
+        command = ["sysctl", "-n", "machdep.cpu.brand_string"]
+        answer = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+        if answer:
+            return answer
+    return platform.processor() or platform.machine()

@@ -1,0 +1,88 @@
+"""An ONNX graph while it is written: named values, nodes, weights, and the folding of BatchNorm into convolutions."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+__all__ = ["INPUT", "OPSET", "OUTPUT", "Graph"]
+
+INPUT, OUTPUT = "images", "logits"
+# The newest operator set that every supported ONNX Runtime (1.20 on) runs, and the first with Gelu.
+OPSET, IR_VERSION = 20, 10
+
+
+@dataclass
+class _Node:
+    op: str
+    inputs: list[str]
+    output: str
+    attributes: dict[str, Any]
+
+
+@dataclass
+class Graph:
+    """Nodes in the order of computation, each with one output; weights by name. Values are called by their names."""
+
+    nodes: list[_Node] = field(default_factory=list)
+    weights: dict[str, NDArray[Any]] = field(default_factory=dict)
+
+    def weight(self, array: NDArray[Any]) -> str:
+        """The name of a new constant."""
+        name = f"weight_{len(self.weights)}"
+        self.weights[name] = array
+        return name
+
+    def node(self, op: str, inputs: Sequence[str], **attributes: Any) -> str:
+        """The name of what a new node computes."""
+        name = f"{op}_{len(self.nodes)}"
+        self.nodes.append(_Node(op, list(inputs), name, attributes))
+        return name
+
+    def fold_batch_norms(self) -> None:
+        """Work every BatchNormalization that alone reads a convolution with constant weights into that convolution."""
+        readers = Counter(name for node in self.nodes for name in node.inputs)
+        writer = {node.output: node for node in self.nodes}
+        kept = []
+        for node in self.nodes:
+            conv = writer.get(node.inputs[0]) if node.op == "BatchNormalization" else None
+            if conv is None or conv.op != "Conv" or readers[conv.output] > 1:
+                kept.append(node)
+                continue
+            if not self.weights.keys() >= {*node.inputs[1:], *conv.inputs[1:]}:
+                kept.append(node)
+                continue
+            gain, shift, mean, variance = (self.weights[name] for name in node.inputs[1:])
+            weight, *bias = (self.weights[name] for name in conv.inputs[1:])
+            scale = gain / np.sqrt(variance + np.float32(node.attributes["epsilon"]))
+            offset = shift + ((bias[0] if bias else 0) - mean) * scale
+            # Constants may be shared, so the folded ones are new; constants that nothing reads are left out later.
+            conv.inputs[1:] = [self.weight(weight * scale[:, None, None, None]), self.weight(offset)]
+            conv.output = node.output
+            writer[conv.output] = conv
+        self.nodes = kept
+
+    def serialize(self, input_shape: Sequence[int], output: str, output_shape: Sequence[int]) -> bytes:
+        """The file: `input_shape` and `output_shape` are fixed, batch included."""
+        read = {name for node in self.nodes for name in node.inputs} | {output}
+        graph = helper.make_graph(
+            [helper.make_node(n.op, n.inputs, [n.output], name=n.output, **n.attributes) for n in self.nodes]
+            + [helper.make_node("Identity", [output], [OUTPUT], name=OUTPUT)],
+            "network",
+            [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, input_shape)],
+            [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, output_shape)],
+        )
+        opset = helper.make_opsetid("", OPSET)
+        model = helper.make_model(graph, opset_imports=[opset], ir_version=IR_VERSION, producer_name="supernet-nas")
+        for name, array in self.weights.items():
+            if name in read:  # added in place: make_graph and make_model would copy every weight twice
+                tensor = model.graph.initializer.add(name=name, dims=array.shape)
+                tensor.data_type = helper.np_dtype_to_tensor_dtype(array.dtype)
+                tensor.raw_data = array.tobytes()
+        return model.SerializeToString()

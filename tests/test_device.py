@@ -1,0 +1,63 @@
+"""Devices: equality means comparable."""
+
+import dataclasses
+import subprocess
+import sys
+
+import pytest
+
+from hardware import Device
+from hardware.device import cpu_description
+
+DEVICE = Device(
+    name="laptop",
+    hardware="Some CPU, 8 cores",
+    runtime="onnxruntime",
+    runtime_version="1.32.0",
+    provider="CPUExecutionProvider",
+    threads=1,
+    batch_size=1,
+)
+
+
+def test_the_name_is_a_label_only():
+    renamed = dataclasses.replace(DEVICE, name="other")
+    assert renamed == DEVICE
+    assert renamed.fingerprint == DEVICE.fingerprint
+    assert len({DEVICE, renamed}) == 1
+
+
+@pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(Device) if f.name != "name"])
+def test_everything_else_makes_another_device(field):
+    value = getattr(DEVICE, field)
+    other = dataclasses.replace(DEVICE, **{field: value + 1 if isinstance(value, int) else value + "x"})
+    assert other != DEVICE
+    assert other.fingerprint != DEVICE.fingerprint
+
+
+def test_dictionary_round_trip_keeps_name_and_fingerprint():
+    again = Device.from_dict(DEVICE.to_dict())
+    assert (again, again.name, again.fingerprint) == (DEVICE, DEVICE.name, DEVICE.fingerprint)
+    assert len(DEVICE.fingerprint) == 12
+
+
+@pytest.mark.parametrize(
+    "change", [{"threads": "1"}, {"threads": 0}, {"batch_size": True}, {"surprise": 1}, {"hardware": None}]
+)
+def test_what_is_not_a_device_is_refused(change):
+    with pytest.raises(ValueError, match="device"):
+        Device.from_dict({**DEVICE.to_dict(), **change})
+
+
+def test_the_machine_says_what_it_is():
+    assert "cores" in cpu_description()
+    assert "Some CPU, 8 cores" in str(DEVICE)
+
+
+def test_reading_measurements_needs_no_heavy_library():
+    code = (
+        "import sys, hardware, hardware.device, hardware.measurement, hardware.store;"
+        "print([m for m in ('torch', 'onnxruntime', 'onnx', 'timm', 'scipy') if m in sys.modules])"
+    )
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert output.strip() == "[]"

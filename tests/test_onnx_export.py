@@ -1,0 +1,129 @@
+"""The ONNX file computes what the torch module computes, and is made in milliseconds."""
+
+import numpy as np
+import onnx
+import pytest
+import timm
+import torch
+from torch import nn
+
+from hardware import ParityError, export_onnx, onnx_parity
+from hardware.onnx_recorder import UnsupportedError, record
+
+FAST = [
+    "mobilenetv3_small_050",
+    "lcnet_050",
+    "mobilenetv2_035",
+    "tf_efficientnet_lite0",
+    "efficientnet_b0",
+    "resnet10t",
+    "resnet18",
+    "test_efficientnet",
+]
+
+
+def lively(module: nn.Module) -> nn.Module:
+    """Statistics and weights that no test can hide behind."""
+    generator = torch.Generator().manual_seed(0)
+    for part in module.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            assert part.running_mean is not None and part.running_var is not None
+            part.running_mean.normal_(0, 0.1, generator=generator)
+            part.running_var.uniform_(0.5, 2, generator=generator)
+            if part.affine:
+                nn.init.uniform_(part.weight, 0.5, 2, generator=generator)
+                nn.init.normal_(part.bias, 0, 0.1, generator=generator)
+    return module
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("name", FAST)
+def test_stock_networks_are_exported_the_fast_way(name, channels):
+    module = lively(timm.create_model(name, num_classes=10, in_chans=channels))
+    shape = (2, channels, 64, 64)
+    module.eval()
+    model = record(module, shape)
+    assert onnx_parity(model, module, shape) <= 1e-4
+    onnx.checker.check_model(onnx.load_from_string(model), full_check=True)
+
+
+def test_subnets_are_exported_the_fast_way(small_supernet):
+    for arch in small_supernet.space.sample(5, np.random.default_rng(0)):
+        shape = (1, 1, arch.resolution, arch.resolution)
+        subnet = small_supernet.extract(arch)
+        assert onnx_parity(record(subnet.eval(), shape), subnet, shape) <= 1e-4
+
+
+def test_another_network_takes_the_slow_way_and_is_as_exact(capfd):
+    module = timm.create_model("test_vit", num_classes=10, img_size=64).eval()
+    shape = (1, 3, 64, 64)
+    with pytest.raises(UnsupportedError):
+        record(module, shape)
+    model = export_onnx(module, shape)
+    assert onnx_parity(model, module, shape) <= 1e-4
+    assert capfd.readouterr() == ("", "")
+
+
+def test_batch_norm_is_gone_and_names_are_fixed():
+    graph = onnx.load_from_string(export_onnx(timm.create_model("resnet10t"), (4, 3, 64, 64))).graph
+    assert "BatchNormalization" not in {node.op_type for node in graph.node}
+    assert [value.name for value in (*graph.input, *graph.output)] == ["images", "logits"]
+    assert [size.dim_value for size in graph.input[0].type.tensor_type.shape.dim] == [4, 3, 64, 64]
+
+
+def test_the_module_stays_as_it_was():
+    module = lively(timm.create_model("mobilenetv3_small_050", num_classes=10))
+    module.train()
+    module.get_submodule("conv_stem").eval()
+    flags = [part.training for part in module.modules()]
+    state = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    export_onnx(module, (1, 3, 64, 64))
+    assert [part.training for part in module.modules()] == flags
+    for name, tensor in module.state_dict().items():
+        assert torch.equal(tensor, state[name])
+
+
+class Branches(nn.Module):
+    """A convolution read twice, in-place operations, numbers, padding, pooling, concatenation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(8)
+        self.free_norm = nn.BatchNorm2d(3, affine=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.conv(self.free_norm(x))
+        z = self.norm(y)
+        z += 1 - y / 2
+        shortcut = z
+        nn.functional.relu(z, inplace=True)
+        z = nn.functional.pad(0.5 * z + shortcut, (1, 2, 0, 1), value=-1.0)
+        pooled = nn.functional.max_pool2d(z, 3, 2, 1, ceil_mode=True), nn.functional.avg_pool2d(z, 3, 2, 1, True, False)
+        y = torch.cat([p.mean((2, 3)) for p in pooled] + [z.amax((-1, -2))], 1)
+        return torch.tanh(y - self.conv.weight.mean()) * nn.functional.silu(y) + nn.functional.gelu(y)
+
+
+def test_odd_graphs_are_exact():
+    module = lively(Branches()).eval()
+    shape = (2, 3, 17, 13)
+    assert onnx_parity(record(module, shape), module, shape) <= 1e-5
+
+
+class Switch(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.mean((2, 3)) * (2 if x.sum().item() > 0 else 3)
+
+
+def test_a_branch_on_data_is_never_recorded():
+    with pytest.raises(UnsupportedError):
+        record(Switch(), (1, 3, 8, 8))
+
+
+def test_parity_refuses_another_network():
+    first, second = (timm.create_model("resnet10t", num_classes=n) for n in (10, 11))
+    shape = (1, 3, 64, 64)
+    with pytest.raises(ParityError, match="shape"):
+        onnx_parity(export_onnx(first, shape), second, shape)
+    with pytest.raises(ParityError, match="differ"):
+        onnx_parity(export_onnx(first, shape), timm.create_model("resnet10t", num_classes=10), shape)
