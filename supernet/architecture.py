@@ -71,6 +71,9 @@ def _make_settings(kind: type[Settings], items: dict[str, Number]) -> Settings:
     return kind(**items)
 
 
+_NO_SETTINGS = Settings()
+
+
 @dataclass(frozen=True)
 class Architecture:
     """One sub-network: an input resolution in pixels and, per stage, the settings of the blocks that exist.
@@ -82,7 +85,7 @@ class Architecture:
 
     resolution: int
     stages: tuple[tuple[Block, ...], ...]
-    settings: Settings = Settings()
+    settings: Settings = _NO_SETTINGS
 
     @property
     def depths(self) -> tuple[int, ...]:

@@ -116,7 +116,7 @@ def evaluate(module: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], resolu
 class _Average:
     """Image-weighted averages of what one BatchNorm sees, taken from the statistics that its forward computes anyway.
 
-    With momentum 1 the running statistics after a batch are those of the batch, the variance being torch's unbiased one.
+    With momentum 1 the running statistics after a batch are those of the batch; torch's variance is the unbiased one.
     """
 
     def __init__(self, norm: _BatchNorm) -> None:
@@ -132,8 +132,10 @@ class _Average:
     def _check(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         shape = tuple(inputs[0].shape)
         if inputs[0].numel() == shape[1]:
-            raise ValueError(f"a calibration batch reaches a BatchNorm as {shape}: one value per channel has no variance; "
-                             "use batches of at least 2 images")
+            raise ValueError(
+                f"a calibration batch reaches a BatchNorm as {shape}: one value per channel has no variance; "
+                "use batches of at least 2 images"
+            )
 
     def _add(self, norm: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         n, values = inputs[0].shape[0], inputs[0].numel() // inputs[0].shape[1]

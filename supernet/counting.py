@@ -62,7 +62,7 @@ class CostTable:
         self.parts = tuple(parts)
 
     @cached_property
-    def tables_(self) -> list[Numbers]:
+    def _tables(self) -> list[Numbers]:
         """Per part an array (n_resolutions, n_choices of each of its genes..., 3)."""
         return [self._table(part) for part in self.parts]
 
@@ -71,7 +71,7 @@ class CostTable:
         genes = self.space.canonical(genes)
         depths = self.space.depths(genes)
         counts = np.zeros((len(genes), len(self.parts), 3), dtype=np.int64)
-        for p, (part, table) in enumerate(zip(self.parts, self.tables_, strict=True)):
+        for p, (part, table) in enumerate(zip(self.parts, self._tables, strict=True)):
             looked_up = table[tuple(genes[:, i] for i in (0, *part.genes))]
             if part.stage is not None and part.block is not None:
                 looked_up = np.where((depths[:, part.stage] > part.block)[:, None], looked_up, 0)

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import cached_property
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, cast
 
 import numpy as np
 import torch
-from timm.layers import make_divisible
+from timm.layers.helpers import make_divisible
 from timm.models._efficientnet_blocks import InvertedResidual, SqueezeExcite
 from timm.models.mobilenetv3 import MobileNetV3
 from torch import Tensor, nn
 
 from supernet.architecture import Architecture, Block
-from supernet.counting import Costs, CostTable, Part, layer_costs
+from supernet.counting import Part, layer_costs
 from supernet.elastic_kernel import KernelTransform
 from supernet.slicing import bare_copy, narrow_conv, narrow_norm, shell
 from supernet.space import Genes, SearchSpace
+from supernet.timm_supernet import Importance, TimmSupernet, l1_importance
 
-__all__ = ["Importance", "InvertedResidualSupernet", "expanded_width", "l1_importance"]
+__all__ = ["InvertedResidualSupernet", "expanded_width"]
 
-Importance = Callable[[Tensor], Tensor]
-"""Scores (in_channels,) of the input channels of a projection weight (out_channels, in_channels, 1, 1)."""
+_Block = Any
+"""A timm `InvertedResidual`, whose layers type checkers only know as ``Tensor | Module``."""
 
 
 def expanded_width(width: int, expand: float) -> int:
@@ -30,38 +31,22 @@ def expanded_width(width: int, expand: float) -> int:
     return make_divisible(round(width * expand), 8)
 
 
-def l1_importance(weight: Tensor) -> Tensor:
-    """Sum of absolute weights per input channel: the published order (Once-for-All, Cai et al. 2020)."""
-    return weight.abs().sum(dim=(0, 2, 3))
-
-
-class InvertedResidualSupernet(nn.Module):
+class InvertedResidualSupernet(TimmSupernet[MobileNetV3]):
     """A timm `MobileNetV3` as a supernet (Once-for-All, Cai et al. 2020).
 
-    The parameters are the timm model's own, under the same names; the only others are the matrices of the elastic
-    kernels, under ``kernel_transforms``. A smaller sub-network uses the first channels of every tensor and the first
-    blocks of every stage. It runs as a timm model that is put together, for one call, from views of the weights; hence
-    ``extract(arch)(x) == supernet(x, arch)`` by construction, and no state says which sub-network is meant.
+    Beside the parameters of the timm model there are the matrices of the elastic kernels, under ``kernel_transforms``.
 
     Args:
         model: the largest network. Its stages of inverted residuals become the stages of `space`, in order; every
             other stage is used as it is.
         space: the choices; the largest architecture must be `model`. Settings of a block are ``kernel`` and ``expand``.
 
-    Attributes:
-        definition: how `create_supernet` made this network, plain data; None if something else made it.
-
     Raises:
         ValueError: the largest architecture of `space` is not `model`.
     """
 
     def __init__(self, model: MobileNetV3, space: SearchSpace) -> None:
-        super().__init__()
-        self.space = space
-        self.definition: dict[str, Any] | None = None
-        self._template = [model]  # in a list, so that it is not registered a second time: its children are ours
-        for name, child in model.named_children():
-            self.add_module(name, child)
+        super().__init__(model, space)
         self.elastic_stages = tuple(
             s for s, stage in enumerate(_stages(model)) if all(isinstance(b, InvertedResidual) for b in stage)
         )
@@ -79,34 +64,8 @@ class InvertedResidualSupernet(nn.Module):
                     self.kernel_transforms[f"{s}_{b}"] = KernelTransform([int(k) for k in kernels])
         self.register_load_state_dict_pre_hook(_keep_absent_transforms)
 
-    def forward(self, images: Tensor, arch: Architecture) -> Tensor:
-        """Logits (batch, n_classes) of sub-network `arch` on images (batch, channels, height, width).
-
-        Raises:
-            ValueError: `arch` is not in the space.
-        """
-        return self._assemble(arch, copy=False)(images)
-
-    def extract(self, arch: Architecture) -> MobileNetV3:
-        """Sub-network `arch` as an ordinary timm model with weights of its own.
-
-        Raises:
-            ValueError: `arch` is not in the space.
-        """
-        model = self._assemble(arch, copy=True)
-        # What timm's data helpers read to make the transforms that fit this network.
-        size = (model.in_chans, arch.resolution, arch.resolution)
-        model.pretrained_cfg = {"input_size": size, "num_classes": model.num_classes, "architecture": model.__class__.__name__}
-        model.default_cfg = model.pretrained_cfg
-        return model
-
     def sort_channels(self, importance: Importance = l1_importance, within: SearchSpace | None = None) -> None:
-        """Put the middle channels of every block in order of importance; the largest network computes the same.
-
-        `within` is the space that has been trained so far: channels then move only inside the segments between its
-        widths, so that the smaller sub-networks that already work keep their channels (the published second width
-        phase). The middle channels of squeeze-excite follow the same rule.
-        """
+        """Sort the middle channels of every block, and by the same rule those of squeeze-excite; see the base class."""
         with torch.no_grad():
             for i, s in enumerate(self.elastic_stages):
                 for b, module in enumerate(_stages(self)[s]):
@@ -114,28 +73,10 @@ class InvertedResidualSupernet(nn.Module):
                     widths = [expanded_width(module.conv_pw.in_channels, expand) for expand in expands]
                     _sort_block(module, importance, widths)
 
-    def costs(self, genes: Genes) -> Costs:
-        """What every part of the sub-networks costs for one image; see `Costs`. Genes are (n_archs, n_genes)."""
-        return self._cost_table(genes)
-
-    def macs(self, genes: Genes) -> Genes:
-        """Multiply-accumulates (n_archs,) for one image, counted as the published code does."""
-        return self.costs(genes).macs.sum(axis=1)
-
-    def n_parameters(self, genes: Genes) -> Genes:
-        """Numbers of parameters (n_archs,) of the extracted networks."""
-        return self.costs(genes).parameters.sum(axis=1)
-
     # -- putting a sub-network together -------------------------------------------------------------------------------
 
-    def _assemble(self, arch: Architecture, copy: bool) -> MobileNetV3:
-        self.space.encode([arch])  # refuses what is not in the space, by name
-        model = bare_copy(self._template[0])
-        model.training = self.training
-        for name in self._template[0]._modules:
-            child = cast(nn.Module, getattr(self, name))
-            model._modules[name] = self._assemble_stages(arch, copy) if name == "blocks" else shell(child, copy)
-        return model
+    def _narrow_child(self, name: str, child: nn.Module, arch: Architecture, copy: bool) -> nn.Module:
+        return self._assemble_stages(arch, copy) if name == "blocks" else shell(child, copy)
 
     def _assemble_stages(self, arch: Architecture, copy: bool) -> nn.Sequential:
         chosen = dict(zip(self.elastic_stages, arch.stages, strict=True))
@@ -143,13 +84,15 @@ class InvertedResidualSupernet(nn.Module):
         for s, stage in enumerate(_stages(self)):
             if s in chosen:  # the blocks that do not exist are the last ones
                 pairs = zip(stage, chosen[s], strict=False)
-                blocks = [self._narrow_block(f"{s}_{b}", module, block, copy) for b, (module, block) in enumerate(pairs)]
+                blocks = [
+                    self._narrow_block(f"{s}_{b}", module, block, copy) for b, (module, block) in enumerate(pairs)
+                ]
                 stages.append(_sequential(blocks, self.training))
             else:
-                stages.append(shell(stage, copy))
+                stages.append(shell(cast(nn.Module, stage), copy))
         return _sequential(stages, self.training)
 
-    def _narrow_block(self, name: str, module: InvertedResidual, block: Block, copy: bool) -> InvertedResidual:
+    def _narrow_block(self, name: str, module: _Block, block: Block, copy: bool) -> _Block:
         middle = expanded_width(module.conv_pw.in_channels, block.expand)
         weight = None
         if block.kernel != module.conv_dw.kernel_size[0]:
@@ -173,8 +116,7 @@ class InvertedResidualSupernet(nn.Module):
 
     # -- counting -----------------------------------------------------------------------------------------------------
 
-    @cached_property
-    def _cost_table(self) -> CostTable:
+    def _parts(self) -> list[Part]:
         columns = {gene.label: i for i, gene in enumerate(self.space.genes)}
         sizes = np.array(self.space.resolutions)
         parts: list[Part] = []
@@ -200,25 +142,24 @@ class InvertedResidualSupernet(nn.Module):
                     place = self.elastic_stages.index(s)
                     parts.append(self._block_part(f"{s}_{b}", module, place, b, columns, sizes))
                     sizes = -(-sizes // module.conv_dw.stride[0])
-        return CostTable(self.space, parts)
+        return parts
 
-    def _block_part(
-        self, name: str, module: InvertedResidual, stage: int, b: int, columns: dict[str, int], sizes: Genes
-    ) -> Part:
+    def _block_part(self, name: str, module: _Block, stage: int, b: int, columns: dict[str, int], sizes: Genes) -> Part:
         shared = self.space.stages[stage].shared
         settings = [*shared, *self.space.stages[stage].blocks[b]]
-        genes = [columns[f"stage{stage + 1}.{n}" if n in shared else f"stage{stage + 1}.block{b + 1}.{n}"] for n in settings]
+        genes = [
+            columns[f"stage{stage + 1}.{n}" if n in shared else f"stage{stage + 1}.block{b + 1}.{n}"] for n in settings
+        ]
 
         def cost(*indices: int) -> Genes:
             choices = {n: self.space.genes[g].choices[i] for n, g, i in zip(settings, genes, indices, strict=True)}
-            with torch.no_grad():
-                narrow = self._narrow_block(name, module, Block(**choices), copy=False)
+            narrow = self._narrow_block(name, module, Block(**choices), copy=False)
             return layer_costs(narrow, sizes, pooled=SqueezeExcite)[0]
 
         return Part(f"blocks.{name.replace('_', '.')}", cost, tuple(genes), stage, b)
 
 
-def _stages(model: nn.Module) -> Sequence[Sequence[InvertedResidual]]:
+def _stages(model: nn.Module) -> Sequence[Sequence[_Block]]:
     return cast(Any, model.blocks)
 
 
@@ -228,7 +169,7 @@ def _sequential(modules: Sequence[nn.Module], training: bool) -> nn.Sequential:
     return sequential
 
 
-def _check_largest(name: str, module: InvertedResidual, largest: Block) -> None:
+def _check_largest(name: str, module: _Block, largest: Block) -> None:
     width = expanded_width(module.conv_pw.in_channels, largest.expand)
     found = (module.conv_dw.kernel_size[0], module.conv_pw.out_channels)
     if found != (largest.kernel, width):
@@ -238,7 +179,7 @@ def _check_largest(name: str, module: InvertedResidual, largest: Block) -> None:
         )
 
 
-def _reduced_width(module: SqueezeExcite, middle: int) -> int:
+def _reduced_width(module: Any, middle: int) -> int:
     """Channels inside a squeeze-excite of `middle` channels: a quarter as a multiple of 8 (the published rule).
 
     A module that was not made by that rule takes its width from the input of the block, which is not elastic.
@@ -247,7 +188,7 @@ def _reduced_width(module: SqueezeExcite, middle: int) -> int:
     return make_divisible(middle // 4, 8) if full == make_divisible(module.conv_reduce.in_channels // 4, 8) else full
 
 
-def _narrow_squeeze_excite(module: SqueezeExcite, copy: bool, middle: int) -> SqueezeExcite:
+def _narrow_squeeze_excite(module: Any, copy: bool, middle: int) -> nn.Module:
     reduced = _reduced_width(module, middle)
     bare = bare_copy(module)
     for name, child in module.named_children():
@@ -261,7 +202,7 @@ def _narrow_squeeze_excite(module: SqueezeExcite, copy: bool, middle: int) -> Sq
     return bare
 
 
-def _sort_block(module: InvertedResidual, importance: Importance, trained_widths: Sequence[int]) -> None:
+def _sort_block(module: _Block, importance: Importance, trained_widths: Sequence[int]) -> None:
     order = _order(importance(module.conv_pwl.weight), trained_widths)
     _permute(module.conv_pwl.weight, order, dim=1)
     for tensor in (module.conv_pw.weight, module.conv_dw.weight):
@@ -285,8 +226,7 @@ def _order(scores: Tensor, trained_widths: Sequence[int]) -> Tensor:
     """Indices by descending score, each segment between the trained widths sorted on its own."""
     bounds = sorted({0, *trained_widths, len(scores)})
     segments = [
-        start + torch.argsort(scores[start:stop], descending=True, stable=True)
-        for start, stop in zip(bounds[:-1], bounds[1:], strict=True)
+        start + torch.argsort(scores[start:stop], descending=True, stable=True) for start, stop in pairwise(bounds)
     ]
     return torch.cat(segments)
 
@@ -297,6 +237,8 @@ def _permute(tensor: Any, order: Tensor, dim: int = 0) -> None:
 
 def _keep_absent_transforms(module: nn.Module, state: dict[str, Any], prefix: str, *_: object) -> None:
     """A state dict of timm has no kernel matrices; loading it keeps those there are."""
-    own = {f"{prefix}kernel_transforms.{k}": v for k, v in module.kernel_transforms.state_dict().items()}
+    own = {
+        f"{prefix}kernel_transforms.{k}": v for k, v in cast(nn.Module, module.kernel_transforms).state_dict().items()
+    }
     if not own.keys() & state.keys():
         state.update(own)

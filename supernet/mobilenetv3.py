@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
-from timm.layers import make_divisible
+from timm.layers.helpers import make_divisible
 from timm.models._efficientnet_blocks import SqueezeExcite
 from timm.models._efficientnet_builder import decode_arch_def, round_channels
 from timm.models.mobilenetv3 import MobileNetV3
@@ -50,7 +50,11 @@ def mobilenetv3(
     Raises:
         ValueError: a choice that cannot be built; the message says which and what can.
     """
-    for name, values, odd in (("kernels", kernels, True), ("depths", depths, False), ("resolutions", resolutions, False)):
+    for name, values, odd in (
+        ("kernels", kernels, True),
+        ("depths", depths, False),
+        ("resolutions", resolutions, False),
+    ):
         _check_positive(name, values, odd)
     arch_def = [[f"ds_r1_k3_s1_e1_c{stem_width}_nre"]]
     space_stages = []
@@ -66,10 +70,12 @@ def mobilenetv3(
         act = stage.get("act", "hard_swish")
         if act not in _ACTIVATIONS:
             raise ValueError(f"act {act!r} of {where}; possible are {', '.join(_ACTIVATIONS)}")
-        arch_def.append([
-            f"ir_r{max(stage_depths)}_k{max(stage_kernels)}_s{stage.get('stride', 1)}_e{max(stage_expands):g}"
-            f"_c{stage['width']}_n{_ACTIVATIONS[act]}" + ("_se0.25" if stage.get("se") else "")
-        ])
+        arch_def.append(
+            [
+                f"ir_r{max(stage_depths)}_k{max(stage_kernels)}_s{stage.get('stride', 1)}_e{max(stage_expands):g}"
+                f"_c{stage['width']}_n{_ACTIVATIONS[act]}" + ("_se0.25" if stage.get("se") else "")
+            ]
+        )
         space_stages.append(Stage.uniform(stage_depths, kernel=stage_kernels, expand=stage_expands))
     arch_def.append([f"cn_r1_k1_s1_c{head_width}"])
     model = MobileNetV3(
@@ -82,12 +88,10 @@ def mobilenetv3(
         head_bias=False,
         act_layer=nn.Hardswish,
         norm_layer=partial(nn.BatchNorm2d, eps=1e-5, momentum=0.1),
-        se_layer=partial(
-            SqueezeExcite, gate_layer="hard_sigmoid", force_act_layer=nn.ReLU, rd_round_fn=round_channels
-        ),
+        se_layer=partial(SqueezeExcite, gate_layer="hard_sigmoid", force_act_layer=nn.ReLU, rd_round_fn=round_channels),
     )
     if stem_stride != 2:
-        model.conv_stem.stride = (stem_stride, stem_stride)
+        cast(nn.Conv2d, model.conv_stem).stride = (stem_stride, stem_stride)
         for feature in model.feature_info:
             feature["reduction"] = feature["reduction"] * stem_stride // 2
     space = SearchSpace(tuple(sorted(resolutions)), tuple(space_stages))

@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
+from functools import cache, cached_property
 from typing import Any, Literal, Self, TypeVar
 
 import numpy as np
@@ -63,7 +63,11 @@ class Stage:
             )
         if sum(self.depths) == 0:
             raise ValueError("a stage needs at least one depth above 0")
-        for name, choices in (("depth", self.depths), *self.shared.items(), *(item for block in self.blocks for item in block.items())):
+        for name, choices in (
+            ("depth", self.depths),
+            *self.shared.items(),
+            *(item for block in self.blocks for item in block.items()),
+        ):
             _check_choices(name, choices)
 
     @property
@@ -220,7 +224,9 @@ class SearchSpace:
             start = columns.start + 1
             shared = len(self.stages[s].shared)
             mask[:, start : start + shared] = depths[:, s, None] > 0
-            mask[:, start + shared : columns.stop] = self._block_of_gene[start + shared : columns.stop] < depths[:, s, None]
+            mask[:, start + shared : columns.stop] = (
+                self._block_of_gene[start + shared : columns.stop] < depths[:, s, None]
+            )
         return mask
 
     def canonical(self, genes: Genes) -> Genes:
@@ -281,7 +287,9 @@ class SearchSpace:
         Raises:
             ValueError: an unknown name, a value that is nowhere a choice, or a gene left without any choice.
         """
-        known = {gene.name: sorted({c for g in self.genes if g.name == gene.name for c in g.choices}) for gene in self.genes}
+        known = {
+            gene.name: sorted({c for g in self.genes if g.name == gene.name for c in g.choices}) for gene in self.genes
+        }
         for name, values in choices.items():
             if name not in known:
                 raise ValueError(f"no choice is named {name!r}; there are {', '.join(known)}")
@@ -373,7 +381,7 @@ class SearchSpace:
         n_shared = len(stage.shared)
         stops = list(itertools.accumulate(map(len, stage.blocks), initial=1 + n_shared))
 
-        @lru_cache(maxsize=None)  # a stage of 20,000 settings has only some 40 different blocks
+        @cache  # a stage of 20,000 settings has only some 40 different blocks
         def block(position: int, shared: tuple[int, ...], own: tuple[int, ...]) -> Block:
             names = itertools.chain(stage.shared.items(), stage.blocks[position].items())
             return Block(**{name: choices[i] for (name, choices), i in zip(names, shared + own, strict=True)})
@@ -397,7 +405,7 @@ class SearchSpace:
         block_genes = [[gene for gene in genes if gene.block == b] for b in range(len(stage.blocks))]
         names = [{**stage.shared, **choices} for choices in stage.blocks]
 
-        @lru_cache(maxsize=None)
+        @cache
         def row_of(position: int, block: Block) -> list[int]:
             _check_names(block, names[position], f"a block of stage {s + 1}")
             return [_index(gene, block[gene.name]) for gene in block_genes[position]]

@@ -43,6 +43,9 @@ def load_subnet(directory: str | Path) -> nn.Module:
         ValueError: a file of the bundle is missing, damaged, or does not fit the other.
     """
     directory = Path(directory)
+    for name in ("arch.json", "model.safetensors"):
+        if not (directory / name).is_file():
+            raise ValueError(f"{directory} is not a bundle: {name} is missing")
     try:
         content = json.loads((directory / "arch.json").read_text())
         arch = Architecture.from_dict(content["architecture"])
@@ -50,8 +53,6 @@ def load_subnet(directory: str | Path) -> nn.Module:
             model = create_supernet(**content["supernet"]).extract(arch)
         weights = load_file(directory / "model.safetensors")
         model.load_state_dict(weights, assign=True)
-    except FileNotFoundError as error:
-        raise ValueError(f"{directory} is not a bundle: {Path(error.filename or 'a file').name} is missing") from error
     except (json.JSONDecodeError, KeyError, TypeError, SafetensorError, RuntimeError) as error:
         raise ValueError(f"the bundle {directory} is damaged: {str(error).splitlines()[0]}") from error
     return model.eval()

@@ -112,7 +112,7 @@ def first_difference(old: Any, new: Any, where: str = "") -> str | None:
         items = [(name, old[name], new[name]) for name in old]
     elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         items = [(str(i), a, b) for i, (a, b) in enumerate(zip(old, new, strict=True))]
-    elif old != new or type(old) is not type(new):
+    elif old != new or type(old) is not type(new) or isinstance(old, dict):
         return f"{where or 'it'} was {_short(old)} and is {_short(new)}"
     for name, a, b in items:
         if (difference := first_difference(a, b, f"{where}.{name}" if where else name)) is not None:

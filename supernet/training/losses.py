@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol
+from typing import Literal, Protocol
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -11,7 +11,7 @@ from torch.nn import functional as F
 __all__ = ["CrossEntropy", "Distillation", "InPlaceDistillation", "Loss", "Teacher", "soft_cross_entropy"]
 
 Teacher = Literal["none", "frozen", "in place"]
-"""Who teaches: nobody; the largest network as it was before the first phase that asks for it; the largest of the step."""
+"""Nobody; the largest network as it was before the first phase that asks for it; the largest network of the step."""
 
 
 class Loss(Protocol):
@@ -28,7 +28,7 @@ class Loss(Protocol):
         Args:
             logits: (n, n_classes) of the sub-network.
             labels: (n,) integers.
-            teacher: (n, n_classes) logits without gradient; None without a teacher, and for the in-place teacher itself.
+            teacher: (n, n_classes) logits without gradient; None without one, and for the in-place teacher itself.
             progress: share of the phase that is done, in [0, 1).
         """
         ...
@@ -44,7 +44,10 @@ class CrossEntropy:
     """The labels only."""
 
     label_smoothing: float = 0.1
-    teacher: ClassVar[Teacher] = "none"
+
+    @property
+    def teacher(self) -> Teacher:
+        return "none"
 
     def __post_init__(self) -> None:
         _check_share("label smoothing", self.label_smoothing)
@@ -59,7 +62,10 @@ class Distillation:
 
     weight: float = 1.0
     label_smoothing: float = 0.1
-    teacher: ClassVar[Teacher] = "frozen"
+
+    @property
+    def teacher(self) -> Teacher:
+        return "frozen"
 
     def __post_init__(self) -> None:
         _check_share("label smoothing", self.label_smoothing)
@@ -82,7 +88,10 @@ class InPlaceDistillation:
 
     label_weight: tuple[float, float] = (1.0, 0.0)
     label_smoothing: float = 0.1
-    teacher: ClassVar[Teacher] = "in place"
+
+    @property
+    def teacher(self) -> Teacher:
+        return "in place"
 
     def __post_init__(self) -> None:
         _check_share("label smoothing", self.label_smoothing)

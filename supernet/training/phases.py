@@ -37,7 +37,9 @@ class Schedule:
         if not 0 <= self.warmup_epochs < self.epochs:
             raise ValueError(f"a warm-up of {self.warmup_epochs} epochs does not fit into {self.epochs} epochs")
         if not 0 <= self.warmup_lr <= self.peak_lr or self.peak_lr <= 0:
-            raise ValueError(f"learning rates must satisfy 0 <= warmup_lr {self.warmup_lr} <= peak_lr {self.peak_lr} > 0")
+            raise ValueError(
+                f"learning rates must satisfy 0 <= warmup_lr {self.warmup_lr} <= peak_lr {self.peak_lr} > 0"
+            )
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,9 @@ _STEP = Schedule(25, 2.5e-3)
 _LAST_STEP = Schedule(125, 7.5e-3, 5, 7.5e-3)
 
 
-def plain(space: SearchSpace, schedule: Schedule, label_smoothing: float = 0.1, clip: float | None = None) -> tuple[Phase]:
+def plain(
+    space: SearchSpace, schedule: Schedule, label_smoothing: float = 0.1, clip: float | None = None
+) -> tuple[Phase]:
     """Ordinary training of the largest network, as for a baseline: one phase."""
     return (Phase("plain", space, schedule, Largest(), CrossEntropy(label_smoothing), clip=clip),)
 

@@ -64,6 +64,7 @@ class EpochLog:
         """Add one epoch; it is on disk when this returns."""
         self.epochs.append(epoch)
         if self.path is not None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(_line(epoch))
                 file.flush()

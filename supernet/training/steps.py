@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from typing import Literal
 
 import torch
@@ -46,19 +46,21 @@ def accumulate_gradients(
     inputs: dict[int, tuple[Tensor, Tensor | None]] = {}  # by resolution: sub-networks of a step often share it
     in_place: Tensor | None = None
     losses = []
-    for i, arch in enumerate(archs):
-        if arch.resolution not in inputs:
-            resized = resize(images, arch.resolution)
-            with torch.no_grad():
-                inputs[arch.resolution] = resized, None if teacher is None else teacher(resized)
-        resized, frozen = inputs[arch.resolution]
-        with batch_statistics(supernet) if regularise == "largest" and i > 0 else nullcontext():
+    with ExitStack() as without_dropout:
+        for i, arch in enumerate(archs):
+            if i == 1 and regularise == "largest":
+                without_dropout.enter_context(batch_statistics(supernet))
+            if arch.resolution not in inputs:
+                resized = resize(images, arch.resolution)
+                with torch.no_grad():
+                    inputs[arch.resolution] = resized, None if teacher is None else teacher(resized)
+            resized, frozen = inputs[arch.resolution]
             logits = supernet(resized, arch)
-        value = loss(logits, labels, in_place if loss.teacher == "in place" else frozen, progress)
-        value.backward()
-        losses.append(value.detach())
-        if i == 0:
-            in_place = logits.detach()
+            value = loss(logits, labels, in_place if loss.teacher == "in place" else frozen, progress)
+            value.backward()
+            losses.append(value.detach())
+            if i == 0:
+                in_place = logits.detach()
     return torch.stack(losses)
 
 
