@@ -1,4 +1,8 @@
-"""Shared by all tests: one thread, and one small supernet of the published class."""
+"""Shared by all tests: one thread, one small supernet of the published class, and one small finished run."""
+
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,6 +21,58 @@ SMALL = {
     "feature_width": 64,
 }
 
+# The whole way in seconds: everything is real, only small.
+RECIPE = """
+title = "A small run"
+[data]
+batch_size = 64
+train_images = 640
+validation_images = 200
+test_images = 200
+[supernet.space]
+stem_width = 8
+head_width = 32
+feature_width = 32
+kernels = [3, 5]
+expands = [2, 3]
+depths = [1, 2]
+resolutions = [16, 20]
+stages = [{ width = 8, stride = 2 }, { width = 16, stride = 2, se = true }]
+[training]
+method = "single_stage"
+largest = { epochs = 1, peak_lr = 0.1 }
+schedule = { epochs = 2, peak_lr = 0.1 }
+[[devices]]
+name = "one"
+batch_size = 1
+[[devices]]
+name = "eight"
+batch_size = 8
+[measure]
+n_architectures = 12
+max_repeats = 40
+relative_half_width = 0.1
+[score]
+n_architectures = 12
+calibration_images = 128
+batch_size = 64
+[search]
+rounds = 1
+candidates = 2
+population = 16
+evaluations = 64
+[baselines]
+timm_models = ["lcnet_035"]
+"""
+
+
+def supernet_command(*arguments: object, check: int | None = 0) -> subprocess.CompletedProcess[str]:
+    """The command line as a user runs it, in a process of its own."""
+    command = [sys.executable, "-m", "experiments", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert check is None or done.returncode == check, done.stdout + done.stderr
+    return done
+
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
@@ -25,7 +81,7 @@ def _one_thread() -> None:
 
 @pytest.fixture
 def small_supernet() -> InvertedResidualSupernet:
-    """A supernet of 10^5 architectures on 1-channel images, with weights and statistics that no test can hide behind."""
+    """A supernet of 10^5 architectures on 1-channel images, none of its weights and statistics 0 or 1."""
     supernet = create_supernet("mobilenetv3", num_classes=10, in_chans=1, **SMALL)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -35,3 +91,25 @@ def small_supernet() -> InvertedResidualSupernet:
             elif tensor.is_floating_point():
                 tensor.add_(0.1 * torch.randn(tensor.shape, generator=generator))
     return supernet.eval()
+
+
+@pytest.fixture(scope="session")
+def recipe_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The recipe of a small run."""
+    path = tmp_path_factory.mktemp("recipe") / "small.toml"
+    path.write_text(RECIPE)
+    return path
+
+
+@pytest.fixture(scope="session")
+def finished_run(recipe_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run; tests must not change it."""
+    folder = tmp_path_factory.mktemp("runs") / "small"
+    supernet_command("run", recipe_path, "--out", folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def command():
+    """`supernet_command`, for tests that cannot import this file."""
+    return supernet_command

@@ -11,7 +11,7 @@ def test_settings_are_values():
     assert hash(Block(kernel=3, expand=4)) == hash(Block(expand=4, kernel=3))
     assert Block(kernel=3) != Block(kernel=5)
     assert Block(kernel=3).kernel == Block(kernel=3)["kernel"] == 3
-    assert copy.deepcopy(Block(kernel=3)) == pickle.loads(pickle.dumps(Block(kernel=3))) == Block(kernel=3)
+    assert copy.deepcopy(Block(kernel=3)) == pickle.loads(pickle.dumps(Block(kernel=3))) == Block(kernel=3)  # noqa: S301
     with pytest.raises(AttributeError, match="no setting 'expand'; there are kernel"):
         _ = Block(kernel=3).expand
     with pytest.raises(TypeError, match="not a number"):
@@ -33,7 +33,9 @@ def test_the_id_never_changes():
     assert Architecture(160, ((Block(kernel=3, expand=4),),)).id == "cbf41e53b9"
 
 
-@pytest.mark.parametrize("data", [{}, {"resolution": 3}, {"resolution": 3, "stages": [[3]]}, {"resolution": "x", "stages": []}])
+@pytest.mark.parametrize(
+    "data", [{}, {"resolution": 3}, {"resolution": 3, "stages": [[3]]}, {"resolution": "x", "stages": []}]
+)
 def test_what_is_no_architecture_is_refused_in_one_line(data):
     with pytest.raises(ValueError, match=r"(not an architecture|invalid literal)") as error:
         Architecture.from_dict(data)

@@ -1,10 +1,11 @@
 import copy
 import threading
+from typing import Any, cast
 
 import numpy as np
 import pytest
-import timm
 import torch
+from timm.data.config import resolve_model_data_config
 from timm.models import MobileNetV3
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -82,10 +83,10 @@ def test_training_updates_the_running_statistics_of_the_active_channels_only(sma
 
 
 def test_identity_transforms_crop_the_centre_bit_for_bit():
-    supernet = create_supernet("ofa_mobilenetv3_w1.0", num_classes=2)
+    supernet: Any = create_supernet("ofa_mobilenetv3_w1.0", num_classes=2)
     largest = supernet.space.largest
     for kernel in (3, 5):
-        stages = (((Block(kernel=kernel, expand=6),) * 4,) * 5)
+        stages = ((Block(kernel=kernel, expand=6),) * 4,) * 5
         weight = supernet.extract(Architecture(largest.resolution, stages)).blocks[2][1].conv_dw.weight
         crop = (7 - kernel) // 2
         assert torch.equal(weight, supernet.blocks[2][1].conv_dw.weight[:, :, crop : 7 - crop, crop : 7 - crop])
@@ -104,7 +105,7 @@ def test_an_extracted_network_works_with_the_tools_of_timm(small_supernet):
     x = images(small_supernet.space.largest)
     final, features = subnet.forward_intermediates(x)
     assert final.shape == (2, 48, 4, 4) and len(features) == len(subnet.feature_info)
-    config = timm.data.resolve_model_data_config(subnet)
+    config = resolve_model_data_config(subnet)
     assert config["input_size"] == (1, 32, 32)
     subnet.reset_classifier(3)
     assert subnet(x).shape == (2, 3)
@@ -223,7 +224,7 @@ def test_creating_is_deterministic_and_leaves_the_random_numbers_alone():
     torch.manual_seed(3)
     state = torch.get_rng_state()
     settings = {"stages": [{"width": 16}], "num_classes": 3}
-    first, second, other = (create_supernet("mobilenetv3", seed=seed, **settings) for seed in (1, 1, 2))
+    first, second, other = (cast(Any, create_supernet("mobilenetv3", seed=seed, **settings)) for seed in (1, 1, 2))
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.equal(first.conv_stem.weight, second.conv_stem.weight)
     assert not torch.equal(first.conv_stem.weight, other.conv_stem.weight)

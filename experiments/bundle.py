@@ -1,0 +1,140 @@
+"""A sub-network as a folder that can be handed on: the file that runs, its weights, and a card that says how good."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from experiments.budgets import format_count, format_seconds
+from experiments.devices import create_profiler
+from experiments.files import write_json
+from experiments.measuring import Scorer
+from experiments.progress import Reporter
+from experiments.run_folder import RunFolder
+from hardware.onnx_export import export_onnx, onnx_parity
+from hardware.profiling import Workload
+from supernet.architecture import Architecture
+from supernet.subnet import save_subnet
+
+__all__ = ["find_architecture", "write_bundle"]
+
+
+def find_architecture(run: RunFolder, key: str) -> Architecture:
+    """The architecture whose id is, or begins with, `key`.
+
+    Raises:
+        ValueError: there is none, or more than one.
+    """
+    found = {a.id: a for plan in run.all_plans() for a in plan.archs if key and a.id.startswith(key)}
+    if not found:
+        raise ValueError(f"no architecture of {run.path} has the id {key!r}; `supernet query {run.path}` lists some")
+    if len(found) > 1:
+        raise ValueError(
+            f"{key!r} begins the ids of {len(found)} architectures: {', '.join(sorted(found)[:4])}; give more"
+        )
+    return next(iter(found.values()))
+
+
+def write_bundle(run: RunFolder, arch: Architecture, device: str | None, out: Path, report: Reporter) -> dict[str, Any]:
+    """Write the bundle of a sub-network for a device into a new folder; returns its card.
+
+    The ONNX file has the batch size of the device and is itself what the latency on the card was measured on.
+
+    Raises:
+        ValueError: `out` exists and is not empty, no such device, or the ONNX file computes something else than torch.
+        OSError: the folder cannot be written.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"{out} exists and is not empty; give a new folder with --out")
+    settings = {d.name: d for d in run.recipe.devices}
+    name = device or next(iter(settings))
+    if name not in settings:
+        raise ValueError(f"no device {name!r} in {run.path}; there are {', '.join(settings)}")
+    scorer = Scorer(run)
+    accuracy = {
+        split: scorer.score([arch], split, report)[arch.id].metrics["accuracy"] for split in ("validation", "test")
+    }
+    subnet = scorer.subnet(arch)
+    shape = (settings[name].batch_size, run.data.in_channels, arch.resolution, arch.resolution)
+    onnx = export_onnx(subnet, shape)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+    try:
+        (folder / "model.onnx").write_bytes(onnx)
+        difference = onnx_parity(onnx, subnet, shape)
+        profiler = create_profiler(settings[name], run.recipe.measure, run.recipe.seed)
+        # The torch runtime cannot run the file: there the module that the file was made from is measured.
+        model = folder / "model.onnx" if settings[name].runtime == "onnxruntime" else subnet
+        (measurement,) = profiler.measure([Workload(arch.id, model, arch.resolution, run.data.in_channels)])
+        genes = run.supernet.space.encode([arch])
+        card = {
+            "id": arch.id,
+            "settings": str(arch),
+            "input": {"name": "images", "shape": list(shape), "normalisation": "as in the training data"},
+            "latency": {
+                "median": measurement.median,
+                "interval": list(measurement.interval),
+                "seconds": list(measurement.seconds),
+                "warnings": list(measurement.warnings),
+            },
+            "device": measurement.device.to_dict(),
+            "fingerprint": measurement.device.fingerprint,
+            "accuracy": accuracy,
+            "images": {split: run.data.n_images(split) for split in ("validation", "test")},
+            "macs": int(run.supernet.macs(genes)[0]),
+            "parameters": int(run.supernet.n_parameters(genes)[0]),
+            "onnx_difference": difference,
+            "provenance": run.provenance,
+        }
+        assert run.supernet.definition is not None  # every supernet of a run comes from create_supernet
+        save_subnet(subnet, arch, run.supernet.definition, folder)
+        write_json(folder / "card.json", card)
+        (folder / "README.md").write_text(_card_text(card), encoding="utf-8")
+        folder.chmod(0o755)
+        os.replace(folder, out)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return card
+
+
+def _card_text(card: Mapping[str, Any]) -> str:
+    latency, device, provenance = card["latency"], card["device"], card["provenance"]
+    low, high = map(format_seconds, latency["interval"])
+    runtime = f"{device['runtime']} {device['runtime_version']}, {device['threads']} thread(s), {device['precision']}"
+    accuracy = {split: f"{value:.2%} of {card['images'][split]} images" for split, value in card["accuracy"].items()}
+    rows = {
+        f"latency of one call (batch {device['batch_size']})": f"{format_seconds(latency['median'])}, "
+        f"95 % interval {low} to {high}",
+        "measured on": f"{device['hardware']}; {runtime}",
+        "device fingerprint": card["fingerprint"],
+        "accuracy on validation": f"{accuracy['validation']} (the search saw these)",
+        "accuracy on test": f"{accuracy['test']} (the search never saw these)",
+        "multiply-accumulates": format_count(card["macs"]),
+        "parameters": format_count(card["parameters"]),
+        "ONNX against torch": f"largest difference {card['onnx_difference']:.1e} of the largest logit",
+    }
+    table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
+    warnings = "".join(f"\nWarning: {warning}\n" for warning in latency["warnings"])
+    shape = " × ".join(map(str, card["input"]["shape"]))
+    return f"""# Sub-network {card["id"]}
+
+`{card["settings"]}`: the input resolution, and per stage its blocks (e: expansion, k: kernel).
+
+| | |
+|---|---|
+{table}
+{warnings}
+## Files
+- `model.onnx`: input `images` {shape} (float32), output `logits`; runs in plain onnxruntime.
+- `model.safetensors`, `arch.json`: the weights and what they are the weights of;
+  `supernet.load_subnet("this folder")` gives the torch module, an ordinary timm model.
+- `card.json`: this card with every repeat of the measurement.
+
+## How it was made
+Taken out of a once-for-all supernet without retraining; its BatchNorm statistics were calibrated for it alone on
+training images. Recipe {provenance["recipe"]}, seed {provenance["seed"]}, commit {provenance["commit"] or "unknown"}.
+"""

@@ -1,0 +1,191 @@
+"""The command line: the verbs of the pipeline. Heavy libraries are imported inside the verbs that need them."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from experiments.progress import Reporter
+    from experiments.run_folder import RunFolder
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    help="One supernet, trained once; for every device its own sub-network, by measured latency.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe, a TOML file.")]
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run, such as runs/digits.")]
+Out = Annotated[Path | None, typer.Option("--out", help="The folder of the run.  [default: runs/NAME OF THE RECIPE]")]
+DeviceName = Annotated[str | None, typer.Option("--device", help="A device of the recipe, by name.")]
+
+
+@app.command()
+def run(recipe: RecipePath, out: Out = None) -> None:
+    """Do everything: train, profile, score, fit, search, compare. Run again, it carries on."""
+    from experiments import pipeline
+
+    folder, report = _start(recipe, out)
+    if pipeline.is_finished(folder):
+        report.say(f"{folder.path} is finished already; nothing to do")
+    else:
+        pipeline.run(folder, report)
+    report.say(_what_next(folder))
+
+
+@app.command()
+def train(recipe: RecipePath, out: Out = None) -> None:
+    """Train the supernet of a recipe."""
+    from experiments import pipeline
+
+    pipeline.train(*_start(recipe, out))
+
+
+@app.command()
+def profile(run: RunPath) -> None:
+    """Measure sub-networks on every device of the recipe."""
+    _verb("profile", run)
+
+
+@app.command()
+def score(run: RunPath) -> None:
+    """Recalibrate sub-networks and evaluate them on the validation split."""
+    _verb("score", run)
+
+
+@app.command()
+def fit(run: RunPath) -> None:
+    """Fit the predictors of latency and accuracy."""
+    _verb("fit", run)
+
+
+@app.command()
+def search(run: RunPath) -> None:
+    """Search, measure what the search proposes, and write the fronts."""
+    _verb("search", run)
+
+
+@app.command()
+def query(
+    run: RunPath,
+    device: DeviceName = None,
+    latency: Annotated[str | None, typer.Option(help="Upper limit, such as 1.5ms.")] = None,
+    macs: Annotated[str | None, typer.Option(help="Upper limit, such as 300M.")] = None,
+    parameters: Annotated[str | None, typer.Option(help="Upper limit, such as 5M.")] = None,
+    top: Annotated[int, typer.Option(min=1, help="How many to list.")] = 1,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines: seconds and counts.")] = False,
+) -> None:
+    """The most accurate sub-network that holds a budget."""
+    from experiments import querying
+    from experiments.budgets import parse_count, parse_seconds
+
+    budgets: dict[str, float] = {}
+    if latency is not None:
+        budgets["latency"] = parse_seconds(latency)
+    for name, text in (("macs", macs), ("parameters", parameters)):
+        if text is not None:
+            budgets[name] = parse_count(text)
+    name, results = querying.device_results(run, device)
+    rows = querying.answer(results, budgets, top)
+    if as_json:
+        print(json.dumps({"device": results["device"], "fingerprint": results["fingerprint"], "found": rows}, indent=1))
+        return
+    from experiments.tables import print_answer
+
+    print_answer(name, results, rows, run)
+
+
+@app.command()
+def export(
+    run: RunPath,
+    arch: Annotated[str, typer.Option("--arch", help="Id of the sub-network, or how it begins.")],
+    out: Annotated[Path, typer.Option("--out", help="The new folder of the bundle.")],
+    device: DeviceName = None,
+) -> None:
+    """Write a sub-network as ONNX and safetensors, with the latency measured on the finished file."""
+    from experiments import pipeline
+    from experiments.tables import print_card
+
+    folder, report = _open(run)
+    print_card(pipeline.export(folder, arch, device, out, report), out)
+
+
+@app.command()
+def compare(run: RunPath) -> None:
+    """Compare the fronts with baselines on the test split, and write report.html."""
+    folder, report = _open(run)
+    from experiments import pipeline
+
+    pipeline.compare(folder, report)
+    report.say(f"{folder.report}")
+
+
+def main() -> None:
+    """Run the command; what a person can mend is one line on stderr and exit code 2."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        print("\ninterrupted; run the same command again to carry on", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read our output has gone
+        sys.exit(1)
+    except (ValueError, OSError) as error:
+        if os.environ.get("SUPERNET_TRACEBACK"):
+            raise
+        reason = str(error) if isinstance(error, ValueError) or not error.strerror else _os_error(error)
+        print("\n".join(f"supernet: {line}" for line in reason.splitlines()), file=sys.stderr)
+        sys.exit(2)
+
+
+def _start(recipe: Path, out: Path | None) -> tuple[RunFolder, Reporter]:
+    from experiments.run_folder import RunFolder
+
+    return _ready(RunFolder.start(recipe, out or Path("runs") / recipe.stem))
+
+
+def _open(run: Path) -> tuple[RunFolder, Reporter]:
+    from experiments.run_folder import RunFolder
+
+    if not run.is_dir():
+        raise ValueError(f"{run} is not a folder; give the folder of a run, such as runs/digits")
+    return _ready(RunFolder(run))
+
+
+def _ready(folder: RunFolder) -> tuple[RunFolder, Reporter]:
+    """The run, and the process set up for it."""
+    import torch
+
+    from experiments.progress import Reporter
+
+    # With another busy process beside it, small networks on several threads run many times slower than on one.
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    return folder, Reporter()
+
+
+def _verb(name: str, run: Path) -> None:
+    from experiments import pipeline
+
+    verb: Callable[[Any, Any], None] = getattr(pipeline, name)
+    verb(*_open(run))
+
+
+def _os_error(error: OSError) -> str:
+    return f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
+
+
+def _what_next(run: RunFolder) -> str:
+    from experiments.tables import next_commands
+
+    return next_commands(run.path)

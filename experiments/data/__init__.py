@@ -1,0 +1,59 @@
+"""Image data for training, scoring and testing: the embedded digits, and whatever timm opens."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from experiments.data.image_data import ImageData
+    from experiments.recipe_sections import DataSettings
+
+__all__ = ["create_data"]
+
+
+def create_data(settings: DataSettings, *, seed: int, resolution: int) -> ImageData:
+    """The data of a recipe as images of `resolution` pixels, the largest that a network of the run takes.
+
+    Raises:
+        ValueError: there is nothing to read, or not enough for the splits and one batch.
+    """
+    sizes = {
+        name: size
+        for name in ("train_images", "validation_images", "test_images")
+        if (size := getattr(settings, name)) is not None
+    }
+    if settings.source == "digits":
+        from experiments.data.digits import ComposedDigits
+
+        return ComposedDigits(seed, resolution, settings.batch_size, **sizes)
+
+    from experiments.data.splits import open_splits
+    from experiments.data.timm_data import Augmentation, TimmData
+
+    splits = open_splits(
+        settings.source,
+        settings.root,
+        seed=seed,
+        validation_fraction=settings.validation_fraction,
+        test_fraction=settings.test_fraction,
+        limits={"train": settings.train_images, "validation": settings.validation_images, "test": settings.test_images},
+        image_mode="L" if settings.in_channels == 1 else "RGB",
+    )
+    data = TimmData(
+        splits,
+        seed,
+        resolution,
+        settings.batch_size,
+        settings.in_channels,
+        settings.workers,
+        Augmentation(**settings.augmentation.model_dump()),
+        settings.evaluation_crop,
+    )
+    if data.steps_per_epoch == 0:
+        raise ValueError(
+            f"data: {data.n_images('train')} training images are fewer than one batch of {settings.batch_size}; "
+            "lower data.batch_size"
+        )
+    if data.n_classes < 2:
+        raise ValueError(f"data: {settings.root or settings.source} has one class only; use one folder per class")
+    return data

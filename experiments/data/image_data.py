@@ -1,0 +1,62 @@
+"""What training and scoring ask of data: batches that are the same whenever seed and epoch are the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal, Protocol
+
+from torch import Tensor
+
+__all__ = ["EvaluationSplit", "ImageData", "Split"]
+
+Split = Literal["train", "validation", "test"]
+EvaluationSplit = Literal["validation", "test"]
+
+
+class ImageData(Protocol):
+    """Labelled images in three splits that never mix.
+
+    Images are float32 (n, in_channels, resolution, resolution), normalised; labels are int64 (n,). Everything is a
+    function of the constructor's arguments and of those given here: no hidden position, so any batch can be made again.
+    """
+
+    @property
+    def n_classes(self) -> int: ...
+
+    @property
+    def in_channels(self) -> int: ...
+
+    @property
+    def resolution(self) -> int:
+        """Height and width of the images in pixels, the largest that a network of the run takes."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """Names the images, how they are split and transformed, and the seed: equal digests, equal batches."""
+        ...
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Training batches in an epoch; all are full."""
+        ...
+
+    def n_images(self, split: Split) -> int:
+        """Number of images of a split."""
+        ...
+
+    def train_batches(self, epoch: int, skip: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of an epoch from batch `skip` on: exactly those an uninterrupted epoch would have had."""
+        ...
+
+    def evaluation_batches(self, split: EvaluationSplit, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Every image of the split once, in an order that never changes; the last batch may be smaller."""
+        ...
+
+    def calibration_batches(self, n_images: int, batch_size: int) -> Iterator[Tensor]:
+        """Images of a fixed slice of the training split, made as in training; the last batch may be smaller.
+
+        Raises:
+            ValueError: the training split has fewer images.
+        """
+        ...

@@ -1,0 +1,99 @@
+"""Questions to a stored front: needs neither torch nor the supernet, so the answer comes at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.files import read_json
+from search.front import Axis, Candidate, ParetoFront
+
+__all__ = ["answer", "device_results"]
+
+_AXES = {
+    "latency": Axis("latency", "s", maximize=False),
+    "macs": Axis("macs", "", maximize=False),
+    "parameters": Axis("parameters", "", maximize=False),
+}
+
+
+def device_results(run: Path, device: str | None) -> tuple[str, dict[str, Any]]:
+    """Name and results of a device in ``front.json``; without a name, of the only one.
+
+    Raises:
+        ValueError: no search was done, or there is no such device; the message names those there are.
+    """
+    if not run.is_dir():
+        raise ValueError(f"{run} is not a folder; give the folder of a run, such as runs/digits")
+    if not (run / "front.json").exists():
+        raise ValueError(f"{run} has no front.json; search first: `supernet search {run}`")
+    devices = read_json(run / "front.json")["devices"]
+    if device is None and len(devices) > 1:
+        raise ValueError(f"{run} has {len(devices)} devices; name one with --device: {', '.join(devices)}")
+    name = device or next(iter(devices))
+    if name not in devices:
+        raise ValueError(f"no device {name!r} in {run}; there are {', '.join(devices)}")
+    return name, devices[name]
+
+
+def answer(results: Mapping[str, Any], budgets: Mapping[str, float], top: int) -> list[dict[str, Any]]:
+    """The `top` most accurate measured sub-networks that hold every budget, best first, as plain data.
+
+    `budgets` are upper limits by name: latency in seconds (compared with the measured median), macs, parameters. With
+    a latency budget, ``share_of_runs_within`` is the share of the measured runs that took no longer.
+
+    Raises:
+        ValueError: nothing holds the budgets; the message says what comes nearest.
+    """
+    candidates = [Candidate.from_dict(candidate) for candidate in results["candidates"]]
+    candidates = [
+        Candidate(c.arch, {**c.values, "macs": c.extras["macs"], "parameters": c.extras["parameters"]}, c.extras)
+        for c in candidates
+    ]
+    axes = (Axis("accuracy", "", maximize=True), *(_AXES[name] for name in budgets))
+    try:
+        best = ParetoFront(candidates, axes).best("accuracy", **budgets)
+    except ValueError:
+        raise ValueError(_nothing_fits(candidates, budgets)) from None
+    holding = [c for c in candidates if all(c.values[name] <= limit for name, limit in budgets.items())]
+    holding.sort(key=lambda c: (c.arch != best.arch, -c.values["accuracy"], c.values["latency"]))
+    return [_row(candidate, budgets.get("latency")) for candidate in holding[:top]]
+
+
+def _nothing_fits(candidates: list[Candidate], budgets: Mapping[str, float]) -> str:
+    from experiments.budgets import format_count, format_seconds
+
+    def text(name: str, value: float) -> str:
+        return format_seconds(value) if name == "latency" else format_count(value)
+
+    wanted = " and ".join(f"{name} ≤ {text(name, limit)}" for name, limit in budgets.items())
+    least = {name: min(candidates, key=lambda c: c.values[name]) for name in budgets}
+    which = {"latency": "fastest", "macs": "lightest", "parameters": "smallest"}
+    needs = "; ".join(
+        f"the {which[name]} sub-network needs {text(name, c.values[name])} ({c.arch.id})" for name, c in least.items()
+    )
+    return f"no measured sub-network has {wanted}: {needs}"
+
+
+def _row(candidate: Candidate, budget: float | None) -> dict[str, Any]:
+    extras = candidate.extras
+    row = {
+        "id": candidate.arch.id,
+        "settings": str(candidate.arch),
+        "architecture": candidate.arch.to_dict(),
+        "accuracy": candidate.values["accuracy"],
+        "predicted_accuracy": extras["predicted_accuracy"],
+        "latency": candidate.values["latency"],
+        "latency_interval": extras["latency_interval"],
+        "predicted_latency": extras["predicted_latency"],
+        "macs": extras["macs"],
+        "parameters": extras["parameters"],
+        "warnings": extras["warnings"],
+    }
+    if budget is not None:
+        quantiles = extras["latency_quantiles"]
+        row["share_of_runs_within"] = float(np.interp(budget, quantiles, np.linspace(0, 1, len(quantiles)), 0.0, 1.0))
+    return row

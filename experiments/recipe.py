@@ -1,0 +1,104 @@
+"""The recipe of a run: everything that can be chosen, read once from TOML and then unchangeable."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tomllib
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import Field, ValidationError, model_validator
+
+from experiments.recipe_errors import RecipeError, explained
+from experiments.recipe_sections import (
+    BaselineSettings,
+    DataSettings,
+    DeviceSettings,
+    MeasureSettings,
+    ScoreSettings,
+    SearchSettings,
+    Section,
+    SupernetSettings,
+    TrainingSettings,
+)
+
+__all__ = ["Recipe", "RecipeError", "load_recipe"]
+
+
+class Recipe(Section):
+    """Everything that can be chosen about a run."""
+
+    title: str = "A once-for-all supernet and its sub-networks"
+    """Of the report."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """All random numbers follow from it."""
+    data: DataSettings = DataSettings()
+    """Images and their splits."""
+    supernet: SupernetSettings
+    """The elastic network."""
+    training: Annotated[TrainingSettings, Field(discriminator="method")]
+    """How it is trained."""
+    devices: Annotated[tuple[DeviceSettings, ...], Field(min_length=1)]
+    """What latency is measured on."""
+    measure: MeasureSettings = MeasureSettings()
+    """Measuring latency."""
+    score: ScoreSettings = ScoreSettings()
+    """Scoring accuracy."""
+    search: SearchSettings = SearchSettings()
+    """The search."""
+    baselines: BaselineSettings = BaselineSettings()
+    """What the front is compared with."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        twice = [name for name, n in Counter(device.name for device in self.devices).items() if n > 1]
+        if twice:
+            raise ValueError(f"two devices are named {twice[0]!r}; give each a name of its own")
+        n_train = self.data.train_images or (20_000 if self.data.source == "digits" else None)
+        if n_train is not None and self.score.calibration_images > n_train:
+            raise ValueError(
+                f"score.calibration_images {self.score.calibration_images} are more than the {n_train} training images"
+            )
+        return self
+
+    @property
+    def digest(self) -> str:
+        """Hash of all that changes results: not of the title, nor of where images lie or how many processes read."""
+        return self.digest_of(*(name for name in type(self).model_fields if name != "title"))
+
+    def digest_of(self, *sections: str) -> str:
+        """Like `digest`, of some sections only: ``recipe.digest_of("seed", "data", "supernet", "training")``."""
+        data = self.model_dump(mode="json", include=set(sections), exclude={"data": {"root", "workers"}})
+        return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def load_recipe(path: str | os.PathLike[str]) -> Recipe:
+    """The recipe in a TOML file.
+
+    Raises:
+        RecipeError: no such file, not TOML, an unknown key (the nearest known one is named) or an impossible value; one
+            line per problem, ready to be printed.
+    """
+    path = Path(path)
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RecipeError(f"{path}: there is no such recipe") from None
+    except OSError as error:
+        raise RecipeError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise RecipeError(f"{path}: not a TOML file: {error}") from error
+    try:
+        return Recipe.model_validate(_tuples(data))
+    except ValidationError as error:
+        raise RecipeError("\n".join(f"{path}: {line}" for line in explained(error, Recipe))) from None
+
+
+def _tuples(data: Any) -> Any:
+    """TOML's lists as tuples, which is what an unchangeable recipe holds."""
+    if isinstance(data, dict):
+        return {name: _tuples(value) for name, value in data.items()}
+    return tuple(_tuples(value) for value in data) if isinstance(data, list) else data

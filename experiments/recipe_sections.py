@@ -1,0 +1,362 @@
+"""The sections of a recipe: what can be chosen about data, network, training, devices, search and baselines."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+__all__ = [
+    "AugmentationSettings",
+    "BaselineSettings",
+    "DataSettings",
+    "DeviceSettings",
+    "MeasureSettings",
+    "MobileNetV3Space",
+    "ProgressiveShrinkingSettings",
+    "ScheduleSettings",
+    "ScoreSettings",
+    "SearchSettings",
+    "Section",
+    "SingleStageSettings",
+    "StageSettings",
+    "SubnetsPerStep",
+    "SupernetSettings",
+    "TrainingSettings",
+]
+
+
+def _odd(value: int) -> int:
+    if value < 3 or value % 2 == 0:
+        raise ValueError(f"{value} is not an odd number from 3 on; take 3, 5 or 7")
+    return value
+
+
+def _multiple_of_four(value: int) -> int:
+    if value < 8 or value % 4:
+        raise ValueError(f"{value} is not a multiple of 4 from 8 on; the nearest is {max(8, 4 * round(value / 4))}")
+    return value
+
+
+def _above_zero(value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        raise ValueError(f"{value!r} is not a number above 0, such as 3 or 4.5")
+    return value
+
+
+def _ascending(values: tuple[Any, ...]) -> tuple[Any, ...]:
+    if list(values) != sorted(set(values)):
+        raise ValueError(f"{list(values)} must ascend and not repeat; write {sorted(set(values))}")
+    return values
+
+
+Count = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Part = Annotated[float, Field(gt=0, lt=1)]
+Portion = Annotated[float, Field(gt=0, le=1)]
+Kernels = Annotated[tuple[Annotated[int, AfterValidator(_odd)], ...], Field(min_length=1), AfterValidator(_ascending)]
+Expand = Annotated[int | float, BeforeValidator(_above_zero)]  # an integer stays one: identifiers depend on it
+Expands = Annotated[tuple[Expand, ...], Field(min_length=1), AfterValidator(_ascending)]
+Depths = Annotated[tuple[Count, ...], Field(min_length=1), AfterValidator(_ascending)]
+Resolutions = Annotated[
+    tuple[Annotated[int, AfterValidator(_multiple_of_four)], ...], Field(min_length=1), AfterValidator(_ascending)
+]
+
+
+class Section(BaseModel):
+    """Unchangeable, and without keys or kinds of value that were not asked for."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+class AugmentationSettings(Section):
+    """What happens to training images; only for images from files."""
+
+    crop_scale: tuple[Portion, Portion] = (0.08, 1.0)
+    """Share of the area that a random crop keeps: from, to."""
+    flip: Share = 0.5
+    """Probability of a horizontal flip."""
+    color_jitter: Annotated[float, Field(ge=0)] = 0.0
+    """Strength of random brightness, contrast and saturation."""
+    auto_augment: str | None = None
+    """A policy in timm's notation, such as 'rand-m9-mstd0.5'."""
+    random_erasing: Share = 0.0
+    """Probability that a rectangle is erased."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.crop_scale[0] > self.crop_scale[1]:
+            raise ValueError(f"crop_scale {list(self.crop_scale)} must go from the smaller to the larger share")
+        return self
+
+
+class DataSettings(Section):
+    """Images and their splits."""
+
+    source: str = "digits"
+    """'digits' (embedded), 'folder', 'tar', 'torch/NAME' or 'hfds/NAME' as timm.data names them."""
+    root: str | None = None
+    """Folder or .tar file of the images, for every source but 'digits'."""
+    batch_size: Count = 64
+    """Training images per step."""
+    train_images: Count | None = None
+    """Images per epoch; default 20,000 for 'digits', else all."""
+    validation_images: Count | None = None
+    """Validation images; default 2,000 for 'digits', else all."""
+    test_images: Count | None = None
+    """Test images; default 4,000 for 'digits', else all."""
+    validation_fraction: Part = 0.1
+    """Share of the training images for validation if it has no folder."""
+    test_fraction: Part = 0.2
+    """Share of the training images for the test if it has no folder."""
+    in_channels: Literal[1, 3] = 3
+    """1: grey, 3: colour; 'digits' are always grey."""
+    evaluation_crop: Portion = 0.875
+    """Share of the side that the centre crop of an evaluation image keeps; 1 for small images."""
+    workers: Annotated[int, Field(ge=0)] = 2
+    """Processes that read images; changes the speed only."""
+    augmentation: AugmentationSettings = AugmentationSettings()
+    """What happens to training images from files."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        from_files = {
+            "root", "validation_fraction", "test_fraction", "in_channels", "evaluation_crop", "augmentation"
+        } & self.model_fields_set  # fmt: skip
+        if self.source == "digits" and from_files:
+            raise ValueError(f"{sorted(from_files)[0]} has no meaning for source 'digits'; remove it or set source")
+        if self.source in ("", "folder", "tar") and not self.root:
+            raise ValueError(f"source {self.source!r} needs root, the folder or .tar file of the images")
+        if self.validation_fraction + self.test_fraction >= 1:
+            raise ValueError(
+                f"validation_fraction {self.validation_fraction} and test_fraction {self.test_fraction} leave nothing "
+                "to train on; lower one"
+            )
+        if self.train_images is not None and self.train_images < self.batch_size:
+            raise ValueError(f"train_images {self.train_images} are fewer than one batch of {self.batch_size}")
+        return self
+
+
+class StageSettings(Section):
+    """One elastic stage of inverted-residual blocks."""
+
+    width: Count
+    """Output channels."""
+    stride: Literal[1, 2] = 1
+    """Of the first block."""
+    depths: Depths | None = None
+    """Choices for the number of blocks, if other than the space's."""
+    kernels: Kernels | None = None
+    """Choices for the kernels, if other than the space's."""
+    expands: Expands | None = None
+    """Choices for the expansions, if other than the space's."""
+    act: Literal["relu", "relu6", "hard_swish", "silu"] = "hard_swish"
+    """Activation."""
+    se: bool = False
+    """Whether blocks have squeeze-and-excitation."""
+
+
+class MobileNetV3Space(Section):
+    """A space of one's own, of the class of the once-for-all MobileNetV3."""
+
+    stages: Annotated[tuple[StageSettings, ...], Field(min_length=1)]
+    """The elastic stages."""
+    kernels: Kernels = (3, 5, 7)
+    """Choices for the side of the depthwise kernels."""
+    expands: Expands = (3, 4, 6)
+    """Choices for the width inside a block, as a multiple."""
+    depths: Depths = (2, 3, 4)
+    """Choices for the number of blocks of a stage."""
+    resolutions: Resolutions = (224,)
+    """Choices for the side of the input images in pixels."""
+    stem_width: Count = 16
+    """Channels of the stem and of the first block."""
+    stem_stride: Literal[1, 2] = 2
+    """Stride of the stem."""
+    head_width: Count = 960
+    """Channels before pooling."""
+    feature_width: Count = 1280
+    """Channels between pooling and classifier."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        reduction = self.stem_stride
+        for stage in self.stages:
+            reduction *= stage.stride
+        if self.resolutions[0] < reduction:
+            raise ValueError(
+                f"resolution {self.resolutions[0]} is below the total stride {reduction}; raise it or lower a stride"
+            )
+        return self
+
+
+class SupernetSettings(Section):
+    """The elastic network."""
+
+    name: str = "mobilenetv3"
+    """A registered name; 'mobilenetv3' is built from [supernet.space]."""
+    space: MobileNetV3Space | None = None
+    """The space, for name = 'mobilenetv3' only."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.name == "mobilenetv3" and self.space is None:
+            raise ValueError("name 'mobilenetv3' needs [supernet.space]; or take 'ofa_mobilenetv3_w1.0'")
+        if self.name != "mobilenetv3" and self.space is not None:
+            raise ValueError(f"{self.name!r} brings its own space; remove [supernet.space] or take name 'mobilenetv3'")
+        return self
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Keyword arguments of `supernet.create_supernet` beside name, classes and channels."""
+        return {} if self.space is None else self.space.model_dump(exclude_none=True)
+
+
+class ScheduleSettings(Section):
+    """Epochs and learning rate: linear warm-up, then a cosine to 0."""
+
+    epochs: Count
+    """Epochs, the warm-up included."""
+    peak_lr: Rate
+    """Highest learning rate."""
+    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
+    """Epochs of the warm-up."""
+    warmup_lr: Annotated[float, Field(ge=0)] = 0.0
+    """Learning rate at the beginning of the warm-up."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(f"warmup_epochs {self.warmup_epochs:g} must be below epochs {self.epochs}")
+        if self.warmup_lr > self.peak_lr:
+            raise ValueError(f"warmup_lr {self.warmup_lr:g} must not be above peak_lr {self.peak_lr:g}")
+        return self
+
+
+class _Training(Section):
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Nesterov momentum of SGD."""
+    weight_decay: Annotated[float, Field(ge=0)] = 3e-5
+    """Weight decay; biases and BatchNorm have none."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Smoothing of the labels."""
+
+
+class SingleStageSettings(_Training):
+    """Largest, smallest and random sub-networks in every step; the largest teaches the others."""
+
+    method: Literal["single_stage"]
+    """'single_stage' or 'progressive_shrinking'."""
+    schedule: ScheduleSettings
+    """Of the training of all sub-networks."""
+    largest: ScheduleSettings | None = None
+    """Of the largest network alone before that; default none."""
+    n_random: Annotated[int, Field(ge=0)] = 2
+    """Random sub-networks per step, beside the largest and the smallest."""
+    label_weight: tuple[Share, Share] = (1.0, 0.0)
+    """Weight of the labels against the teacher's, at the first and at the last step."""
+    clip: Rate | None = 1.0
+    """Limit of the elements of the gradient."""
+
+
+class SubnetsPerStep(Section):
+    """Sub-networks per step of the phases of progressive shrinking."""
+
+    kernel: Count = 1
+    """In the kernel phase."""
+    depth: Count = 2
+    """In the depth phases."""
+    expand: Count = 4
+    """In the expansion phases."""
+
+
+class ProgressiveShrinkingSettings(_Training):
+    """The largest network first, then ever smaller ones with it, taught by the largest (Cai et al. 2020)."""
+
+    method: Literal["progressive_shrinking"]
+    """'single_stage' or 'progressive_shrinking'."""
+    largest: ScheduleSettings
+    """Of the largest network, before anything shrinks."""
+    full: ScheduleSettings
+    """Of the kernel phase, which opens all kernels."""
+    step: ScheduleSettings
+    """Of every phase that opens a depth or expansion, but the last of each."""
+    last_step: ScheduleSettings
+    """Of the phases that open the smallest depth or expansion."""
+    subnets: SubnetsPerStep = SubnetsPerStep()
+    """Sub-networks per step."""
+    distillation_weight: Annotated[float, Field(ge=0)] = 1.0
+    """Weight of the teacher beside the labels; 0: no teacher."""
+
+
+TrainingSettings = SingleStageSettings | ProgressiveShrinkingSettings
+
+
+class DeviceSettings(Section):
+    """What latency is measured on: this machine with one runtime, batch size and number of threads."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    """A name for commands: letters, digits, . _ -."""
+    runtime: Literal["onnxruntime", "torch"] = "onnxruntime"
+    """What runs the network."""
+    batch_size: Count = 1
+    """Images per run."""
+    threads: Count = 1
+    """Threads of the runtime."""
+    provider: Literal["cpu", "cuda"] = "cpu"
+    """Where the runtime computes."""
+
+
+class MeasureSettings(Section):
+    """How many sub-networks are measured per device, and how well."""
+
+    n_architectures: Annotated[int, Field(ge=8)] = 100
+    """Sub-networks that latency predictors learn from and are judged on."""
+    relative_half_width: Part = 0.02
+    """Repeat until the 95 % interval of the median is within this share."""
+    max_repeats: Annotated[int, Field(ge=5)] = 200
+    """Repeats after which a measurement ends with a warning."""
+
+
+class ScoreSettings(Section):
+    """How many sub-networks are scored on the validation split, and how."""
+
+    n_architectures: Annotated[int, Field(ge=8)] = 100
+    """Sub-networks that accuracy predictors learn from and are judged on."""
+    calibration_images: Count = 2000
+    """Training images that set the BatchNorm statistics."""
+    batch_size: Count = 200
+    """Images per batch of calibration and evaluation."""
+
+
+class SearchSettings(Section):
+    """The search; every round measures and scores candidates and fits the predictors again."""
+
+    rounds: Count = 2
+    """Rounds of search, measuring and fitting."""
+    candidates: Count = 16
+    """Candidates per device that a round measures and scores."""
+    population: Annotated[int, Field(ge=4)] = 100
+    """Population of NSGA-II."""
+    evaluations: Count = 10_000
+    """Candidates that a search predicts."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.evaluations < self.population:
+            raise ValueError(f"evaluations {self.evaluations} must be at least the population {self.population}")
+        if self.candidates > self.population:
+            raise ValueError(f"candidates {self.candidates} cannot be more than the population {self.population}")
+        return self
+
+
+class BaselineSettings(Section):
+    """What the front is compared with, beside random search and uniform scaling."""
+
+    timm_models: tuple[str, ...] = ()
+    """Timm models that are trained in the same way."""
+    epochs: Count | None = None
+    """Their epochs; default as many as the supernet's whole training."""

@@ -1,0 +1,8 @@
+"""The report of a run: one self-contained page, and the picture of its fronts for a README."""
+
+from __future__ import annotations
+
+from experiments.report.page import render_report, write_report
+from experiments.report.pictures import write_front_picture
+
+__all__ = ["render_report", "write_front_picture", "write_report"]

@@ -1,0 +1,153 @@
+"""The report: one HTML page that needs nothing else, for somebody who has never seen the project."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from experiments.budgets import format_count, format_seconds
+from experiments.files import write_text
+from experiments.report.pictures import front_picture, prediction_picture, training_picture
+
+__all__ = ["render_report", "write_report"]
+
+Data = Mapping[str, Any]
+
+_CARD_WORDS = {
+    "n_train": "sub-networks learned from",
+    "n_test": "sub-networks judged on",
+    "kendall_tau": "agreement of the rankings (Kendall τ)",
+    "mape": "mean error",
+    "median_error": "median error",
+    "within_10_percent": "predictions within 10 %",
+    "coverage": "an interval promises to hold",
+    "interval_coverage": "intervals did hold",
+}
+_FIGURES = {"n_train", "n_test"}
+_COEFFICIENTS = {"kendall_tau"}
+
+
+def render_report(comparison: Data) -> str:
+    """The page of a comparison, plain data in the form of ``comparison.json``."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "time": format_seconds,
+        "count": _count,
+        "percent": _percent,
+        "points": _points,
+        "power": _power,
+    }
+    template = environment.get_template("report.html")
+    return template.render(
+        **comparison,
+        device_views=[_device_view(device) for device in comparison["devices"]],
+        training_svg=training_picture(comparison["training"]) if comparison["training"] else None,
+        facts=_facts(comparison["provenance"]),
+    )
+
+
+def write_report(comparison: Data, path: str | os.PathLike[str]) -> None:
+    """Write the page, whole or not at all."""
+    write_text(path, render_report(comparison))
+
+
+def _device_view(device: Data) -> dict[str, Any]:
+    """What the page shows of a device beside its plain data."""
+    series = {one["name"]: one["points"] for one in device["series"]}
+    front = sorted(series.get("searched front", []), key=lambda point: point["latency"])
+    fingerprint = device["fingerprint"]
+    return {
+        **device,
+        "front": front,
+        "comparisons": _comparisons(front, device["series"]),
+        "cards": {what: _card(card) for what, card in device["error_cards"].items() if card},
+        "facts": _facts(fingerprint) if isinstance(fingerprint, Mapping) else [("fingerprint", fingerprint)],
+        "front_svg": front_picture(device),
+        "prediction_svg": prediction_picture(device),
+    }
+
+
+def _comparisons(front: Sequence[Data], series: Sequence[Data]) -> list[dict[str, Any]]:
+    """The best points of every baseline beside the most accurate network of the front that is not slower."""
+    rows = []
+    for one in series:
+        if one["name"] in ("searched front", "measured sub-networks"):
+            continue
+        for point in _undominated(one["points"]):
+            not_slower = [p for p in front if p["latency"] <= point["latency"] and p["accuracy_test"] is not None]
+            rival = max(not_slower, key=lambda p: p["accuracy_test"], default=None)
+            gain = None if rival is None else rival["accuracy_test"] - point["accuracy_test"]
+            rows.append({"series": one["name"], "point": point, "rival": rival, "gain": gain})
+    return rows
+
+
+def _undominated(points: Sequence[Data]) -> list[Data]:
+    """The tested points than which no other of the series is both faster and more accurate, fastest first."""
+    best: list[Data] = []
+    tested = (point for point in points if point["accuracy_test"] is not None)
+    for point in sorted(tested, key=lambda point: (point["latency"], -point["accuracy_test"])):
+        if not best or point["accuracy_test"] > best[-1]["accuracy_test"]:
+            best.append(point)
+    return best
+
+
+def _card(card: Data) -> list[tuple[str, str]]:
+    """An error card as (words, number)."""
+    rows = []
+    for name, value in card.items():
+        if value is None or not isinstance(value, int | float):
+            shown = "–" if value is None else str(value)
+        elif name in _FIGURES:
+            shown = f"{value:,.0f}"
+        else:
+            shown = f"{value:.3f}" if name in _COEFFICIENTS else f"{value * 1e2:.1f} %"
+        rows.append((_CARD_WORDS.get(name, name.replace("_", " ")), shown))
+    return rows
+
+
+def _facts(data: Data) -> list[tuple[str, str]]:
+    """Plain data as (name, text); what is nested is listed in one line."""
+    rows = []
+    for name, value in data.items():
+        if isinstance(value, Mapping):
+            text = ", ".join(f"{key} {item}" for key, item in value.items())
+        elif isinstance(value, bool):
+            text = "yes" if value else "no"
+        else:
+            text = "–" if value is None else str(value)
+        rows.append((name.replace("_", " "), text))
+    return rows
+
+
+def _count(value: float | None) -> str:
+    return "–" if value is None else format_count(value)
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{share * 1e2:.1f} %"
+
+
+def _points(difference: float | None) -> str:
+    """A difference of two shares in percentage points, with its sign."""
+    if difference is None:
+        return "–"
+    points = round(difference * 1e2, 1)
+    return f"{points:+.1f}".replace("-", "−") if points else "0.0"
+
+
+def _power(number: str) -> str:
+    """A number written like 1.2e+09 as 1.2 × 10⁹; any other text as it is."""
+    mantissa, mark, exponent = number.partition("e")
+    if not mark or not exponent.lstrip("+-").isdigit():
+        return number
+    return f"{mantissa} × 10" + f"{int(exponent)}".translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))

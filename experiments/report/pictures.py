@@ -1,0 +1,231 @@
+"""Pictures of a comparison: fronts, predicted against measured, and the course of the training."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
+from typing import Any
+
+import matplotlib as mpl
+from markupsafe import Markup, escape
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+from experiments.files import replacing
+
+__all__ = ["front_picture", "prediction_picture", "training_picture", "write_front_picture"]
+
+Data = Mapping[str, Any]
+
+# Every colour has its name in the page's style sheet, where the dark theme has another value for it.
+_COLOURS = {
+    "ink": "#1d2530",
+    "faint": "#5d6875",
+    "line": "#d5dbe2",
+    "front": "#0b66c3",
+    "measured": "#98a2ae",
+    "random": "#cf6a0a",
+    "uniform": "#248a5d",
+    "ends": "#7446c4",
+    "timm": "#bd1f59",
+}
+_STYLES = {  # series: colour, marker, size in points
+    "searched front": ("front", "o", 6.0),
+    "measured sub-networks": ("measured", ".", 5.0),
+    "random search": ("random", "D", 4.5),
+    "uniform scaling": ("uniform", "s", 5.0),
+    "smallest": ("ends", "v", 7.5),
+    "largest": ("ends", "^", 7.5),
+}
+_OTHER_MARKERS = "*PXhp"
+_LONGEST_NAME = 34  # characters of a name in a legend
+_SETTINGS: Any = {
+    "svg.fonttype": "none",  # text stays text: it can be searched, and takes the font and the theme of the page
+    "text.parse_math": False,  # a name with dollar signs is a name
+    "font.size": 10,
+    "axes.edgecolor": _COLOURS["line"],
+    "axes.labelcolor": _COLOURS["faint"],
+    "axes.titlecolor": _COLOURS["ink"],
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "grid.color": _COLOURS["line"],
+    "grid.linewidth": 0.6,
+    "text.color": _COLOURS["ink"],
+    "xtick.color": _COLOURS["faint"],
+    "ytick.color": _COLOURS["faint"],
+    "xtick.minor.visible": False,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+}
+
+
+def front_picture(device: Data) -> Markup:
+    """Accuracy against measured latency of every series of a device, as inline SVG."""
+    with _figure(1, width=7.6, height=4.4) as (figure, (axes,)):
+        _draw_front(axes, device["series"])
+        _legend(figure, [axes], n_columns=3)
+        names = ", ".join(series["name"] for series in device["series"] if series["points"])
+        label = f"Accuracy on test against latency on {device['name']}. Series: {names}. The tables hold the numbers."
+        return _inline(figure, f"front {device['name']}", label)
+
+
+def prediction_picture(device: Data) -> Markup:
+    """Predicted against measured, latency on the left and accuracy on the right, as inline SVG."""
+    milliseconds, percent = 1e3, 1e2
+    with _figure(2, width=7.6, height=3.5) as (figure, (left, right)):
+        _draw_predicted(left, device["series"], "predicted_latency", "latency", milliseconds, band=0.1)
+        left.set(title="Latency, with ±10 %", xlabel="predicted (ms)", ylabel="measured (ms)")
+        _draw_predicted(right, device["series"], "predicted_accuracy", "accuracy_validation", percent)
+        right.set(title="Accuracy on validation", xlabel="predicted (%)", ylabel="scored (%)")
+        label = f"Predicted against measured latency and accuracy on {device['name']}; the line is equality."
+        return _inline(figure, f"predicted {device['name']}", label)
+
+
+def training_picture(training: Sequence[Data]) -> Markup:
+    """Loss of the largest, the smallest and random sub-networks over the epochs, as inline SVG."""
+    kinds = list(dict.fromkeys(kind for entry in training for kind in entry["loss"]))
+    colours = {"largest": "front", "smallest": "ends", "random": "random"}
+    with _figure(1, width=7.6, height=3.2) as (figure, (axes,)):
+        for kind in kinds:
+            known = [(i + 1, e["loss"][kind]) for i, e in enumerate(training) if e["loss"].get(kind) is not None]
+            if known:
+                axes.plot(*zip(*known, strict=True), color=_COLOURS[colours.get(kind, "uniform")], label=kind, lw=1.6)
+        axes.set(xlabel="epoch", ylabel="training loss")
+        starts = [0, *(i + 1 for i, (a, b) in enumerate(pairwise(training)) if a["phase"] != b["phase"])]
+        for start in starts:
+            if start:
+                axes.axvline(start + 0.5, color=_COLOURS["line"], lw=1)
+            axes.annotate(
+                str(training[start]["phase"]), (start + 0.6, 1.0), xycoords=("data", "axes fraction"), va="bottom",
+                color=_COLOURS["faint"], fontsize=9,
+            )  # fmt: skip
+        axes.legend()
+        label = f"Training loss of {', '.join(kinds)} sub-networks over {len(training)} epochs."
+        return _inline(figure, "training", label)
+
+
+def write_front_picture(comparison: Data, path: str | os.PathLike[str]) -> None:
+    """The fronts of all devices side by side; the suffix of `path` says whether it is PNG or SVG."""
+    devices = comparison["devices"]
+    with _figure(len(devices), width=5.2 * len(devices), height=4.4, sharey=True) as (figure, all_axes):
+        for axes, device in zip(all_axes, devices, strict=True):
+            _draw_front(axes, device["series"])
+            axes.set_title(device["name"], fontsize=11)
+        for axes in all_axes[1:]:
+            axes.set_ylabel("")
+        _legend(figure, all_axes, n_columns=2 * len(devices))
+        with replacing(path) as temporary:
+            figure.savefig(temporary, dpi=160, facecolor="white")
+
+
+def _draw_front(axes: Axes, series: Sequence[Data]) -> None:
+    others = iter(_OTHER_MARKERS * len(series))
+    order = sorted(series, key=lambda one: (one["name"] == "searched front", one["name"] != "measured sub-networks"))
+    for one in order:
+        name = one["name"]
+        colour, marker, size = _STYLES[name] if name in _STYLES else ("timm", next(others), 8.0)
+        key, accuracy_of = "accuracy_test", name
+        if all(point["accuracy_test"] is None for point in one["points"]):
+            key, accuracy_of = "accuracy_validation", f"{name} (validation)"
+        points = sorted((p for p in one["points"] if p[key] is not None), key=lambda p: p["latency"])
+        if not points:
+            continue
+        x, y = [p["latency"] * 1e3 for p in points], [p[key] * 1e2 for p in points]
+        bars = [[max(0.0, p["latency"] - p["latency_interval"][0]) * 1e3 for p in points],
+                [max(0.0, p["latency_interval"][1] - p["latency"]) * 1e3 for p in points]]  # fmt: skip
+        is_front, is_cloud = name == "searched front", name == "measured sub-networks"
+        if is_front:
+            axes.plot(x, y, drawstyle="steps-post", color=_COLOURS[colour], lw=1.4, alpha=0.6, zorder=3)
+        axes.errorbar(
+            x, y, xerr=bars, fmt=marker, ms=size, color=_COLOURS[colour], elinewidth=1, label=accuracy_of,
+            alpha=0.6 if is_cloud else 1, zorder=4 if is_front else 2, mec="none" if is_cloud else None,
+        )  # fmt: skip
+    axes.set(xlabel="latency (ms), measured, 95 % interval", ylabel="accuracy on test (%)")
+    _maybe_log(axes, [point["latency"] * 1e3 for one in series for point in one["points"]], axes.xaxis)
+
+
+def _legend(figure: Figure, all_axes: Sequence[Axes], n_columns: int) -> None:
+    """One legend for all panels below them, the front first, and no name so long that it is cut."""
+    handles: dict[str, Any] = {}
+    for axes in all_axes:
+        drawn: list[Any]
+        drawn, names = axes.get_legend_handles_labels()
+        handles |= {name: bars.lines[0] for bars, name in zip(drawn, names, strict=True)}
+    names = sorted(handles, key=lambda name: name != "searched front")
+    shown = [name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…" for name in names]
+    markers = [handles[name] for name in names]
+    figure.legend(markers, shown, loc="outside lower center", ncols=n_columns, handletextpad=0.2, columnspacing=1.5)
+
+
+def _draw_predicted(
+    axes: Axes, series: Sequence[Data], predicted: str, measured: str, scale: float, band: float = 0.0
+) -> None:
+    """Points of all series, those of the front on top, with the diagonal and a relative band around it."""
+    groups: dict[bool, list[tuple[float, float]]] = {False: [], True: []}
+    for one in series:
+        groups[one["name"] == "searched front"] += [
+            (p[predicted] * scale, p[measured] * scale)
+            for p in one["points"]
+            if p[predicted] is not None and p[measured] is not None
+        ]
+    values = [value for group in groups.values() for pair in group for value in pair]
+    if not values:
+        axes.annotate("no predictions", (0.5, 0.5), xycoords="axes fraction", ha="center", color=_COLOURS["faint"])
+        return
+    margin = 0.04 * (max(values) - min(values)) or 0.04 * max(values)
+    ends = [max(min(values) - margin, min(values) / 1.1), max(values) + margin]
+    axes.plot(ends, ends, color=_COLOURS["faint"], lw=1)
+    if band:
+        low, high = [end * (1 - band) for end in ends], [end * (1 + band) for end in ends]
+        axes.fill_between(ends, low, high, color=_COLOURS["front"], alpha=0.12, lw=0)
+    for is_front, label in ((False, "other sub-networks"), (True, "searched front")):
+        if groups[is_front]:
+            colour, marker, size = _STYLES["searched front" if is_front else "measured sub-networks"]
+            axes.plot(*zip(*groups[is_front], strict=True), marker, color=_COLOURS[colour], ms=size - 1.5 * is_front,
+                      mec="none", label=label)  # fmt: skip
+    axes.set(xlim=ends, ylim=ends)
+    for axis in (axes.xaxis, axes.yaxis) if band else ():
+        _maybe_log(axes, values, axis)
+    axes.legend(loc="upper left", handletextpad=0.2)
+
+
+def _maybe_log(axes: Axes, values: Sequence[float], axis: Any) -> None:
+    """Logarithmic from a ratio of 4 on, with numbers that can be read."""
+    if not values or min(values) <= 0 or max(values) < 4 * min(values):
+        return
+    set_scale: Callable[[str], None] = axes.set_xscale if axis is axes.xaxis else axes.set_yscale
+    set_scale("log")
+    steps = (1.0, 2.0, 5.0) if max(values) > 10 * min(values) else (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)
+    axis.set_major_locator(LogLocator(subs=steps))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_locator(NullLocator())
+
+
+@contextmanager
+def _figure(n: int, width: float, height: float, sharey: bool = False) -> Iterator[tuple[Figure, Sequence[Axes]]]:
+    """A figure of `n` panels side by side, in inches, drawn without touching anybody's matplotlib settings."""
+    with mpl.rc_context(_SETTINGS):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        yield figure, figure.subplots(1, n, sharey=sharey, squeeze=False)[0].tolist()
+
+
+def _inline(figure: Figure, name: str, label: str) -> Markup:
+    """The figure as an SVG element that asks for nothing from outside and takes its colours from the page."""
+    text = io.StringIO()
+    salt: Any = {"svg.hashsalt": name}
+    with mpl.rc_context(salt):  # identifiers differ between the pictures of a page, not between runs
+        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
+    svg = text.getvalue()
+    svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg[svg.index("<svg") :], flags=re.DOTALL)
+    svg = re.sub(r' xmlns(:\w+)?="[^"]*"', "", svg).replace("xlink:href", "href")
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # nothing refers to groups, and all pictures name them alike
+    for colour, value in _COLOURS.items():
+        svg = svg.replace(value, f"var(--{colour})")
+    return Markup(svg.replace("<svg", f'<svg role="img" aria-label="{escape(label)}"', 1))

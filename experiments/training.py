@@ -1,0 +1,160 @@
+"""Training as a recipe asks for it: the supernet, and baselines in the same way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from experiments.files import replacing
+from experiments.progress import Reporter
+from experiments.recipe import Recipe
+from experiments.recipe_sections import ScheduleSettings, SingleStageSettings
+from experiments.run_folder import RunFolder
+from supernet.protocol import Supernet
+from supernet.space import SearchSpace
+from supernet.training import (
+    Epoch,
+    Phase,
+    Progress,
+    Schedule,
+    Static,
+    Trainer,
+    plain,
+    progressive_shrinking,
+    single_stage,
+)
+
+__all__ = [
+    "alone_phases",
+    "baseline_weights",
+    "check_baselines",
+    "train_baseline",
+    "train_module",
+    "train_supernet",
+    "training_phases",
+]
+
+
+def training_phases(recipe: Recipe, space: SearchSpace) -> tuple[Phase, ...]:
+    """The phases of the supernet's training."""
+    training = recipe.training
+    if isinstance(training, SingleStageSettings):
+        return single_stage(
+            space,
+            _schedule(training.schedule),
+            n_random=training.n_random,
+            label_weight=training.label_weight,
+            warmup=None if training.largest is None else _schedule(training.largest),
+            label_smoothing=training.label_smoothing,
+            clip=training.clip,
+        )
+    return progressive_shrinking(
+        space,
+        largest=_schedule(training.largest),
+        full=_schedule(training.full),
+        step=_schedule(training.step),
+        last_step=_schedule(training.last_step),
+        subnets=training.subnets.model_dump(),
+        distillation_weight=training.distillation_weight,
+        label_smoothing=training.label_smoothing,
+    )
+
+
+def alone_phases(recipe: Recipe, space: SearchSpace, epochs: int | None = None) -> tuple[Phase, ...]:
+    """One network alone, trained like the supernet: as many epochs as its whole training, and its highest rate."""
+    phases = training_phases(recipe, space)
+    schedule = Schedule(
+        epochs or sum(phase.schedule.epochs for phase in phases),
+        max(phase.schedule.peak_lr for phase in phases),
+        phases[0].schedule.warmup_epochs,
+        phases[0].schedule.warmup_lr,
+    )
+    return plain(space, schedule, recipe.training.label_smoothing, phases[-1].clip)
+
+
+def train_supernet(run: RunFolder, report: Reporter) -> None:
+    """Train to the end from wherever the last attempt stopped, and write the weights."""
+    supernet = run.untrained_supernet
+    phases = training_phases(run.recipe, supernet.space)
+    train_module(run, supernet, phases, run.checkpoints, run.weights, "training the supernet", report)
+
+
+def baseline_weights(run: RunFolder, name: str) -> Path:
+    """Where the weights of the timm model `name` lie once it is trained."""
+    return run.path / "baselines" / f"{name}.safetensors"
+
+
+def check_baselines(run: RunFolder) -> None:
+    """Raises ValueError where timm has no model of a name in the recipe: now, and not after hours of training."""
+    for name in run.recipe.baselines.timm_models:
+        if not timm.is_model(name):
+            near = timm.list_models(f"*{name.split('_')[0]}*")[:3]
+            raise ValueError(f"timm has no model {name!r}" + (f"; there are {', '.join(near)}" if near else ""))
+
+
+def train_baseline(run: RunFolder, name: str, report: Reporter) -> nn.Module:
+    """The timm model `name` with its weights after training, in eval mode; trained here if it was not yet."""
+    model = _timm_model(run, name)
+    weights = baseline_weights(run, name)
+    if not weights.exists():
+        static = Static(model, run.data.resolution)
+        phases = alone_phases(run.recipe, static.space, run.recipe.baselines.epochs)
+        train_module(run, static, phases, run.path / "baselines" / name, weights, f"training {name}", report, model)
+    model.load_state_dict(load_file(weights))
+    return model.eval()
+
+
+def train_module(
+    run: RunFolder,
+    supernet: Supernet,
+    phases: tuple[Phase, ...],
+    folder: Path,
+    weights: Path,
+    what: str,
+    report: Reporter,
+    module: nn.Module | None = None,
+) -> None:
+    """Train `supernet` with checkpoints in `folder`; then write the weights (of `module`, if it is only a part)."""
+    training = run.recipe.training
+    trainer = Trainer(
+        supernet,
+        phases,
+        run.data,
+        seed=run.recipe.seed,
+        weight_decay=training.weight_decay,
+        momentum=training.momentum,
+        folder=folder,
+        save_seconds=60,
+        identity={"data": run.data.digest},
+    )
+    n_steps = sum(phase.schedule.epochs for phase in phases) * run.data.steps_per_epoch
+    with report.bar(what, n_steps) as advance:
+
+        def on_step(progress: Progress) -> None:
+            losses = ", ".join(f"{kind} {loss:.2f}" for kind, loss in progress.losses.items())
+            note = f"epoch {progress.epoch + 1}/{progress.n_epochs} ({progress.phase}), loss {losses}"
+            advance(progress.step, f"{note}, {progress.images_per_second:.0f} images/s")
+
+        def on_epoch(epoch: Epoch) -> None:
+            losses = ", ".join(f"{kind} {loss:.3f}" for kind, loss in epoch.losses.items())
+            report.say(f"  epoch {epoch.epoch + 1} ({epoch.phase}): loss {losses}")
+
+        trainer.run(on_step, on_epoch)
+    state: dict[str, Any] = (module or supernet).state_dict()  # type: ignore[union-attr]
+    with replacing(weights) as temporary:
+        save_file({name: tensor.contiguous() for name, tensor in state.items()}, temporary)
+
+
+def _timm_model(run: RunFolder, name: str) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):  # the same first weights whenever the run is resumed
+        torch.manual_seed(run.recipe.seed)
+        return timm.create_model(name, num_classes=run.data.n_classes, in_chans=run.data.in_channels)
+
+
+def _schedule(settings: ScheduleSettings) -> Schedule:
+    return Schedule(settings.epochs, settings.peak_lr, settings.warmup_epochs, settings.warmup_lr)

@@ -1,0 +1,228 @@
+"""The command line as a stranger uses it, on a small run: real training, real measurements, real files."""
+
+import json
+import re
+import shutil
+import sqlite3
+import subprocess
+import sys
+import time
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from timm.models import MobileNetV3
+
+from supernet import load_subnet
+
+
+def front(run):
+    return json.loads((run / "front.json").read_text())
+
+
+def test_a_run_leaves_every_artefact(finished_run):
+    names = {path.name for path in finished_run.iterdir()}
+    assert names >= {
+        "recipe.toml", "run.json", "checkpoints", "supernet.safetensors", "store.sqlite", "plans", "predictors",
+        "front.json", "comparison.json", "report.html", "baselines",
+    }  # fmt: skip
+    provenance = json.loads((finished_run / "run.json").read_text())
+    assert provenance["seed"] == 0 and provenance["libraries"]["torch"] == torch.__version__.partition("+")[0]
+
+
+def test_a_finished_run_is_left_alone(command, finished_run, recipe_path):
+    before = {path: path.stat().st_mtime_ns for path in finished_run.rglob("*") if path.is_file()}
+    done = command("run", recipe_path, "--out", finished_run)
+    assert "is finished already; nothing to do" in done.stdout
+    assert "report.html" in done.stdout and done.stdout.count("supernet ") >= 3
+    after = {path: path.stat().st_mtime_ns for path in finished_run.rglob("*") if path.is_file()}
+    assert {p: t for p, t in after.items() if "sqlite-" not in p.name} == before
+
+
+def test_the_front_is_measured_and_ordered(finished_run):
+    content = front(finished_run)
+    assert set(content["devices"]) == {"one", "eight"}
+    for results in content["devices"].values():
+        points = [(c["values"]["latency"], c["values"]["accuracy"]) for c in results["front"]["candidates"]]
+        assert points == sorted(points) and len({a for _, a in points}) == len(points)
+        with sqlite3.connect(finished_run / "store.sqlite") as database:
+            query = "SELECT key FROM measurements WHERE fingerprint = ?"
+            measured = {key for (key,) in database.execute(query, [results["fingerprint"]])}
+        assert {c["id"] for c in results["candidates"]} <= measured
+    slow, fast = (content["devices"][d]["reference"]["latency"] for d in ("eight", "one"))
+    assert slow > 2 * fast  # two devices of really different cost
+
+
+def test_nothing_is_measured_or_scored_twice(finished_run):
+    with sqlite3.connect(finished_run / "store.sqlite") as database:
+        for table, key in (("measurements", "key, resolution, fingerprint"), ("scores", "key, digest, split")):
+            rows = database.execute(f"SELECT count(*), count(DISTINCT {key.replace(', ', ' || ')}) FROM {table}")
+            n, distinct = rows.fetchone()
+            assert n == distinct > 0
+
+
+def test_query_finds_the_most_accurate_that_holds_the_budget(command, finished_run):
+    results = front(finished_run)["devices"]["one"]
+    candidates = sorted(results["candidates"], key=lambda c: c["values"]["latency"])
+    budget = candidates[len(candidates) // 2]["values"]["latency"]
+    holding = [c for c in candidates if c["values"]["latency"] <= budget]
+    done = command("query", finished_run, "--device", "one", "--latency", f"{budget * 1e3:.17g}ms", "--json")
+    (best,) = json.loads(done.stdout)["found"]
+    assert best["accuracy"] == max(c["values"]["accuracy"] for c in holding)
+    assert best["latency"] <= budget
+    low, high = best["latency_interval"]
+    assert low <= best["latency"] <= high and 0 <= best["share_of_runs_within"] <= 1
+    listed = command("query", finished_run, "--device", "one", "--latency", f"{budget * 1e3:.17g}ms", "--top", 5)
+    ids = re.findall(r"^([0-9a-f]{10}) ", listed.stdout, flags=re.MULTILINE)
+    assert ids[0] == best["id"] and len(ids) == min(5, len(holding))
+
+
+def test_a_budget_nobody_meets_says_what_the_fastest_needs(command, finished_run):
+    done = command("query", finished_run, "--device", "one", "--latency", "1ns", check=2)
+    assert "not a time" in done.stderr
+    done = command("query", finished_run, "--device", "one", "--latency", "0.001us", check=2)
+    assert re.search(r"no measured sub-network has latency ≤ .*: the fastest sub-network needs [\d.]+ µs", done.stderr)
+
+
+def test_help_and_query_come_at_once(command, finished_run):
+    def seconds(*arguments):
+        started = time.perf_counter()
+        command(*arguments)
+        return time.perf_counter() - started
+
+    # Measured beside an import of torch in the same place, since machines differ; torch alone takes seconds.
+    assert min(seconds("--help") for _ in range(3)) < 0.5
+    assert min(seconds("query", finished_run, "--device", "one") for _ in range(3)) < 1
+
+
+def test_a_bundle_runs_without_anything_of_ours(command, finished_run, tmp_path):
+    arch = front(finished_run)["devices"]["eight"]["front"]["candidates"][0]
+    out = tmp_path / "bundle"
+    printed = command("export", finished_run, "--arch", arch["id"], "--device", "eight", "--out", out).stdout
+    assert arch["id"] in printed and "on test" in printed
+    card = json.loads((out / "card.json").read_text())
+    assert card["accuracy"]["validation"] == pytest.approx(arch["values"]["accuracy"])
+    assert card["latency"]["interval"][0] <= card["latency"]["median"] <= card["latency"]["interval"][1]
+    assert card["device"]["batch_size"] == 8 and card["onnx_difference"] <= 1e-4
+    subnet = load_subnet(out)
+    assert isinstance(subnet, MobileNetV3)
+    images = np.random.default_rng(0).standard_normal(card["input"]["shape"], dtype=np.float32)
+    session = onnxruntime.InferenceSession(out / "model.onnx", providers=["CPUExecutionProvider"])
+    (logits,) = session.run(None, {"images": images})
+    with torch.no_grad():
+        expected = subnet(torch.from_numpy(images)).numpy()
+    np.testing.assert_allclose(np.asarray(logits), expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+    again = command("export", finished_run, "--arch", arch["id"], "--out", out, check=2)
+    assert "exists and is not empty" in again.stderr
+
+
+def test_an_interrupted_step_is_done_again_and_no_more(command, finished_run, tmp_path):
+    run = tmp_path / "copy"
+    shutil.copytree(finished_run, run)
+    expected = front(run)
+    (run / "front.json").unlink()
+    missing = command("compare", run, check=2)
+    assert "has no front.json; make it with `supernet search" in missing.stderr
+    printed = command("search", run).stdout
+    assert "everything planned is measured" in printed and "measured on" not in printed
+    assert front(run) == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("query", "{empty}"), "{empty} has no front.json; search first: `supernet search {empty}`"),
+        (("query", "{empty}/none"), "{empty}/none is not a folder"),
+        (("profile", "{empty}"), "{empty} is not a run: it has no recipe.toml"),
+        (("query", "{run}"), "has 2 devices; name one with --device: one, eight"),
+        (("query", "{run}", "--device", "three"), "no device 'three' in {run}; there are one, eight"),
+        (("query", "{run}", "--device", "one", "--latency", "15 parsecs"), "'15 parsecs' is not a time"),
+        (("query", "{run}", "--device", "one", "--macs", "many"), "'many' is not a count"),
+        (("export", "{run}", "--arch", "zzz", "--out", "{empty}/b"), "no architecture of {run} has the id 'zzz'"),
+        (("run", "{empty}/none.toml"), "none.toml: there is no such recipe"),
+    ],
+)
+def test_bad_input_gets_one_line(command, finished_run, tmp_path, arguments, message):
+    places = {"empty": tmp_path, "run": finished_run}
+    done = command(*(argument.format(**places) for argument in arguments), check=2)
+    assert message.format(**places) in done.stderr
+    assert done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("rounds = 1", "round = 1", "did you mean 'rounds'"),
+        ("kernels = [3, 5]", "kernels = [3, 4]", "4 is not an odd number"),
+        ("depths = [1, 2]", "depths = [0, 2]", "depths"),
+        ('timm_models = ["lcnet_035"]', 'timm_models = ["lcnet_036"]', "timm has no model 'lcnet_036'"),
+        ("[data]\n", '[data]\nsource = "folder"\nroot = "/nowhere/images"\n', "/nowhere/images"),
+        ('name = "eight"', 'name = "one"', "two devices are named 'one'"),
+    ],
+)
+def test_a_recipe_that_cannot_work_is_refused_before_anything_is_done(
+    command, recipe_path, tmp_path, old, new, message
+):
+    text = recipe_path.read_text()
+    assert old in text
+    broken = tmp_path / "broken.toml"
+    broken.write_text(text.replace(old, new))
+    done = command("run", broken, "--out", tmp_path / "run", check=2)
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
+
+
+def test_a_folder_of_another_recipe_or_of_something_else_is_refused(command, finished_run, recipe_path, tmp_path):
+    other = tmp_path / "other.toml"
+    other.write_text(recipe_path.read_text().replace("rounds = 1", "rounds = 2"))
+    done = command("run", other, "--out", finished_run, check=2)
+    assert "holds the run of another recipe" in done.stderr
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter.txt").write_text("dear")
+    done = command("run", other, "--out", tmp_path / "mine", check=2)
+    assert "is not empty and is not a run" in done.stderr
+    assert (tmp_path / "mine" / "letter.txt").read_text() == "dear"
+    done = command("run", other, "--out", tmp_path / "mine" / "letter.txt", check=2)
+    assert "is a file; give a folder" in done.stderr
+    done = command("run", other, "--out", "/proc/run", check=2)
+    assert done.stderr.count("\n") == 1 and "/proc" in done.stderr
+
+
+@pytest.mark.parametrize("damage", ["truncated", "another network"])
+def test_wrong_weights_are_refused(command, finished_run, tmp_path, damage):
+    run = tmp_path / "copy"
+    shutil.copytree(finished_run, run)
+    (run / "front.json").unlink()
+    (run / "report.html").unlink()
+    weights = run / "supernet.safetensors"
+    if damage == "truncated":
+        weights.write_bytes(weights.read_bytes()[:1000])
+    else:
+        shutil.copy(run / "baselines" / "lcnet_035.safetensors", weights)
+    arch = json.loads((run / "plans" / "0-initial.json").read_text())["architectures"][0]["id"]
+    done = command("export", run, "--arch", arch, "--out", tmp_path / "bundle", check=2)
+    assert f"{weights} is damaged or of another network" in done.stderr and done.stderr.count("\n") == 1
+    assert not (tmp_path / "bundle").exists()
+
+
+@pytest.mark.parametrize("verb", ["train", "run"])
+def test_a_disk_that_takes_no_more_is_one_line_and_no_half_files(recipe_path, tmp_path, verb):
+    # A limit on the size of files fails like a full disk: in the middle of a write.
+    run = tmp_path / "run"
+    command = f"ulimit -f 40; exec {sys.executable} -m experiments {verb} {recipe_path} --out {run}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert not list(run.rglob("*.safetensors")) and not list(run.rglob("step-*.pt"))
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(command, finished_run, tmp_path):
+    run = tmp_path / "copy"
+    shutil.copytree(finished_run, run)
+    report = (run / "report.html").read_bytes()
+    (run / "comparison.json").unlink()
+    (run / "comparison.json").mkdir()  # also for root, whom permissions do not stop, no file can take its place
+    done = command("compare", run, check=2)
+    assert done.stderr.count("\n") == 1 and "directory" in done.stderr
+    assert (run / "report.html").read_bytes() == report

@@ -1,0 +1,70 @@
+"""Killed with SIGKILL at any moment, the same command carries on and ends where an undisturbed run ends."""
+
+import json
+import os
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
+
+ARTEFACTS = [  # in the order in which they appear: each is a stretch of the run to be killed in
+    "run.json",
+    "checkpoints/epochs.jsonl",
+    "supernet.safetensors",
+    "plans/0-initial.json",
+    "predictors/accuracy.json",
+    "plans/1-round.json",
+    "front.json",
+    "plans/random.json",
+]
+
+
+def rows(run, table):
+    with sqlite3.connect(run / "store.sqlite") as database:
+        return database.execute(f"SELECT * FROM {table} ORDER BY rowid").fetchall()
+
+
+def test_a_run_that_is_killed_again_and_again_ends_the_same(finished_run, recipe_path, tmp_path):
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "experiments", "run", str(recipe_path), "--out", str(run)]
+    rng = random.Random(0)
+    kept = {"measurements": [], "scores": []}
+    kills = 0
+    for artefact in ARTEFACTS:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        while process.poll() is None and not (run / artefact).exists():
+            try:
+                process.wait(0.02)
+            except subprocess.TimeoutExpired:
+                continue
+        try:
+            process.wait(rng.uniform(0, 0.6))  # somewhere in what follows the artefact
+        except subprocess.TimeoutExpired:
+            os.kill(process.pid, signal.SIGKILL)
+            kills += 1
+        process.communicate()
+        if (run / "store.sqlite").exists():
+            for table, before in kept.items():
+                now = rows(run, table)
+                assert now[: len(before)] == before  # what was measured stays, and is not measured again
+                kept[table] = now
+    assert kills >= len(ARTEFACTS) - 2
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+    for name in ("supernet.safetensors", "baselines/lcnet_035.safetensors"):
+        assert (run / name).read_bytes() == (finished_run / name).read_bytes(), name
+    initial = [json.loads((folder / "plans/0-initial.json").read_text()) for folder in (run, finished_run)]
+    assert initial[0]["architectures"] == initial[1]["architectures"]
+    for table, before in kept.items():
+        now = rows(run, table)
+        assert now[: len(before)] == before
+        keys = [row[:3] for row in now]
+        assert len(set(keys)) == len(keys)
+    scores = [{row[:3]: row[3] for row in rows(folder, "scores")} for folder in (run, finished_run)]
+    common = scores[0].keys() & scores[1].keys()
+    assert len(common) >= 12 and all(scores[0][key] == scores[1][key] for key in common)
+    fronts = [json.loads((folder / "front.json").read_text())["devices"] for folder in (run, finished_run)]
+    assert fronts[0].keys() == fronts[1].keys()
+    assert not list(run.rglob(".*.json")) and not list(run.rglob("*.tmp"))

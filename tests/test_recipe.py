@@ -1,0 +1,202 @@
+"""Recipes: read once, unchangeable, and every mistake answered in one line that helps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from experiments import recipe_sections
+from experiments.recipe import Recipe, RecipeError, load_recipe
+
+SMALL = """
+title = "small"
+seed = 3
+
+[data]
+train_images = 2000
+batch_size = 50
+
+[supernet.space]
+stages = [{ width = 16, stride = 2, act = "relu" }, { width = 24, stride = 2, se = true, depths = [1, 2] }]
+kernels = [3, 5]
+expands = [2, 3, 4.5]
+depths = [1, 2, 3]
+resolutions = [24, 28, 32]
+stem_width = 8
+head_width = 64
+feature_width = 96
+
+[training]
+method = "single_stage"
+schedule = { epochs = 20, peak_lr = 0.1, warmup_epochs = 1 }
+largest = { epochs = 5, peak_lr = 0.1 }
+
+[[devices]]
+name = "cpu-1"
+
+[[devices]]
+name = "cpu-32"
+runtime = "torch"
+batch_size = 32
+"""
+
+SHRINKING = """
+method = "progressive_shrinking"
+largest = { epochs = 9, peak_lr = 0.1 }
+full = { epochs = 4, peak_lr = 0.03 }
+step = { epochs = 2, peak_lr = 0.01 }
+last_step = { epochs = 4, peak_lr = 0.02, warmup_epochs = 1, warmup_lr = 0.02 }
+subnets = { depth = 3 }
+"""
+
+
+def load(tmp_path: Path, text: str) -> Recipe:
+    path = tmp_path / "small.toml"
+    path.write_text(text, encoding="utf-8")
+    return load_recipe(path)
+
+
+def complaint(tmp_path: Path, old: str, new: str) -> str:
+    assert old in SMALL
+    with pytest.raises(RecipeError) as caught:
+        load(tmp_path, SMALL.replace(old, new, 1))
+    return str(caught.value)
+
+
+def test_a_recipe_is_read(tmp_path):
+    recipe = load(tmp_path, SMALL)
+    space = recipe.supernet.space
+    assert space is not None and space.stages[1].depths == (1, 2) and space.expands == (2, 3, 4.5)
+    assert all(type(expand) is int for expand in space.expands[:2])
+    assert isinstance(recipe.training, recipe_sections.SingleStageSettings) and recipe.training.schedule.epochs == 20
+    assert [device.name for device in recipe.devices] == ["cpu-1", "cpu-32"]
+    with pytest.raises(ValidationError):
+        recipe.seed = 4
+
+
+def test_settings_are_what_create_supernet_takes(tmp_path):
+    from supernet.registry import create_supernet
+
+    recipe = load(tmp_path, SMALL)
+    supernet = create_supernet(recipe.supernet.name, num_classes=10, in_chans=1, **recipe.supernet.settings)
+    assert supernet.space.resolutions == (24, 28, 32) and supernet.space.largest.depths == (3, 2)
+
+
+def test_progressive_shrinking_is_read(tmp_path):
+    start, end = SMALL.index('method = "single_stage"'), SMALL.index("[[devices]]")
+    recipe = load(tmp_path, SMALL[:start] + SHRINKING + SMALL[end:])
+    assert isinstance(recipe.training, recipe_sections.ProgressiveShrinkingSettings)
+    assert recipe.training.subnets.depth == 3 and recipe.training.last_step.warmup_lr == 0.02
+
+
+def test_a_published_space_needs_no_settings(tmp_path):
+    start, end = SMALL.index("[supernet.space]"), SMALL.index("[training]")
+    recipe = load(tmp_path, SMALL[:start] + '[supernet]\nname = "ofa_mobilenetv3_w1.0"\n' + SMALL[end:])
+    assert recipe.supernet.settings == {}
+
+
+def test_the_digest_follows_what_changes_results(tmp_path):
+    digest = load(tmp_path, SMALL).digest
+    assert load(tmp_path, SMALL.replace('"small"', '"other title"') + "\n# a comment\n").digest == digest
+    assert load(tmp_path, SMALL.replace("[data]", "[data]\nworkers = 7")).digest == digest
+    assert load(tmp_path, SMALL.replace("[data]", '[data]\nsource = "digits"')).digest == digest  # the default, written
+    assert load(tmp_path, SMALL.replace("seed = 3", "seed = 4")).digest != digest
+    training = ("seed", "data", "supernet", "training")
+    searched = load(tmp_path, SMALL + "\n[search]\nrounds = 3\n")
+    assert searched.digest != digest and searched.digest_of(*training) == load(tmp_path, SMALL).digest_of(*training)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "where", "says"),
+    [
+        ("seed = 3", "sed = 3", "sed", "did you mean 'seed'?"),
+        ("batch_size = 50", "batchsize = 50", "data.batchsize", "did you mean 'batch_size'?"),
+        ("stem_width", "stem_with", "supernet.space.stem_with", "did you mean 'stem_width'?"),
+        ("stride = 2, act", "strides = 2, act", "supernet.space.stages[1].strides", "did you mean 'stride'?"),
+        ("largest = {", "bigest = {", "training.bigest", "did you mean 'largest'?"),
+        ("warmup_epochs = 1", "warm_up = 1", "training.schedule.warm_up", "did you mean 'warmup_"),
+        ("[data]", "[data]\nzzz = 1", "data.zzz", "there are source, root,"),
+        ("[data]", "[data.augmentation]\nflop = 1\n[data]", "data.augmentation.flop", "did you mean 'flip'?"),
+    ],
+)
+def test_an_unknown_key_names_the_nearest(tmp_path, old, new, where, says):
+    text = complaint(tmp_path, old, new)
+    assert text.startswith(f"{tmp_path / 'small.toml'}: {where}: unknown key; ") and says in text
+    assert "\n" not in text
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("kernels = [3, 5]", "kernels = [3, 4]", "space.kernels[2]: 4 is not an odd number from 3 on; take 3, 5 or 7"),
+        ("depths = [1, 2, 3]", "depths = [0, 2]", "supernet.space.depths[1]: 0 must be at least 1"),
+        ("depths = [1, 2, 3]", "depths = [3, 2]", "space.depths: [3, 2] must ascend and not repeat; write [2, 3]"),
+        ("expands = [2, 3, 4.5]", "expands = [0, 3]", "supernet.space.expands[1]: 0 is not a number above 0"),
+        ("[24, 28, 32]", "[24, 30]", "space.resolutions[2]: 30 is not a multiple of 4 from 8 on; the nearest is"),
+        ("[24, 28, 32]", "[]", "supernet.space.resolutions: has 0 entries; give at least 1"),
+        ("batch_size = 50", "batch_size = 0", "data.batch_size: 0 must be at least 1"),
+        ("batch_size = 50", "batch_size = 2001", "data: train_images 2000 are fewer than one batch of 2001"),
+        ("batch_size = 50", "batch_size = 5.5", "data.batch_size: 5.5 is not a whole number"),
+        ("batch_size = 50", 'batch_size = "50"', "data.batch_size: '50' is not a whole number"),
+        ("batch_size = 50", "batch_size = true", "data.batch_size: True is not a whole number"),
+        ("batch_size = 50", "root = 'x'", "data: root has no meaning for source 'digits'; remove it or set source"),
+        ("batch_size = 50", "source = 'folder'", "data: source 'folder' needs root"),
+        ("peak_lr = 0.1, warm", "peak_lr = -0.1, warm", "training.schedule.peak_lr: -0.1 must be above 0"),
+        ("peak_lr = 0.1, warm", "peak_lr = nan, warm", "training.schedule.peak_lr: nan"),
+        ("warmup_epochs = 1", "warmup_epochs = 20", "training.schedule: warmup_epochs 20 must be below epochs 20"),
+        ("{ epochs = 20, ", "{ ", "training.schedule.epochs: is missing (Epochs, the warm-up included.)"),
+        ('"single_stage"', '"two_stage"', "training.method: 'two_stage' is not possible; choose 'single_stage', 'pro"),
+        ('method = "single_stage"', "", "training.method: is missing; choose 'single_stage' or"),
+        ('runtime = "torch"', 'runtime = "tensorrt"', "devices[2].runtime: 'tensorrt' is not possible; choose 'onnx"),
+        ('"cpu-32"', '"cpu-1"', "two devices are named 'cpu-1'; give each a name of its own"),
+        ('"cpu-32"', '"../up"', "devices[2].name: '../up' may only consist of letters"),
+        ("stride = 2, act", "stride = 3, act", "supernet.space.stages[1].stride: 3 is not possible; choose 1 or 2"),
+        ("[supernet.space]", "[supernet]\nname='other'\n[supernet.space]", "supernet: 'other' brings its own space"),
+        ("train_images = 2000", "train_images = 1000", "score.calibration_images 2000 are more than the 1000 training"),
+        ("[training]", "[search]\nevaluations = 50\n[training]", "search: evaluations 50 must be at least the"),
+    ],
+)  # fmt: skip
+def test_an_impossible_choice_gets_one_line(tmp_path, old, new, says):
+    text = complaint(tmp_path, old, new)
+    assert says in text and text.startswith(str(tmp_path)) and "\n" not in text
+
+
+def test_every_problem_has_its_line(tmp_path):
+    path = tmp_path / "bad.toml"
+    path.write_text("sed = 1\ndevices = []\n[training]\nmethod = 'single_stage'\n", encoding="utf-8")
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(path)
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 4 and all(line.startswith(f"{path}: ") for line in lines)
+    assert [line.split(": ")[1] for line in lines] == ["supernet", "training.schedule", "devices", "sed"]
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [(None, "there is no such recipe"), (b"seed = ", "not a TOML file"), (b"\xff\xfe", "not a TOML file")],
+)
+def test_a_file_that_is_no_recipe_gets_one_line(tmp_path, content, says):
+    path = tmp_path / "x.toml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(RecipeError, match=says) as caught:
+        load_recipe(path)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(RecipeError, match="cannot be read"):
+        load_recipe(tmp_path)
+
+
+def test_every_field_says_what_it_means():
+    sections: list[Any] = [getattr(recipe_sections, name) for name in recipe_sections.__all__]
+    for section in [Recipe, *sections]:
+        if isinstance(section, type) and issubclass(section, BaseModel):
+            for name, field in section.model_fields.items():
+                assert field.description and field.description.endswith("."), f"{section.__name__}.{name}"
+
+
+def test_the_recipes_that_come_with_the_project_are_valid():
+    for path in (Path(recipe_sections.__file__).parent / "recipes").glob("*.toml"):
+        assert load_recipe(path).digest

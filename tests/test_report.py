@@ -1,0 +1,176 @@
+"""The report: complete, self-contained, and safe with hostile names."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from typing import Any
+
+import numpy as np
+import pytest
+
+from experiments.report import render_report, write_front_picture, write_report
+
+HOSTILE = "<script>alert(\"$x_{1}$\")</script> & 'quoted'"
+
+
+def point(name: str, latency: float, accuracy: float, rng: np.random.Generator, tested: bool = True) -> dict[str, Any]:
+    return {
+        "id": name,
+        "label": "r28 [e4k3 e3k5] [e2k3]",
+        "latency": latency,
+        "latency_interval": [latency * 0.98, latency * 1.02],
+        "accuracy_validation": accuracy + float(rng.normal(0, 0.005)),
+        "accuracy_test": accuracy if tested else None,
+        "macs": int(latency * 5e9),
+        "parameters": int(latency * 2e8),
+        "predicted_latency": latency * float(rng.normal(1, 0.04)),
+        "predicted_accuracy": accuracy + float(rng.normal(0, 0.01)),
+    }
+
+
+def device(name: str, batch_size: int, rng: np.random.Generator) -> dict[str, Any]:
+    def accuracy(latency: float, lost: float) -> float:
+        return 0.89 - 0.18 * float(np.exp(-latency / batch_size**0.7 / 6e-5)) - lost
+
+    def points(label: str, n: int, lost: float, tested: bool = True) -> list[dict[str, Any]]:
+        latencies = np.geomspace(3e-5, 2.4e-4, n) * batch_size**0.7
+        losses = rng.uniform(0, lost, n)
+        return [
+            point(f"{label}{i:02}", float(t), accuracy(t, x), rng, tested)
+            for i, (t, x) in enumerate(zip(latencies, losses, strict=True))
+        ]
+
+    front = points("f", 9, 0.0)
+    front[3]["label"] = HOSTILE
+    models = points("t", 2, 0.06)
+    smallest, largest = front[0] | {"id": "small"}, front[-1] | {"id": "large", "accuracy_test": 0.885}
+    series = {
+        "searched front": front,
+        "measured sub-networks": points("m", 60, 0.12, tested=False),
+        "random search": points("r", 6, 0.03),
+        "uniform scaling": points("u", 5, 0.05),
+        "smallest": [smallest],
+        "largest": [largest],
+        "timm: mobilenetv3_small_050": [models[0] | {"id": "", "predicted_latency": None, "predicted_accuracy": None}],
+        f"timm: {HOSTILE}": [models[1] | {"predicted_latency": None, "predicted_accuracy": None}],
+    }
+    card = {
+        "n_train": 80, "n_test": 20, "kendall_tau": 0.912, "mape": 0.031, "median_error": 0.02,
+        "within_10_percent": 0.97, "coverage": 0.9, "interval_coverage": None,
+    }  # fmt: skip
+    return {
+        "name": name,
+        "description": f"ONNX Runtime on the CPU, 1 thread, batches of {batch_size}",
+        "fingerprint": {"cpu": "A processor", "runtime": "onnxruntime 1.32", "threads": 1, "batch_size": batch_size},
+        "batch_size": batch_size,
+        "series": [{"name": name, "points": points} for name, points in series.items()],
+        "hypervolume": [{"series": "searched front", "value": 3.2e-5, "relative": 1.0},
+                        {"series": "random search", "value": 2.9e-5, "relative": 0.906}],
+        "reference": {"latency": 3e-4, "accuracy": 0.6},
+        "error_cards": {"latency": card, "accuracy": card},
+        "front_within_10_percent": 0.93,
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def comparison() -> dict[str, Any]:
+    rng = np.random.default_rng(0)
+    phases = ["largest"] * 6 + ["sandwich"] * 24
+    losses = [2.3 * np.exp(-i / 9) + 0.6 for i in range(len(phases))]
+    return {
+        "title": "Demo: digits among clutter",
+        "provenance": {"recipe": "0123456789abcdef", "seed": 0, "commit": None, "uncommitted_changes": False,
+                       "libraries": {"torch": "2.15.0", "timm": HOSTILE}},
+        "data": {"name": "digits", "n_classes": 10, "train": 20_000, "validation": 2_000, "test": 4_000},
+        "space": {"size": "1.2e+09", "text": "Stages of 1 to 3 blocks, kernels 3 and 5, expansions 2, 3 and 4."},
+        "training": [
+            {"epoch": i, "phase": phase,
+             "loss": {"largest": x} if phase == "largest" else {"largest": x, "smallest": x + 0.5, "random": x + 0.3}}
+            for i, (phase, x) in enumerate(zip(phases, losses, strict=True))
+        ],
+        "spread": {"smallest": 0.712, "largest": 0.885},
+        "devices": [device("cpu-batch1", 1, rng), device("cpu-batch32", 32, rng)],
+        "notes": ["The machine was busy.", HOSTILE],
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def page(comparison) -> str:
+    return render_report(comparison)
+
+
+class Outline(HTMLParser):
+    """Collects what the tests ask of a page."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def all(self, *names: str) -> list[dict[str, str | None]]:
+        return [attributes for tag, attributes in self.tags if tag in names]
+
+
+def test_nothing_is_asked_from_outside(page):
+    outline = Outline(page)
+    for attributes in (attributes for _, attributes in outline.tags):
+        for name in ("src", "href", "xlink:href", "action", "data"):
+            assert (attributes.get(name) or "#").startswith("#")
+    assert not outline.all("script", "link", "iframe", "img", "object")
+    assert not re.search(r"https?://|@import|url\((?!#)", page)
+
+
+def test_hostile_names_stay_text(page):
+    assert "<script" not in page and "&lt;script&gt;" in page
+
+
+def test_every_network_of_the_fronts_is_in_a_table(page, comparison):
+    rows = re.findall(r'<th scope="row"><code>(\w+)</code>', page)
+    for one in comparison["devices"]:
+        ids = [p["id"] for series in one["series"] if series["name"] == "searched front" for p in series["points"]]
+        assert ids and set(ids) <= set(rows)
+
+
+def test_it_can_be_read_without_seeing(page):
+    outline = Outline(page)
+    assert all(attributes.get("aria-label") for attributes in outline.all("svg"))
+    assert len(outline.all("svg")) == 5
+    assert len(outline.all("caption")) == len(outline.all("table"))
+    assert all(attributes.get("scope") in ("row", "col") for attributes in outline.all("th"))
+    ids = [attributes["id"] for _, attributes in outline.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    assert {str(a["href"])[1:] for a in outline.all("a")} <= set(ids)
+
+
+def test_numbers_are_shown_in_readable_units(page):
+    assert "30.0 µs" in page and "88.5 %" in page and "+" in page
+    assert "predicted latency was within 10 %" in page and "93.0 %" in page
+
+
+def test_the_same_comparison_gives_the_same_page(page, comparison):
+    assert render_report(comparison) == page
+
+
+def test_a_comparison_without_front_or_predictions_still_renders(comparison):
+    bare = {"series": [{"name": "searched front", "points": []}], "hypervolume": [], "error_cards": {"latency": {}}}
+    empty = comparison["devices"][0] | bare | {"front_within_10_percent": None, "fingerprint": "one line"}
+    page = render_report(comparison | {"devices": [empty], "training": [], "notes": []})
+    assert "no front" in page and "no predictions" in page and "one line" in page
+
+
+@pytest.mark.parametrize("suffix", ["png", "svg"])
+def test_the_picture_for_a_readme(comparison, tmp_path, suffix):
+    path = tmp_path / "docs" / f"front.{suffix}"
+    write_front_picture(comparison, path)
+    assert path.stat().st_size > 10_000
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_writing_leaves_one_whole_file(comparison, page, tmp_path):
+    write_report(comparison, tmp_path / "report.html")
+    assert (tmp_path / "report.html").read_text(encoding="utf-8") == page
+    assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
