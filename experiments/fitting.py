@@ -84,12 +84,14 @@ def load(run: RunFolder, name: str) -> Fitted:
 
 
 def _features(supernet: InvertedResidualSupernet) -> dict[str, Features]:
-    def work(genes: Genes) -> Values:
-        """Per part of the network the multiply-accumulates and the values written."""
-        costs = supernet.costs(genes)
-        return np.concatenate([costs.macs, costs.activations], axis=1).astype(float)
+    def macs(genes: Genes) -> Values:
+        return supernet.costs(genes).macs.astype(float)
 
-    terms, costs = BlockTerms(supernet.space), BlockCosts(supernet.space, work)
+    def written(genes: Genes) -> Values:
+        return supernet.costs(genes).activations.astype(float)
+
+    terms = BlockTerms(supernet.space)
+    costs = Joined(BlockCosts(supernet.space, macs), BlockCosts(supernet.space, written))
     return {
         "block terms": terms,
         "block terms and costs": Joined(terms, costs),

@@ -174,6 +174,25 @@ def test_a_recipe_that_cannot_work_is_refused_before_anything_is_done(
     assert done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
 
 
+def test_progressive_shrinking_runs_on_the_same_way(command, recipe_path, tmp_path):
+    one = "{ epochs = 1, peak_lr = 0.05 }"
+    text = recipe_path.read_text()
+    start, stop = text.index("[training]"), text.index("[[devices]]")
+    shrinking = f"""[training]
+method = "progressive_shrinking"
+largest = {one}
+full = {one}
+step = {one}
+last_step = {one}
+"""
+    recipe = tmp_path / "shrinking.toml"
+    recipe.write_text(text[:start] + shrinking + text[stop:])
+    command("train", recipe, "--out", tmp_path / "run")
+    lines = (tmp_path / "run" / "checkpoints" / "epochs.jsonl").read_text().splitlines()
+    assert [json.loads(line)["phase"] for line in lines] == ["largest", "kernel", "depth 1", "expand 1"]
+    assert (tmp_path / "run" / "supernet.safetensors").exists()
+
+
 def test_a_folder_of_another_recipe_or_of_something_else_is_refused(command, finished_run, recipe_path, tmp_path):
     other = tmp_path / "other.toml"
     other.write_text(recipe_path.read_text().replace("rounds = 1", "rounds = 2"))

@@ -58,8 +58,8 @@ def stock(space: SearchSpace, objectives: Sequence[Objective], budget: int, popu
     algorithm = NSGA2(
         pop_size=population,
         sampling=IntegerRandomSampling(),
-        crossover=SBX(prob=1.0, eta=3.0, vtype=float, repair=RoundingRepair()),
-        mutation=PM(prob=1.0, prob_var=0.15, eta=3.0, vtype=float, repair=RoundingRepair()),
+        crossover=SBX(prob=1.0, eta=3, vtype=float, repair=RoundingRepair()),
+        mutation=PM(prob=1.0, prob_var=0.15, eta=3, vtype=float, repair=RoundingRepair()),
         eliminate_duplicates=True,
     )
     problem = StockProblem(space, objectives)

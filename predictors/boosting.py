@@ -1,0 +1,153 @@
+"""Gradient-boosted trees (XGBoost) with settings for a few dozen to a few thousand architectures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, Self
+
+import numpy as np
+import xgboost
+
+from predictors.features import Features
+from predictors.protocol import Residuals, Target, Values, checked, folds
+from supernet.space import Genes
+
+__all__ = ["BoostingPredictor"]
+
+_CHUNK = 16_384  # rows predicted at once, so that the features of a million architectures need not fit in memory
+
+
+class BoostingPredictor:
+    """XGBoost (Chen & Guestrin 2016): shallow, slow, row- and column-sampled trees, as small data wants them.
+
+    Trees find interactions by themselves but cannot extrapolate: a prediction never leaves the range of the training
+    values, so measure the smallest and the largest architecture, too. Below some hundred architectures
+    `RidgePredictor` with `BlockTerms` is better.
+
+    Args:
+        features: what the model sees.
+        target: "value" learns y; "relative" learns log y, whose errors are shares of y.
+        n_folds: folds of the cross-validation behind `out_of_fold_` and the intervals.
+        n_trees, depth, learning_rate: of the boosting.
+        seed: of folds and sampling.
+        n_threads: of XGBoost.
+
+    Attributes:
+        booster_: the trees.
+        center_, scale_: what the trees learned is (y or log y − center) / scale.
+        out_of_fold_: (n_train,) predictions by models that have not seen the architecture.
+        residuals_: their errors.
+    """
+
+    kind = "boosting"
+
+    booster_: xgboost.Booster
+    center_: float
+    scale_: float
+    out_of_fold_: Values
+    residuals_: Residuals
+
+    def __init__(
+        self,
+        features: Features,
+        target: Target = "value",
+        *,
+        n_folds: int = 5,
+        n_trees: int = 300,
+        depth: int = 3,
+        learning_rate: float = 0.06,
+        seed: int = 0,
+        n_threads: int = 1,
+    ) -> None:
+        self.features = features
+        self.target: Target = target
+        self.n_folds = n_folds
+        self.n_trees = n_trees
+        self.depth = depth
+        self.learning_rate = learning_rate
+        self.seed = seed
+        self.n_threads = n_threads
+
+    def fit(self, genes: Genes, y: Values) -> Self:
+        """Learn y (n_archs,) of genes (n_archs, n_genes).
+
+        Raises:
+            ValueError: shapes or values that cannot be learned from.
+        """
+        genes, y = checked(genes, y, self.target)
+        columns = self.features(genes)
+        aim = np.log(y) if self.target == "relative" else y
+        self.center_, self.scale_ = float(aim.mean()), float(aim.std()) or 1.0
+        aim = (aim - self.center_) / self.scale_
+        self.out_of_fold_ = np.empty_like(y)
+        for train, test in folds(len(y), self.n_folds, self.seed):
+            booster = self._boost(columns[train], aim[train])
+            self.out_of_fold_[test] = self._in_unit(booster.inplace_predict(columns[test]))
+        self.residuals_ = Residuals.of(y, self.out_of_fold_, self.target)
+        self.booster_ = self._boost(columns, aim)
+        return self
+
+    def predict(self, genes: Genes) -> Values:
+        """(n_archs,) in the unit of y."""
+        parts = [
+            self.booster_.inplace_predict(self.features(genes[start : start + _CHUNK]).astype(np.float32))
+            for start in range(0, len(genes), _CHUNK)
+        ]
+        return self._in_unit(np.concatenate(parts) if parts else np.empty(0))
+
+    def predict_interval(self, genes: Genes, coverage: float = 0.9) -> Values:
+        """(n_archs, 2); see `Residuals.interval`."""
+        return self.residuals_.interval(self.predict(genes), coverage)
+
+    def probability_below(self, genes: Genes, limit: float) -> Values:
+        """(n_archs,); see `Residuals.probability_below`."""
+        return self.residuals_.probability_below(self.predict(genes), limit)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What was learned, as plain data; the trees in XGBoost's own JSON."""
+        return {
+            "target": self.target,
+            "center": self.center_,
+            "scale": self.scale_,
+            "out_of_fold": self.out_of_fold_.tolist(),
+            "errors": self.residuals_.errors.tolist(),
+            "booster": json.loads(self.booster_.save_raw("json")),
+        }
+
+    @classmethod
+    def from_dict(cls, features: Features, data: Mapping[str, Any]) -> Self:
+        """The inverse of `to_dict`; KeyError, TypeError or ValueError where it is not of that form."""
+        predictor = cls(features, data["target"])
+        predictor.center_, predictor.scale_ = float(data["center"]), float(data["scale"])
+        predictor.out_of_fold_ = np.array(data["out_of_fold"], dtype=float)
+        predictor.residuals_ = Residuals(data["target"], np.array(data["errors"], dtype=float))
+        booster = xgboost.Booster({"nthread": predictor.n_threads})
+        try:
+            booster.load_model(bytearray(json.dumps(data["booster"]).encode()))
+        except xgboost.core.XGBoostError as error:
+            raise ValueError("XGBoost does not read its trees") from error
+        if booster.num_features() != len(features.names):
+            raise ValueError(f"trees of {booster.num_features()} features for {len(features.names)}")
+        predictor.booster_ = booster
+        return predictor
+
+    def _boost(self, columns: Values, aim: Values) -> xgboost.Booster:
+        settings = {
+            "max_depth": self.depth,
+            "eta": self.learning_rate,
+            "min_child_weight": 2,
+            "subsample": 0.7,
+            "colsample_bytree": 0.5,
+            "lambda": 1.0,
+            "tree_method": "hist",
+            "base_score": 0.0,  # the aim is centred
+            "seed": self.seed,
+            "nthread": self.n_threads,
+        }
+        data = xgboost.DMatrix(columns.astype(np.float32), aim, nthread=self.n_threads)
+        return xgboost.train(settings, data, self.n_trees)
+
+    def _in_unit(self, output: Values) -> Values:
+        aim = output.astype(float) * self.scale_ + self.center_
+        return np.exp(aim) if self.target == "relative" else aim
