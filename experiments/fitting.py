@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from supernet.architecture import Architecture
 from supernet.space import Genes
 
 if TYPE_CHECKING:
-    from supernet.inverted_residual import InvertedResidualSupernet
+    from supernet.timm_supernet import TimmSupernet
 
 __all__ = ["Fitted", "fit_and_save", "load"]
 
@@ -83,7 +83,7 @@ def load(run: RunFolder, name: str) -> Fitted:
     return Fitted(load_predictor(run.predictors / f"{name}.json", features), content["out_of_fold"])
 
 
-def _features(supernet: InvertedResidualSupernet) -> dict[str, Features]:
+def _features(supernet: TimmSupernet[Any]) -> dict[str, Features]:
     def macs(genes: Genes) -> Values:
         return supernet.costs(genes).macs.astype(float)
 

@@ -19,7 +19,7 @@ from supernet.architecture import Architecture
 if TYPE_CHECKING:
     from experiments.data.image_data import ImageData
     from hardware.store import Store
-    from supernet.inverted_residual import InvertedResidualSupernet
+    from supernet.timm_supernet import TimmSupernet
 
 __all__ = ["Plan", "RunFolder"]
 
@@ -119,7 +119,7 @@ class RunFolder:
         return create_data(self.recipe.data, seed=self.recipe.seed, resolution=resolution)
 
     @cached_property
-    def untrained_supernet(self) -> InvertedResidualSupernet:
+    def untrained_supernet(self) -> TimmSupernet[Any]:
         """The supernet of the recipe with its first weights; the head fits the data."""
         from supernet.registry import create_supernet
 
@@ -128,7 +128,7 @@ class RunFolder:
         return create_supernet(settings.name, classes, channels, seed=self.recipe.seed, **settings.settings)
 
     @cached_property
-    def supernet(self) -> InvertedResidualSupernet:
+    def supernet(self) -> TimmSupernet[Any]:
         """The trained supernet, in eval mode.
 
         Raises:

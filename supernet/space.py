@@ -6,81 +6,21 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Any, Literal, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from supernet.architecture import Architecture, Block, Number, Settings
+from supernet.relation import Relation
+from supernet.stage import Choices, Gene, Genes, Stage, check_ascending, listing
+from supernet.stage_codec import Row, check_names, choice_index, decode_rows, encode_values, stage_reader, stage_writer
 
 __all__ = ["Gene", "Genes", "SearchSpace", "Stage"]
 
-Genes = NDArray[np.int64]
-Choices = tuple[Number, ...]
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True)
-class Gene:
-    """One decision: an index into `choices`. `stage` and `block` say where it belongs (None: to the whole network)."""
-
-    name: str
-    choices: Choices
-    stage: int | None = None
-    block: int | None = None
-
-    @property
-    def label(self) -> str:
-        """A unique readable name, such as ``stage2.block1.kernel`` (positions count from 1)."""
-        place = "" if self.stage is None else f"stage{self.stage + 1}."
-        return place + ("" if self.block is None else f"block{self.block + 1}.") + self.name
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A run of blocks: how many of them exist, and what can be chosen for each.
-
-    `blocks` has one mapping (setting name to choices) for every block position; a block exists while its position is
-    below the chosen depth. `shared` choices are made once and hold for every block of the stage.
-    """
-
-    depths: tuple[int, ...]
-    blocks: tuple[Mapping[str, Choices], ...]
-    shared: Mapping[str, Choices] = field(default_factory=dict)
-
-    @classmethod
-    def uniform(cls, depths: Sequence[int], **choices: Sequence[Number]) -> Self:
-        """A stage whose block positions all have the same choices."""
-        ordered = {name: tuple(sorted(values)) for name, values in choices.items()}
-        return cls(tuple(sorted(depths)), (ordered,) * max(depths, default=0))
-
-    def __post_init__(self) -> None:
-        if not self.depths or min(self.depths) < 0 or max(self.depths) != len(self.blocks):
-            raise ValueError(
-                f"depths {self.depths} do not fit {len(self.blocks)} blocks: the largest depth must be "
-                "the number of block positions and none may be negative"
-            )
-        if sum(self.depths) == 0:
-            raise ValueError("a stage needs at least one depth above 0")
-        for name, choices in (
-            ("depth", self.depths),
-            *self.shared.items(),
-            *(item for block in self.blocks for item in block.items()),
-        ):
-            _check_choices(name, choices)
-
-    @property
-    def size(self) -> int:
-        """Number of distinct settings of the stage, an exact integer."""
-        return sum(self._sizes_per_depth)
-
-    @property
-    def _sizes_per_depth(self) -> list[int]:
-        shared = math.prod(len(choices) for choices in self.shared.values())
-        per_block = [math.prod(len(choices) for choices in block.values()) for block in self.blocks]
-        # Without any block there is nothing the shared choices could tell apart.
-        return [(shared if depth else 1) * math.prod(per_block[:depth]) for depth in self.depths]
+_MOST_COMBINATIONS = 4_000_000  # of related genes that are enumerated for counting
 
 
 @dataclass(frozen=True)
@@ -95,12 +35,23 @@ class SearchSpace:
     resolutions: tuple[int, ...]
     stages: tuple[Stage, ...]
     settings: Mapping[str, Choices] = field(default_factory=dict)
+    relations: tuple[Relation, ...] = ()
 
     def __post_init__(self) -> None:
         for name, choices in (("resolution", self.resolutions), *self.settings.items()):
-            _check_choices(name, choices)
+            check_ascending(name, choices)
         if not self.stages:
             raise ValueError("a search space needs at least one stage")
+        known = {gene.label for gene in self.genes} if self.relations else set()
+        for relation in self.relations:
+            for label in relation.labels:
+                if label not in known:
+                    raise ValueError(
+                        f"relation {relation}: no gene is named {label!r}; there are stage1.depth and the like"
+                    )
+        ends = np.stack([np.zeros_like(self.n_choices), self.n_choices - 1])
+        if broken := self._broken(ends):
+            raise ValueError(f"the smallest and the largest architecture must hold every relation; {broken} fails")
 
     # -- what there is ------------------------------------------------------------------------------------------------
 
@@ -124,6 +75,8 @@ class SearchSpace:
     @cached_property
     def size(self) -> int:
         """Number of distinct architectures, an exact integer."""
+        if self.relations:
+            return self._size_with_relations()
         network = len(self.resolutions) * math.prod(len(choices) for choices in self.settings.values())
         return network * math.prod(stage.size for stage in self.stages)
 
@@ -154,19 +107,22 @@ class SearchSpace:
         network = itertools.product(*(range(len(gene.choices)) for gene in self.genes[: self._network_genes]))
         stages = [list(_stage_rows(stage)) for stage in self.stages]
         for rows in itertools.product(network, *stages):
-            yield self.decode(np.array([sum(rows, ())], dtype=np.int64))[0]
+            genes = np.array([sum(rows, ())], dtype=np.int64)
+            if self.holds(genes).all():
+                yield self.decode(genes)[0]
 
     def __str__(self) -> str:
         lines = [f"search space of {self.size:.4g} architectures, {len(self.genes)} genes"]
-        lines.append(f"  resolution {_listing(self.resolutions)}")
-        lines += [f"  {name} {_listing(choices)}" for name, choices in self.settings.items()]
+        lines.append(f"  resolution {listing(self.resolutions)}")
+        lines += [f"  {name} {listing(choices)}" for name, choices in self.settings.items()]
         for s, stage in enumerate(self.stages):
-            shared = "".join(f", one {name} {_listing(choices)}" for name, choices in stage.shared.items())
-            lines.append(f"  stage {s + 1}: depth {_listing(stage.depths)}{shared}")
+            shared = "".join(f", one {name} {listing(choices)}" for name, choices in stage.shared.items())
+            lines.append(f"  stage {s + 1}: depth {listing(stage.depths)}{shared}")
             for (first, last), block in _runs(stage.blocks):
                 which = f"block {first + 1}" if first == last else f"blocks {first + 1} to {last + 1}"
-                choices = ", ".join(f"{name} {_listing(choices)}" for name, choices in block.items())
+                choices = ", ".join(f"{name} {listing(choices)}" for name, choices in block.items())
                 lines.append(f"    {which}: {choices or 'fixed'}")
+        lines += [f"  where {relation}" for relation in self.relations]
         return "\n".join(lines)
 
     # -- encoding -----------------------------------------------------------------------------------------------------
@@ -175,12 +131,17 @@ class SearchSpace:
         """Architectures of genes (n_archs, n_genes), which need not be canonical.
 
         Raises:
-            ValueError: wrong number of columns, or an index outside the choices.
+            ValueError: wrong number of columns, an index outside the choices, or a relation that does not hold.
         """
         genes = self.canonical(genes)
-        network = _decoded(genes[:, : self._network_genes], self._network_values)
+        if broken := self._broken(genes):
+            raise ValueError(f"genes do not hold {broken}; `holds` tells which rows do")
+        return self._decode(genes)
+
+    def _decode(self, genes: Genes) -> list[Architecture]:
+        network = decode_rows(genes[:, : self._network_genes], self._network_values)
         stages = [
-            _decoded(genes[:, columns], read)
+            decode_rows(genes[:, columns], read)
             for columns, read in zip(self._stage_columns, self._stage_readers, strict=True)
         ]
         return [
@@ -200,16 +161,24 @@ class SearchSpace:
         for arch in archs:
             if len(arch.stages) != len(self.stages):
                 raise ValueError(f"architecture of {len(arch.stages)} stages; this space has {len(self.stages)}")
-        network = {(arch.resolution, arch.settings): None for arch in archs}
-        rows = {key: self._encode_network(*key) for key in network}
-        genes[:, : self._network_genes] = [rows[arch.resolution, arch.settings] for arch in archs]
-        for s, columns in enumerate(self._stage_columns):
-            # Architectures that came out of `decode` share equal stages as one object: write each object once.
-            write = self._stage_writers[s]
-            stages = {id(arch.stages[s]): arch.stages[s] for arch in archs}
-            stage_rows = {key: write(stage) for key, stage in stages.items()}
-            genes[:, columns] = [stage_rows[id(arch.stages[s])] for arch in archs]
+        network = [(arch.resolution, arch.settings) for arch in archs]
+        genes[:, : self._network_genes] = encode_values(network, network, lambda key: self._encode_network(*key))
+        # Architectures that came out of `decode` share equal stages as one object: write each object once.
+        stages = zip(*(arch.stages for arch in archs), strict=True)
+        for write, columns, stage in zip(self._stage_writers, self._stage_columns, stages, strict=True):
+            genes[:, columns] = encode_values(stage, list(map(id, stage)), write)
+        if broken := self._broken(genes):
+            raise ValueError(f"an architecture does not hold {broken}, so it is not in this space")
         return genes
+
+    def holds(self, genes: Genes) -> NDArray[np.bool_]:
+        """(n_archs,) whether every relation of the space holds."""
+        mask = np.ones(len(genes), dtype=bool)
+        if self.relations:
+            columns = dict(zip((gene.label for gene in self.genes), self.values(genes).T, strict=True))
+            for relation in self.relations:
+                mask &= relation.holds(columns)
+        return mask
 
     def depths(self, genes: Genes) -> Genes:
         """(n_archs, n_stages) number of blocks."""
@@ -261,12 +230,27 @@ class SearchSpace:
 
         ``uniform="genes"`` draws every choice alike, as once-for-all training does (Cai et al. 2020), so shallow
         architectures are over-represented; ``"architectures"`` gives every architecture the same probability, exactly,
-        by counting how many each depth has.
+        by counting how many each depth has. What does not hold the relations is drawn again.
+
+        Raises:
+            ValueError: hardly any draw holds the relations.
         """
+        if not self.relations:
+            return self._draw(n, rng, uniform)
+        found, drawn = [np.zeros((0, len(self.genes)), dtype=np.int64)], 0
+        while (missing := n - sum(map(len, found))) > 0:
+            draw = self._draw(max(256, 2 * missing), rng, uniform)
+            drawn += len(draw)
+            found.append(draw[self.holds(draw)])
+            if drawn > 10**6 + 10**4 * sum(map(len, found)):
+                raise ValueError(f"of {drawn} architectures {sum(map(len, found))} hold the relations; loosen them")
+        return np.concatenate(found)[:n]
+
+    def _draw(self, n: int, rng: np.random.Generator, uniform: str) -> Genes:
         genes = rng.integers(0, self.n_choices, size=(n, len(self.genes)))
         if uniform == "architectures":
             for stage, columns in zip(self.stages, self._stage_columns, strict=True):
-                sizes = np.array([size / stage.size for size in stage._sizes_per_depth])
+                sizes = np.array([size / stage.size for size in stage.sizes_per_depth])
                 genes[:, columns.start] = rng.choice(len(sizes), size=n, p=sizes / sizes.sum())
         return np.where(self.active(genes), genes, 0)
 
@@ -274,7 +258,7 @@ class SearchSpace:
         self, n: int, rng: np.random.Generator, uniform: Literal["genes", "architectures"] = "genes"
     ) -> list[Architecture]:
         """`n` architectures drawn with replacement; see `sample_genes`."""
-        return self.decode(self.sample_genes(n, rng, uniform))
+        return self._decode(self.sample_genes(n, rng, uniform))
 
     # -- making other spaces ------------------------------------------------------------------------------------------
 
@@ -295,12 +279,12 @@ class SearchSpace:
                 raise ValueError(f"no choice is named {name!r}; there are {', '.join(known)}")
             for value in values:
                 if value not in known[name]:
-                    raise ValueError(f"{name} {value} is not a choice; possible are {_listing(known[name])}")
+                    raise ValueError(f"{name} {value} is not a choice; possible are {listing(known[name])}")
 
         def keep(name: str, values: Choices) -> Choices:
             kept = tuple(value for value in values if name not in choices or value in choices[name])
             if not kept:
-                raise ValueError(f"{name} {_listing(choices[name])} leaves nothing of {_listing(values)}")
+                raise ValueError(f"{name} {listing(choices[name])} leaves nothing of {listing(values)}")
             return kept
 
         def keep_all(mapping: Mapping[str, Choices]) -> dict[str, Choices]:
@@ -314,9 +298,29 @@ class SearchSpace:
         resolutions = tuple(int(r) for r in keep("resolution", self.resolutions))
         return replace(self, resolutions=resolutions, stages=tuple(stages), settings=keep_all(self.settings))
 
+    def __mul__(self, other: SearchSpace) -> SearchSpace:
+        """The product: every architecture of this space followed by the stages of every one of `other`.
+
+        Raises:
+            ValueError: the resolutions differ, or a setting of the whole network is in both.
+        """
+        if self.resolutions != other.resolutions:
+            ours, theirs = listing(self.resolutions), listing(other.resolutions)
+            raise ValueError(f"spaces of different resolutions, {ours} and {theirs}; restrict them to the same")
+        if both := sorted(self.settings.keys() & other.settings.keys()):
+            raise ValueError(f"{', '.join(both)} is a setting of both spaces")
+        moved = tuple(relation.moved(len(self.stages)) for relation in other.relations)
+        return replace(
+            self,
+            stages=self.stages + other.stages,
+            settings={**self.settings, **other.settings},
+            relations=self.relations + moved,
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
         return {
+            **({"relations": [str(relation) for relation in self.relations]} if self.relations else {}),
             "resolutions": list(self.resolutions),
             "settings": {name: list(choices) for name, choices in self.settings.items()},
             "stages": [
@@ -341,11 +345,62 @@ class SearchSpace:
                 Stage(tuple(s["depths"]), tuple(_tuples(block) for block in s["blocks"]), _tuples(s["shared"]))
                 for s in data["stages"]
             )
-            return cls(tuple(data["resolutions"]), stages, _tuples(data["settings"]))
+            relations = tuple(map(Relation.parse, data.get("relations", ())))
+            return cls(tuple(data["resolutions"]), stages, _tuples(data["settings"]), relations)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not a search space: {str(data)[:80]!r} ({error})") from error
 
+    # -- the published form -------------------------------------------------------------------------------------------
+
+    def from_ofa(self, config: Mapping[str, Any]) -> Architecture:
+        """The architecture of a published ``{ks, e, d, w, r, wid}`` dictionary; see `supernet.ofa_config.from_ofa`."""
+        from supernet.ofa_config import from_ofa  # it needs this module
+
+        return from_ofa(self, config)
+
+    def to_ofa(self, arch: Architecture) -> dict[str, Any]:
+        """The published dictionary of an architecture; see `supernet.ofa_config.to_ofa`."""
+        from supernet.ofa_config import to_ofa
+
+        return to_ofa(self, arch)
+
     # -- inside -------------------------------------------------------------------------------------------------------
+
+    def _broken(self, genes: Genes) -> Relation | None:
+        """The first relation that does not hold for some row."""
+        if self.holds(genes).all():
+            return None
+        columns = dict(zip((gene.label for gene in self.genes), self.values(genes).T, strict=True))
+        return next(relation for relation in self.relations if not relation.holds(columns).all())
+
+    def _size_with_relations(self) -> int:
+        """Enumerates the genes that relations are about, and the depths they depend on; the others only multiply."""
+        labels = {label for relation in self.relations for label in relation.labels}
+        stages = {gene.stage for gene in self.genes if gene.label in labels and gene.stage is not None}
+        related = [
+            i
+            for i, gene in enumerate(self.genes)
+            if gene.label in labels or (gene.name == "depth" and gene.stage in stages)
+        ]
+        n_combinations = math.prod(int(self.n_choices[i]) for i in related)
+        if n_combinations > _MOST_COMBINATIONS:
+            raise ValueError(f"relations tie {n_combinations:,} combinations together; more than can be counted")
+        combinations = np.array(list(itertools.product(*(range(self.n_choices[i]) for i in related))), dtype=np.int64)
+        genes = np.zeros((len(combinations), len(self.genes)), dtype=np.int64)
+        genes[:, related] = combinations
+        valid = genes[self.holds(genes) & (genes == np.where(self.active(genes), genes, 0)).all(axis=1)]
+        free = [i for i in range(self._network_genes) if i not in related]
+        size = 0
+        for row, count in zip(*np.unique(self.depths(valid), axis=0, return_counts=True), strict=True):
+            ways = int(count) * math.prod(int(self.n_choices[i]) for i in free)
+            for s, (stage, columns) in enumerate(zip(self.stages, self._stage_columns, strict=True)):
+                if s not in stages:
+                    ways *= stage.size
+                    continue
+                open_genes = [i for i in range(columns.start + 1, columns.stop) if i not in related]
+                ways *= math.prod(int(self.n_choices[i]) for i in open_genes if self._block_of_gene[i] < row[s])
+            size += ways
+        return size
 
     @property
     def _network_genes(self) -> int:
@@ -364,74 +419,22 @@ class SearchSpace:
     def _block_of_gene(self) -> Genes:
         return np.array([-1 if gene.block is None else gene.block for gene in self.genes], dtype=np.int64)
 
-    def _network_values(self, row: Sequence[int]) -> tuple[int, Settings]:
+    def _network_values(self, row: Row) -> tuple[int, Settings]:
         settings = {name: choices[i] for (name, choices), i in zip(self.settings.items(), row[1:], strict=True)}
         return self.resolutions[row[0]], Settings(**settings)
 
     @cached_property
-    def _stage_readers(self) -> list[Callable[[Sequence[int]], tuple[Block, ...]]]:
-        return [self._stage_reader(s) for s in range(len(self.stages))]
+    def _stage_readers(self) -> list[Callable[[Row], tuple[Block, ...]]]:
+        return [stage_reader(stage) for stage in self.stages]
 
     @cached_property
     def _stage_writers(self) -> list[Callable[[tuple[Block, ...]], list[int]]]:
-        return [self._stage_writer(s) for s in range(len(self.stages))]
-
-    def _stage_reader(self, s: int) -> Callable[[Sequence[int]], tuple[Block, ...]]:
-        stage = self.stages[s]
-        n_shared = len(stage.shared)
-        stops = list(itertools.accumulate(map(len, stage.blocks), initial=1 + n_shared))
-
-        @cache  # a stage of 20,000 settings has only some 40 different blocks
-        def block(position: int, shared: tuple[int, ...], own: tuple[int, ...]) -> Block:
-            names = itertools.chain(stage.shared.items(), stage.blocks[position].items())
-            return Block(**{name: choices[i] for (name, choices), i in zip(names, shared + own, strict=True)})
-
-        def read(row: Sequence[int]) -> tuple[Block, ...]:
-            shared = tuple(row[1 : 1 + n_shared])
-            depth = stage.depths[row[0]]
-            return tuple(block(b, shared, tuple(row[stops[b] : stops[b + 1]])) for b in range(depth))
-
-        return read
+        return [stage_writer(stage, self.genes[c]) for stage, c in zip(self.stages, self._stage_columns, strict=True)]
 
     def _encode_network(self, resolution: int, settings: Settings) -> list[int]:
-        _check_names(settings, self.settings, "the network")
+        check_names(settings, self.settings, "the network")
         values = [resolution, *(settings[name] for name in self.settings)]
-        return [_index(gene, value) for gene, value in zip(self.genes, values, strict=False)]
-
-    def _stage_writer(self, s: int) -> Callable[[tuple[Block, ...]], list[int]]:
-        stage, columns = self.stages[s], self._stage_columns[s]
-        depth_gene, *genes = self.genes[columns]
-        shared_genes = genes[: len(stage.shared)]
-        block_genes = [[gene for gene in genes if gene.block == b] for b in range(len(stage.blocks))]
-        names = [{**stage.shared, **choices} for choices in stage.blocks]
-
-        @cache
-        def row_of(position: int, block: Block) -> list[int]:
-            _check_names(block, names[position], f"a block of stage {s + 1}")
-            return [_index(gene, block[gene.name]) for gene in block_genes[position]]
-
-        def write(blocks: tuple[Block, ...]) -> list[int]:
-            row = [_index(depth_gene, len(blocks))]
-            own = [i for b, block in enumerate(blocks) for i in row_of(b, block)]
-            for gene in shared_genes:
-                values = {block[gene.name] for block in blocks}
-                if len(values) > 1:
-                    listing = _listing(sorted(values))
-                    raise ValueError(f"{gene.label} is one for the whole stage, but its blocks have {listing}")
-                row.append(_index(gene, values.pop()) if values else 0)
-            row += own
-            return row + [0] * (columns.stop - columns.start - len(row))
-
-        return write
-
-
-def _decoded(genes: Genes, read: Callable[[Sequence[int]], _T]) -> list[_T]:
-    """`read` of every row, called once for equal rows."""
-    width = genes.shape[1] * genes.itemsize
-    blob = np.ascontiguousarray(genes).tobytes()
-    keys = [blob[i : i + width] for i in range(0, len(blob), width)]
-    table = {key: read(np.frombuffer(key, dtype=genes.dtype).tolist()) for key in set(keys)}
-    return [table[key] for key in keys]
+        return [choice_index(gene, value) for gene, value in zip(self.genes, values, strict=False)]
 
 
 def _stage_rows(stage: Stage) -> Iterator[tuple[int, ...]]:
@@ -443,32 +446,8 @@ def _stage_rows(stage: Stage) -> Iterator[tuple[int, ...]]:
             yield (d, *row, *(0,) * (width - len(blocks)))
 
 
-def _check_choices(name: str, choices: Sequence[Number]) -> None:
-    if not choices or list(choices) != sorted(set(choices)):
-        raise ValueError(f"choices of {name} must ascend and not repeat; got {_listing(choices) or 'none'}")
-
-
-def _check_names(given: Mapping[str, Number], known: Mapping[str, Choices], where: str) -> None:
-    if given.keys() != known.keys():
-        names = ", ".join(sorted(given)) or "nothing"
-        raise ValueError(f"{where} is set by {', '.join(sorted(known)) or 'nothing'}; got {names}")
-
-
-def _index(gene: Gene, value: Number) -> int:
-    try:
-        return gene.choices.index(value)
-    except ValueError:
-        raise ValueError(f"{gene.label} {value} is not a choice; possible are {_listing(gene.choices)}") from None
-
-
 def _tuples(mapping: Mapping[str, Sequence[Number]]) -> dict[str, Choices]:
     return {name: tuple(choices) for name, choices in mapping.items()}
-
-
-def _listing(choices: Sequence[Number]) -> str:
-    if len(choices) > 8:
-        return f"{choices[0]:g}, {choices[1]:g}, ..., {choices[-1]:g}"
-    return ", ".join(f"{choice:g}" for choice in choices)
 
 
 def _runs(items: Sequence[_T]) -> Iterator[tuple[tuple[int, int], _T]]:

@@ -83,6 +83,7 @@ def _one_thread() -> None:
 def small_supernet() -> InvertedResidualSupernet:
     """A supernet of 10^5 architectures on 1-channel images, none of its weights and statistics 0 or 1."""
     supernet = create_supernet("mobilenetv3", num_classes=10, in_chans=1, **SMALL)
+    assert isinstance(supernet, InvertedResidualSupernet)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for name, tensor in supernet.state_dict().items():

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from supernet import create_supernet
-from supernet.inverted_residual import InvertedResidualSupernet
+from supernet.timm_supernet import TimmSupernet
 from supernet.training import Progress, Schedule, Trainer, Uniform, progressive_shrinking, single_stage
 from supernet.training.checkpoint import CheckpointFolder, as_plain, first_difference
 from supernet.training.records import EpochLog
@@ -35,7 +35,7 @@ class Noise:
             yield torch.randn(8, 1, 8, 8, generator=generator) + labels.view(-1, 1, 1, 1) / 5, labels
 
 
-def _supernet() -> InvertedResidualSupernet:
+def _supernet() -> TimmSupernet:
     net = create_supernet(
         "mobilenetv3", num_classes=10, in_chans=1, depths=[1, 2], kernels=[3, 5], expands=[2, 3, 4], resolutions=[6, 8],
         stages=[{"width": 8, "stride": 2}, {"width": 12, "se": True}],

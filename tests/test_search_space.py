@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from supernet import Architecture, Block, SearchSpace, Stage
+from supernet.relation import Relation
+from supernet.sampling import sample_in_bins
 
 PUBLISHED = SearchSpace(tuple(range(128, 225, 4)), (Stage.uniform((2, 3, 4), kernel=(3, 5, 7), expand=(3, 4, 6)),) * 5)
 TINY = SearchSpace(
@@ -135,3 +137,77 @@ def test_a_space_survives_json_and_pickle_and_prints_itself():
 def test_impossible_stages_are_refused(make):
     with pytest.raises(ValueError, match=r"depth|choices"):
         make()
+
+
+# -- relations, products, bins ----------------------------------------------------------------------------------------
+
+ORDERED = SearchSpace(
+    TINY.resolutions,
+    TINY.stages,
+    TINY.settings,
+    tuple(map(Relation.parse, ("stage1.depth <= stage2.depth", "stage1.block2.kernel >= stage1.block1.kernel"))),
+)
+
+
+def test_relations_hold_everywhere_and_are_counted_exactly():
+    archs = list(ORDERED)
+    assert len(set(archs)) == ORDERED.size
+    expected = [
+        a
+        for a in TINY
+        if len(a.stages[0]) <= len(a.stages[1])
+        and (len(a.stages[0]) < 2 or a.stages[0][1].kernel >= a.stages[0][0].kernel)
+    ]
+    assert archs == expected and 0 < len(archs) < TINY.size
+    for uniform in ("genes", "architectures"):
+        drawn = ORDERED.sample(500, np.random.default_rng(0), uniform)
+        assert len(drawn) == 500 and set(drawn) <= set(archs)
+    assert SearchSpace.from_dict(ORDERED.to_dict()) == ORDERED == pickle.loads(pickle.dumps(ORDERED))  # noqa: S301
+    assert "where stage1.depth <= stage2.depth" in str(ORDERED)
+
+
+def test_what_breaks_a_relation_is_refused_by_name():
+    broken = next(arch for arch in TINY if arch not in ORDERED)
+    with pytest.raises(ValueError, match="does not hold stage1"):
+        ORDERED.encode([broken])
+    with pytest.raises(ValueError, match="do not hold stage1"):
+        ORDERED.decode(TINY.encode([broken]))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("stage1.depth", "not of the form"),
+        ("stage1.depth =< stage2.depth", "operator '=<'; possible are"),
+        ("stage9.depth <= stage2.depth", "no gene is named 'stage9.depth'"),
+        ("stage1.depth > stage2.depth", "must hold every relation; stage1.depth > stage2.depth fails"),
+    ],
+)
+def test_impossible_relations_are_refused(text, message):
+    with pytest.raises(ValueError, match=message):
+        SearchSpace(TINY.resolutions, TINY.stages, TINY.settings, (Relation.parse(text),))
+
+
+def test_a_product_has_the_stages_of_both():
+    left = SearchSpace((8, 16), TINY.stages[:1], {"stem": (8, 16)})
+    right = SearchSpace((8, 16), (*TINY.stages, TINY.stages[0]), {}, (Relation.parse("stage1.depth <= stage3.depth"),))
+    product = left * right
+    assert len(product.stages) == 4 and product.size == left.size * right.size // 2
+    assert str(product.relations[0]) == "stage2.depth <= stage4.depth"
+    with pytest.raises(ValueError, match="stem is a setting of both"):
+        left * TINY
+    with pytest.raises(ValueError, match="different resolutions"):
+        left * right.restrict(resolution=(8,))
+
+
+def test_sampling_in_bins_is_even_over_the_cost(small_supernet):
+    space = small_supernet.space
+    genes = sample_in_bins(space, 500, np.random.default_rng(0), small_supernet.macs)
+    assert (space.canonical(genes) == genes).all()
+    ends = small_supernet.macs(space.encode([space.smallest, space.largest]))
+
+    def thirds(genes):
+        return np.histogram(small_supernet.macs(genes), bins=3, range=tuple(ends))[0] / len(genes)
+
+    assert thirds(genes).min() > 0.28
+    assert thirds(space.sample_genes(5000, np.random.default_rng(0)))[-1] < 0.1

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from supernet import Architecture, Block, SearchSpace, Stage, create_supernet
 from supernet.calibration import evaluate, recalibrate
 from supernet.images import resize
-from supernet.inverted_residual import InvertedResidualSupernet
+from supernet.timm_supernet import TimmSupernet
 from supernet.training import (
     CrossEntropy,
     Distillation,
@@ -96,7 +96,7 @@ class TwoWidths(nn.Module):
         return small
 
 
-def _tiny_supernet() -> InvertedResidualSupernet:
+def _tiny_supernet() -> TimmSupernet:
     return create_supernet(
         "mobilenetv3", num_classes=10, in_chans=1, depths=[1, 2], kernels=[3, 5], expands=[1, 2, 4], resolutions=[6, 8],
         stages=[{"width": 8, "stride": 2}, {"width": 12, "se": True}],
@@ -300,14 +300,14 @@ def test_what_does_not_fit_is_refused() -> None:
 # -- learning ---------------------------------------------------------------------------------------------------------
 
 
-def _score(net: InvertedResidualSupernet, arch: Architecture, data: Digits) -> tuple[float, float]:
+def _score(net: TimmSupernet, arch: Architecture, data: Digits) -> tuple[float, float]:
     """Accuracy with tracked and with recalibrated statistics."""
     module, r = net.extract(arch), arch.resolution
     tracked = evaluate(module, data.test(), r).accuracy
     return tracked, evaluate(recalibrate(module, data.calibration(), r), data.test(), r).accuracy
 
 
-def _scores(net: InvertedResidualSupernet, data: Digits) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _scores(net: TimmSupernet, data: Digits) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Accuracies, tracked and recalibrated, of the largest, the smallest and four between."""
     archs = (net.space.largest, net.space.smallest, *net.space.sample(4, np.random.default_rng(0)))
     tracked, recalibrated = zip(*(_score(net, arch, data) for arch in archs), strict=True)

@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import statistics
 import time
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from supernet import Architecture, create_supernet
-from supernet.inverted_residual import InvertedResidualSupernet
+from supernet.timm_supernet import TimmSupernet
 
 
 def main() -> None:
@@ -53,14 +54,14 @@ def main() -> None:
     Console(width=120).print(table)
 
 
-def middle(supernet: InvertedResidualSupernet, archs: list[Architecture]) -> Architecture:
+def middle(supernet: TimmSupernet[Any], archs: list[Architecture]) -> Architecture:
     """The architecture with the median number of multiply-accumulates."""
     macs = supernet.macs(supernet.space.encode(archs))
     return archs[int(np.argsort(macs)[len(archs) // 2])]
 
 
 def compare(
-    supernet: InvertedResidualSupernet, arch: Architecture, images: Tensor, labels: Tensor, setting: str, repeats: int
+    supernet: TimmSupernet[Any], arch: Architecture, images: Tensor, labels: Tensor, setting: str, repeats: int
 ) -> tuple[float, float, float]:
     """Median CPU seconds of a step elastic and static, and the median ratio of neighbouring steps."""
     memory = torch.contiguous_format if setting == "contiguous" else torch.channels_last

@@ -1,6 +1,6 @@
 """python experiments/benchmarks/subnets_against_alone.py runs/digits
 
-Are sub-networks taken from the supernet, without retraining, as good as the same networks trained alone? For some random
+Are sub-networks taken from the supernet, without retraining, as good as the same networks trained alone? For random
 architectures of a finished run: test accuracy from the supernet against that of the extracted architecture with fresh
 weights, trained alone for as many epochs as the supernet's whole training. Trained networks are kept in the run's
 folder, so an interrupted comparison carries on.
