@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from supernet.architecture import Architecture, Block, Settings
     from supernet.calibration import recalibrate
+    from supernet.ofa import load_ofa_checkpoint, load_ofa_specialized
     from supernet.protocol import Supernet
     from supernet.registry import create_supernet, register_supernet, supernet_names
     from supernet.space import SearchSpace, Stage
@@ -22,6 +23,8 @@ _HOMES = {
     "Stage": "supernet.space",
     "Supernet": "supernet.protocol",
     "create_supernet": "supernet.registry",
+    "load_ofa_checkpoint": "supernet.ofa",
+    "load_ofa_specialized": "supernet.ofa",
     "load_subnet": "supernet.subnet",
     "recalibrate": "supernet.calibration",
     "register_supernet": "supernet.registry",
@@ -36,6 +39,8 @@ __all__ = [
     "Stage",
     "Supernet",
     "create_supernet",
+    "load_ofa_checkpoint",
+    "load_ofa_specialized",
     "load_subnet",
     "recalibrate",
     "register_supernet",

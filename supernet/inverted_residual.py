@@ -1,26 +1,34 @@
-"""The elastic inverted-residual family: timm MobileNetV3 models whose kernels, expansions and depths can be chosen."""
+"""The elastic inverted-residual family: timm MobileNets and EfficientNets with elastic kernels, widths and depths."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import pairwise
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import numpy as np
 import torch
 from timm.layers.helpers import make_divisible
-from timm.models._efficientnet_blocks import InvertedResidual, SqueezeExcite
+from timm.models._efficientnet_blocks import (
+    ConvBnAct,
+    DepthwiseSeparableConv,
+    EdgeResidual,
+    InvertedResidual,
+    SqueezeExcite,
+)
+from timm.models.efficientnet import EfficientNet
 from timm.models.mobilenetv3 import MobileNetV3
-from torch import Tensor, nn
+from torch import nn
 
 from supernet.architecture import Architecture, Block
+from supernet.choices import check_choices, default_resolutions, depth_choices, own_and_below
 from supernet.counting import Part, layer_costs
 from supernet.elastic_kernel import KernelTransform
 from supernet.slicing import bare_copy, narrow_conv, narrow_norm, shell
-from supernet.space import Genes, SearchSpace
+from supernet.sorting import descending, permute
+from supernet.space import Genes, SearchSpace, Stage
 from supernet.timm_supernet import Importance, TimmSupernet, l1_importance
 
-__all__ = ["InvertedResidualSupernet", "expanded_width"]
+__all__ = ["InvertedResidualSupernet", "elastic_inverted_residual", "expanded_width"]
 
 _Block = Any
 """A timm `InvertedResidual`, whose layers type checkers only know as ``Tensor | Module``."""
@@ -31,25 +39,24 @@ def expanded_width(width: int, expand: float) -> int:
     return make_divisible(round(width * expand), 8)
 
 
-class InvertedResidualSupernet(TimmSupernet[MobileNetV3]):
-    """A timm `MobileNetV3` as a supernet (Once-for-All, Cai et al. 2020).
+class InvertedResidualSupernet(TimmSupernet[MobileNetV3 | EfficientNet]):
+    """A timm `MobileNetV3` or `EfficientNet` as a supernet (Once-for-All, Cai et al. 2020).
 
     Beside the parameters of the timm model there are the matrices of the elastic kernels, under ``kernel_transforms``.
 
     Args:
-        model: the largest network. Its stages of inverted residuals become the stages of `space`, in order; every
-            other stage is used as it is.
+        model: the largest network. Its stages of plain inverted residuals (1x1 expansion and projection, depth-wise
+            convolution, BatchNorm, with or without squeeze-excite) become the stages of `space`, in order; every other
+            stage is used as it is. The first block of a stage always stays, and so does one without a skip connection.
         space: the choices; the largest architecture must be `model`. Settings of a block are ``kernel`` and ``expand``.
 
     Raises:
-        ValueError: the largest architecture of `space` is not `model`.
+        ValueError: the largest architecture of `space` is not `model`, or the model has parts that are not supported.
     """
 
-    def __init__(self, model: MobileNetV3, space: SearchSpace) -> None:
+    def __init__(self, model: MobileNetV3 | EfficientNet, space: SearchSpace) -> None:
         super().__init__(model, space)
-        self.elastic_stages = tuple(
-            s for s, stage in enumerate(_stages(model)) if all(isinstance(b, InvertedResidual) for b in stage)
-        )
+        self.elastic_stages = _elastic_stages(model)
         if len(self.elastic_stages) != len(space.stages):
             raise ValueError(f"the model has {len(self.elastic_stages)} elastic stages; the space {len(space.stages)}")
         self.kernel_transforms = nn.ModuleDict()
@@ -57,6 +64,10 @@ class InvertedResidualSupernet(TimmSupernet[MobileNetV3]):
             modules = _stages(model)[s]
             if len(modules) != len(largest):
                 raise ValueError(f"stage {s} of the model has {len(modules)} blocks; the space {len(largest)}")
+            if stage.depths[0] < _fewest_blocks(modules):
+                raise ValueError(
+                    f"depth {stage.depths[0]} of stage {s}: only blocks with a skip connection can be absent"
+                )
             for b, (module, block) in enumerate(zip(modules, largest, strict=True)):
                 _check_largest(f"blocks.{s}.{b}", module, block)
                 kernels = {**stage.shared, **stage.blocks[b]}["kernel"]
@@ -97,7 +108,7 @@ class InvertedResidualSupernet(TimmSupernet[MobileNetV3]):
         weight = None
         if block.kernel != module.conv_dw.kernel_size[0]:
             weight = self.kernel_transforms[name](module.conv_dw.weight[:middle], int(block.kernel))
-        bare = bare_copy(module)
+        bare = bare_copy(module, copy)
         for child_name, child in module.named_children():
             if child_name == "conv_pw":
                 narrow: nn.Module = narrow_conv(cast(nn.Conv2d, child), copy, out_channels=middle)
@@ -159,6 +170,120 @@ class InvertedResidualSupernet(TimmSupernet[MobileNetV3]):
         return Part(f"blocks.{name.replace('_', '.')}", cost, tuple(genes), stage, b)
 
 
+def elastic_inverted_residual(
+    model: MobileNetV3 | EfficientNet,
+    *,
+    resolutions: Sequence[int] | None = None,
+    depths: Sequence[int] | Sequence[Sequence[int]] | None = None,
+    kernels: Sequence[int] | None = None,
+    expands: Sequence[float] | None = None,
+    fractions: Sequence[float] | None = None,
+) -> InvertedResidualSupernet:
+    """A timm MobileNet or EfficientNet as a supernet. What a block has is always a choice, and its largest one.
+
+    Args:
+        resolutions: input sizes in pixels; default: four from 4/7 of the model's to the model's.
+        depths: numbers of blocks, for all stages or for each; default: from half of the blocks to all of them.
+        kernels: sizes of the depth-wise kernels; default: the odd ones from 3.
+        expands: middle widths of a block over its input width.
+        fractions: instead of `expands`, middle widths over the block's own; default: a half, three quarters and all.
+            Widths are rounded as published, and those that come to the same number count once.
+
+    Raises:
+        ValueError: the model has nothing that can be elastic, or a choice is impossible; the message says what is.
+    """
+    stages = [_stages(model)[s] for s in _elastic_stages(model)]
+    blocks = [block for stage in stages for block in stage]
+    check_choices("resolutions", resolutions or (), lambda r: r == int(r) and r >= 1, "whole numbers from 1")
+    largest_kernel = max(block.conv_dw.kernel_size[0] for block in blocks)
+    odd = range(3, largest_kernel + 1, 2)
+    check_choices("kernels", kernels or (), lambda k: k in odd, ", ".join(map(str, odd)))
+    highest = max(block.conv_pw.out_channels / block.conv_pw.in_channels for block in blocks)
+    check_choices("expands", expands or (), lambda e: 0 < e <= highest, f"above 0 up to {highest:.3g}")
+    check_choices("fractions", fractions or (), lambda f: 0 < f <= 1, "above 0 up to 1")
+    if expands and fractions:
+        raise ValueError("expands and fractions both choose the middle widths; give one of them")
+    stage_depths = depth_choices(
+        depths,
+        [_fewest_blocks(stage) for stage in stages],
+        [len(stage) for stage in stages],
+        [max(_fewest_blocks(stage), -(-len(stage) // 2)) for stage in stages],
+    )
+
+    def block_choices(block: _Block) -> dict[str, tuple[float, ...]]:
+        width, own = block.conv_pw.in_channels, block.conv_pw.out_channels
+        ratios = expands or [own / width * fraction for fraction in fractions or (0.5, 0.75)]
+        widths = own_and_below(own, (expanded_width(width, ratio) for ratio in ratios))
+        return {
+            "kernel": own_and_below(block.conv_dw.kernel_size[0], odd if kernels is None else kernels),
+            "expand": tuple(_ratio(width, middle) for middle in widths),
+        }
+
+    space = SearchSpace(
+        tuple(sorted({*(resolutions or default_resolutions(model))})),
+        tuple(Stage(d, tuple(map(block_choices, stage))) for d, stage in zip(stage_depths, stages, strict=True)),
+    )
+    return InvertedResidualSupernet(model, space)
+
+
+def _ratio(width: int, middle: int) -> float:
+    """The shortest number `expand` of which `middle` is the expanded width."""
+    ratios = (round(middle / width, digits) for digits in range(1, 17))
+    return next(ratio for ratio in ratios if expanded_width(width, ratio) == middle)
+
+
+def _elastic_stages(model: nn.Module) -> tuple[int, ...]:
+    """Positions of the stages that can be elastic.
+
+    Raises:
+        ValueError: there are none, or the model has a kind of block whose costs are not known.
+    """
+    for s, stage in enumerate(_stages(model)):
+        for b, block in enumerate(stage):
+            if reason := next(_unknown_parts(block), None):
+                raise ValueError(f"blocks.{s}.{b} {reason}, which is not supported")
+    reasons = [{reason for block in stage for reason in _obstacles(block)} for stage in _stages(model)]
+    elastic = tuple(s for s, why in enumerate(reasons) if not why)
+    if not elastic:
+        raise ValueError(f"no stage can be elastic: its blocks {'; '.join(sorted(set().union(*reasons)))}")
+    return elastic
+
+
+def _unknown_parts(block: _Block) -> Iterator[str]:
+    if type(block) not in (InvertedResidual, DepthwiseSeparableConv, EdgeResidual, ConvBnAct):
+        yield f"is a {type(block).__name__}"
+    for name, child in block.named_children():
+        if name == "aa" and not isinstance(child, nn.Identity):
+            yield f"has anti-aliasing ({type(child).__name__})"
+        if name == "se" and type(child) not in (SqueezeExcite, nn.Identity):
+            yield f"has attention of class {type(child).__name__}"
+        if name.startswith("conv") and not isinstance(child, nn.Conv2d):
+            yield f"has a {type(child).__name__}"
+
+
+def _obstacles(block: _Block) -> Iterator[str]:
+    kind: type[nn.Module] = type(block)
+    if kind is not InvertedResidual:
+        yield f"are {kind.__name__}"
+        return
+    height, width = block.conv_dw.kernel_size
+    if block.conv_s2d is not None or height != width or height % 2 == 0:
+        yield "move space to depth or have kernels that are not odd and square"
+    if block.conv_pw.kernel_size != (1, 1) or block.conv_pwl.kernel_size != (1, 1):
+        yield "expand or project with kernels above 1x1"
+    if block.conv_dw.groups != block.conv_dw.in_channels or {block.conv_pw.groups, block.conv_pwl.groups} != {1}:
+        yield "have grouped convolutions"
+    if not all(isinstance(norm, nn.BatchNorm2d) for norm in (block.bn1, block.bn2, block.bn3)):
+        yield f"are normalised by {type(block.bn1).__name__}"
+    if block.conv_pw.out_channels % 8:
+        yield f"have {block.conv_pw.out_channels} middle channels, no multiple of 8"
+
+
+def _fewest_blocks(stage: Sequence[_Block]) -> int:
+    """The first block of a stage stays, and so does every block up to the last one without a skip connection."""
+    return max((b + 1 for b, block in enumerate(stage) if not block.has_skip), default=1)
+
+
 def _stages(model: nn.Module) -> Sequence[Sequence[_Block]]:
     return cast(Any, model.blocks)
 
@@ -190,7 +315,7 @@ def _reduced_width(module: Any, middle: int) -> int:
 
 def _narrow_squeeze_excite(module: Any, copy: bool, middle: int) -> nn.Module:
     reduced = _reduced_width(module, middle)
-    bare = bare_copy(module)
+    bare = bare_copy(module, copy)
     for name, child in module.named_children():
         if name == "conv_reduce":
             narrow: nn.Module = narrow_conv(cast(nn.Conv2d, child), copy, reduced, middle)
@@ -203,36 +328,23 @@ def _narrow_squeeze_excite(module: Any, copy: bool, middle: int) -> nn.Module:
 
 
 def _sort_block(module: _Block, importance: Importance, trained_widths: Sequence[int]) -> None:
-    order = _order(importance(module.conv_pwl.weight), trained_widths)
-    _permute(module.conv_pwl.weight, order, dim=1)
+    order = descending(importance(module.conv_pwl.weight), trained_widths)
+    permute(module.conv_pwl.weight, order, dim=1)
     for tensor in (module.conv_pw.weight, module.conv_dw.weight):
-        _permute(tensor, order)
+        permute(tensor, order)
     for norm in (module.bn1, module.bn2):
         for tensor in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
-            _permute(tensor, order)
+            permute(tensor, order)
     if not isinstance(module.se, SqueezeExcite):
         return
     reduce, expand = module.se.conv_reduce, module.se.conv_expand
-    _permute(reduce.weight, order, dim=1)
-    _permute(expand.weight, order)
-    _permute(expand.bias, order)
-    inner = _order(importance(expand.weight), [_reduced_width(module.se, width) for width in trained_widths])
-    _permute(expand.weight, inner, dim=1)
-    _permute(reduce.weight, inner)
-    _permute(reduce.bias, inner)
-
-
-def _order(scores: Tensor, trained_widths: Sequence[int]) -> Tensor:
-    """Indices by descending score, each segment between the trained widths sorted on its own."""
-    bounds = sorted({0, *trained_widths, len(scores)})
-    segments = [
-        start + torch.argsort(scores[start:stop], descending=True, stable=True) for start, stop in pairwise(bounds)
-    ]
-    return torch.cat(segments)
-
-
-def _permute(tensor: Any, order: Tensor, dim: int = 0) -> None:
-    tensor.copy_(tensor.index_select(dim, order))
+    permute(reduce.weight, order, dim=1)
+    permute(expand.weight, order)
+    permute(expand.bias, order)
+    inner = descending(importance(expand.weight), [_reduced_width(module.se, width) for width in trained_widths])
+    permute(expand.weight, inner, dim=1)
+    permute(reduce.weight, inner)
+    permute(reduce.bias, inner)
 
 
 def _keep_absent_transforms(module: nn.Module, state: dict[str, Any], prefix: str, *_: object) -> None:

@@ -10,12 +10,12 @@ from typing import Any, TypeVar
 
 import torch
 
-from supernet.inverted_residual import InvertedResidualSupernet
+from supernet.timm_supernet import TimmSupernet
 
 __all__ = ["create_supernet", "register_supernet", "supernet_names"]
 
-_B = TypeVar("_B", bound=Callable[..., InvertedResidualSupernet])
-_BUILDERS: dict[str, Callable[..., InvertedResidualSupernet]] = {}
+_B = TypeVar("_B", bound=Callable[..., TimmSupernet[Any]])
+_BUILDERS: dict[str, Callable[..., TimmSupernet[Any]]] = {}
 
 
 def register_supernet(name: str) -> Callable[[_B], _B]:
@@ -30,13 +30,13 @@ def register_supernet(name: str) -> Callable[[_B], _B]:
 
 def supernet_names() -> list[str]:
     """Every name `create_supernet` knows."""
-    import_module("supernet.mobilenetv3")  # the built-in names
+    _import_builders()
     return sorted(_BUILDERS)
 
 
 def create_supernet(
     name: str, num_classes: int = 1000, in_chans: int = 3, seed: int = 0, **settings: Any
-) -> InvertedResidualSupernet:
+) -> TimmSupernet[Any]:
     """A supernet with fresh weights drawn from `seed`; `settings` are what its builder takes.
 
     The network remembers how it was made in ``definition``, plain data from which `create_supernet` makes it again.
@@ -44,7 +44,7 @@ def create_supernet(
     Raises:
         ValueError: unknown name or setting (the nearest known is named), or settings that cannot be built.
     """
-    import_module("supernet.mobilenetv3")  # the built-in names
+    _import_builders()
     if name not in _BUILDERS:
         raise ValueError(f"no supernet is named {name!r}{_nearest(name, supernet_names())}")
     known = [p for p in inspect.signature(_BUILDERS[name]).parameters if p not in ("num_classes", "in_chans")]
@@ -54,8 +54,14 @@ def create_supernet(
     with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they were
         torch.manual_seed(seed)
         supernet = _BUILDERS[name](num_classes=num_classes, in_chans=in_chans, **settings)
-    supernet.definition = {"name": name, "num_classes": num_classes, "in_chans": in_chans, **settings}
+    if supernet.definition is None:  # `elastic` says it itself, as without downloading weights again
+        supernet.definition = {"name": name, "num_classes": num_classes, "in_chans": in_chans, **settings}
     return supernet
+
+
+def _import_builders() -> None:
+    for module in ("mobilenetv3", "proxyless", "resnet50d", "from_timm"):
+        import_module(f"supernet.{module}")
 
 
 def _nearest(name: str, known: list[str]) -> str:

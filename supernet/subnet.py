@@ -21,13 +21,21 @@ _FORMAT = 1
 
 
 def save_subnet(
-    model: nn.Module, arch: Architecture, definition: Mapping[str, Any], directory: Path, **extra: Any
+    model: nn.Module, arch: Architecture, definition: Mapping[str, Any] | None, directory: Path, **extra: Any
 ) -> None:
     """Write an extracted network into an existing folder.
 
     `definition` is the ``definition`` of the supernet it was extracted from; `extra` is kept in ``arch.json`` for
     people and other tools.
+
+    Raises:
+        ValueError: there is no definition, so the files could not be read again.
     """
+    if definition is None:
+        raise ValueError(
+            "the supernet has no definition, so nobody could build this network again; make the supernet with "
+            "create_supernet or with elastic() of a model as timm.create_model returns it, or keep the state_dict"
+        )
     weights = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
     save_file(weights, directory / "model.safetensors")
     content = {"format": _FORMAT, "id": arch.id, "architecture": arch.to_dict(), "supernet": dict(definition), **extra}

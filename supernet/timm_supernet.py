@@ -93,7 +93,11 @@ class TimmSupernet(nn.Module, Generic[_M]):
             return self._cost_table(genes)
 
     def macs(self, genes: Genes) -> Genes:
-        """Multiply-accumulates (n_archs,) for one image, counted as the published code does."""
+        """Multiply-accumulates (n_archs,) for one image, by the published conventions (Once-for-All, Cai et al. 2020).
+
+        Convolutions and linear layers alone: no normalisation, activation, pooling or bias. Squeeze-excite counts at
+        1x1, and sizes halve rounding up.
+        """
         return self.costs(genes).macs.sum(axis=1)
 
     def n_parameters(self, genes: Genes) -> Genes:
@@ -115,7 +119,7 @@ class TimmSupernet(nn.Module, Generic[_M]):
 
     def _assemble(self, arch: Architecture, copy: bool) -> _M:
         self.space.encode([arch])  # refuses what is not in the space, by name
-        model = bare_copy(self._template[0])
+        model = bare_copy(self._template[0], copy)
         model.training = self.training
         for name in self._template[0]._modules:
             model._modules[name] = self._narrow_child(name, cast(nn.Module, getattr(self, name)), arch, copy)

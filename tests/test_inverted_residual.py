@@ -93,7 +93,7 @@ def test_identity_transforms_crop_the_centre_bit_for_bit():
 
 
 def test_the_published_network_is_the_published_size_and_a_timm_model():
-    supernet = create_supernet("ofa_mobilenetv3_w1.0", num_classes=1000)
+    supernet: Any = create_supernet("ofa_mobilenetv3_w1.0", num_classes=1000)
     transforms = sum(p.numel() for p in supernet.kernel_transforms.parameters())
     assert transforms == 14_120
     assert sum(p.numel() for p in supernet.parameters()) - transforms == 7_664_760

@@ -1,0 +1,20 @@
+"""The code on the pages of docs/ runs."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+PAGE = Path(__file__).parents[1] / "docs" / "bring-your-own-supernet.md"
+
+
+def test_bring_your_own_supernet_runs_and_keeps_the_laws(tmp_path):
+    code = "\n".join(re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), flags=re.DOTALL | re.MULTILINE))
+    assert sum(bool(line.strip()) for line in code.splitlines()) < 100
+    (tmp_path / "test_page.py").write_text(code)
+    command = [sys.executable, "-m", "pytest", "-q", "-s", "-p", "no:cacheprovider", "test_page.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "8 passed, 1 skipped" in done.stdout
+    accuracies = [float(percent) for percent in re.findall(r"([\d.]+)% on the test split", done.stdout)]
+    assert len(accuracies) >= 2 and max(accuracies) > 80
