@@ -81,25 +81,26 @@ def _random_plan(run: RunFolder) -> Plan:
 
 
 def _uniform_plan(run: RunFolder) -> Plan:
-    """The same depth and expansion everywhere, at the largest kernel and resolution: scaling by hand."""
+    """The same depth and width everywhere, at the largest kernel and resolution: scaling by hand."""
     space = run.untrained_supernet.space
     archs = uniform_architectures(space)
     return run.plan("uniform") or run.write_plan("uniform", archs, [{"origin": "uniform scaling"}] * len(archs))
 
 
 def uniform_architectures(space: SearchSpace) -> list[Architecture]:
-    """One architecture for every pair of a depth level and an expansion level that all stages and blocks share."""
+    """One architecture for every pair of a depth level and a width level that all stages and blocks share."""
 
+    widths = {gene.name for gene in space.genes} - {"resolution", "depth", "kernel"}
     n_depths = max(len(stage.depths) for stage in space.stages)
-    n_expands = max(len(gene.choices) for gene in space.genes if gene.name == "expand")
+    n_widths = max((len(gene.choices) for gene in space.genes if gene.name in widths), default=1)
     archs = []
-    for depth, expand in itertools.product(range(n_depths), range(n_expands)):
+    for depth, width in itertools.product(range(n_depths), range(n_widths)):
         genes = space.encode([space.largest])
         for column, gene in enumerate(space.genes):
-            if gene.name in ("depth", "expand"):
-                level = depth if gene.name == "depth" else expand
+            if gene.name == "depth" or gene.name in widths:
+                level = depth if gene.name == "depth" else width
                 genes[:, column] = min(level, len(gene.choices) - 1)
-        archs += space.decode(genes)
+        archs += space.decode(genes[space.holds(genes)])
     return list(dict.fromkeys(archs))
 
 

@@ -22,6 +22,7 @@ __all__ = [
     "StageSettings",
     "SubnetsPerStep",
     "SupernetSettings",
+    "TimmModel",
     "TrainingSettings",
 ]
 
@@ -193,18 +194,47 @@ class MobileNetV3Space(Section):
         return self
 
 
+class TimmModel(Section):
+    """A timm model as the largest network; what is left out gets the defaults of `supernet.elastic`."""
+
+    model: str
+    """Its name in timm, such as 'efficientnet_b0'."""
+    pretrained: bool = False
+    """Whether to begin with timm's pretrained weights."""
+    resolutions: tuple[Count, ...] | None = None
+    """Choices for the side of the input images in pixels."""
+    depths: Depths | None = None
+    """Choices for the number of blocks of a stage."""
+    kernels: Kernels | None = None
+    """Choices for the kernels (inverted residuals)."""
+    fractions: tuple[Portion, ...] | None = None
+    """Choices for the middle width, as shares of the model's (inverted residuals, ResNet)."""
+    heads: tuple[Count, ...] | None = None
+    """Choices for the heads of a block (transformers)."""
+    mlp_ratios: tuple[Rate, ...] | None = None
+    """Choices for the MLP ratio of a block (transformers)."""
+    embed_dims: tuple[Count, ...] | None = None
+    """Choices for the embedding width (transformers)."""
+
+
 class SupernetSettings(Section):
     """The elastic network."""
 
     name: str = "mobilenetv3"
-    """A registered name; 'mobilenetv3' is built from [supernet.space]."""
+    """A registered name; 'mobilenetv3' is built from [supernet.space], 'elastic' from [supernet.timm]."""
     space: MobileNetV3Space | None = None
     """The space, for name = 'mobilenetv3' only."""
+    timm: TimmModel | None = None
+    """The timm model, for name = 'elastic' only."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.name == "mobilenetv3" and self.space is None:
             raise ValueError("name 'mobilenetv3' needs [supernet.space]; or take 'ofa_mobilenetv3_w1.0'")
+        if self.name == "elastic" and self.timm is None:
+            raise ValueError("name 'elastic' needs [supernet.timm] with the model")
+        if self.name != "elastic" and self.timm is not None:
+            raise ValueError("[supernet.timm] is for name 'elastic'; set it, or remove the section")
         if self.name != "mobilenetv3" and self.space is not None:
             raise ValueError(f"{self.name!r} brings its own space; remove [supernet.space] or take name 'mobilenetv3'")
         return self
@@ -212,7 +242,8 @@ class SupernetSettings(Section):
     @property
     def settings(self) -> dict[str, Any]:
         """Keyword arguments of `supernet.create_supernet` beside name, classes and channels."""
-        return {} if self.space is None else self.space.model_dump(exclude_none=True)
+        given = self.space or self.timm
+        return {} if given is None else given.model_dump(exclude_none=True)
 
 
 class ScheduleSettings(Section):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from supernet.architecture import Architecture, Block, Settings
     from supernet.calibration import recalibrate
+    from supernet.from_timm import elastic
     from supernet.ofa import load_ofa_checkpoint, load_ofa_specialized
     from supernet.protocol import Supernet
     from supernet.registry import create_supernet, register_supernet, supernet_names
@@ -23,6 +24,7 @@ _HOMES = {
     "Stage": "supernet.space",
     "Supernet": "supernet.protocol",
     "create_supernet": "supernet.registry",
+    "elastic": "supernet.from_timm",
     "load_ofa_checkpoint": "supernet.ofa",
     "load_ofa_specialized": "supernet.ofa",
     "load_subnet": "supernet.subnet",
@@ -39,6 +41,7 @@ __all__ = [
     "Stage",
     "Supernet",
     "create_supernet",
+    "elastic",
     "load_ofa_checkpoint",
     "load_ofa_specialized",
     "load_subnet",

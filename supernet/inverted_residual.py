@@ -80,7 +80,8 @@ class InvertedResidualSupernet(TimmSupernet[MobileNetV3 | EfficientNet]):
         with torch.no_grad():
             for i, s in enumerate(self.elastic_stages):
                 for b, module in enumerate(_stages(self)[s]):
-                    expands = {**within.stages[i].shared, **within.stages[i].blocks[b]}["expand"] if within else ()
+                    trained = within is not None and b < len(within.stages[i].blocks)
+                    expands = {**within.stages[i].shared, **within.stages[i].blocks[b]}["expand"] if trained else ()
                     widths = [expanded_width(module.conv_pw.in_channels, expand) for expand in expands]
                     _sort_block(module, importance, widths)
 

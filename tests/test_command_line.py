@@ -11,7 +11,9 @@ import time
 import numpy as np
 import onnxruntime
 import pytest
+import timm
 import torch
+from safetensors.torch import load_file
 from timm.models import MobileNetV3
 
 from supernet import load_subnet
@@ -191,6 +193,26 @@ last_step = {one}
     lines = (tmp_path / "run" / "checkpoints" / "epochs.jsonl").read_text().splitlines()
     assert [json.loads(line)["phase"] for line in lines] == ["largest", "kernel", "depth 1", "expand 1"]
     assert (tmp_path / "run" / "supernet.safetensors").exists()
+
+
+def test_a_timm_model_becomes_the_supernet_of_a_run(command, recipe_path, tmp_path):
+    text = recipe_path.read_text()
+    start, stop = text.index("[supernet.space]"), text.index("[training]")
+    model = """[supernet]
+name = "elastic"
+[supernet.timm]
+model = "test_efficientnet"
+resolutions = [24, 32]
+"""
+    recipe = tmp_path / "elastic.toml"
+    recipe.write_text(text[:start] + model + text[stop:])
+    command("train", recipe, "--out", tmp_path / "run")
+    weights = load_file(tmp_path / "run" / "supernet.safetensors")
+    timm_model = timm.create_model("test_efficientnet", num_classes=10, in_chans=1)
+    assert timm_model.state_dict().keys() <= weights.keys()  # timm's names, hence a timm checkpoint
+    recipe.write_text(text[:start] + model.replace("test_efficientnet", "lcnet_050") + text[stop:])
+    done = command("train", recipe, "--out", tmp_path / "other", check=2)
+    assert (done.stderr.count("\n") == 1 and "lcnet" in done.stderr.lower()) or "elastic" in done.stderr
 
 
 def test_a_folder_of_another_recipe_or_of_something_else_is_refused(command, finished_run, recipe_path, tmp_path):
