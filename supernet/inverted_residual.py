@@ -75,13 +75,16 @@ class InvertedResidualSupernet(TimmSupernet[MobileNetV3 | EfficientNet]):
                     self.kernel_transforms[f"{s}_{b}"] = KernelTransform([int(k) for k in kernels])
         self.register_load_state_dict_pre_hook(_keep_absent_transforms)
 
+    block_classes = (InvertedResidual,)
+
     def sort_channels(self, importance: Importance = l1_importance, within: SearchSpace | None = None) -> None:
         """Sort the middle channels of every block, and by the same rule those of squeeze-excite; see the base class."""
         with torch.no_grad():
             for i, s in enumerate(self.elastic_stages):
                 for b, module in enumerate(_stages(self)[s]):
-                    trained = within is not None and b < len(within.stages[i].blocks)
-                    expands = {**within.stages[i].shared, **within.stages[i].blocks[b]}["expand"] if trained else ()
+                    expands: Sequence[float] = ()
+                    if within is not None and b < len(within.stages[i].blocks):
+                        expands = {**within.stages[i].shared, **within.stages[i].blocks[b]}["expand"]
                     widths = [expanded_width(module.conv_pw.in_channels, expand) for expand in expands]
                     _sort_block(module, importance, widths)
 

@@ -75,6 +75,8 @@ class ResidualSupernet(TimmSupernet[ResNet]):
     ``width``, its output width as a fraction of the model's. Grouped convolutions are narrowed by whole groups.
     """
 
+    block_classes = (BasicBlock, Bottleneck)
+
     def __init__(self, model: ResNet, space: SearchSpace) -> None:
         super().__init__(model, space)
         if len(space.stages) != len(_LAYERS):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cached_property
-from typing import Any, Generic, TypeVar, cast
+from functools import cached_property, partial
+from importlib import import_module
+from typing import Any, ClassVar, Generic, Self, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,7 @@ from supernet.space import Genes, SearchSpace
 __all__ = ["Importance", "TimmSupernet", "l1_importance"]
 
 _M = TypeVar("_M", bound=nn.Module)
+_MOST_SHAPES = 1024  # of one kind of block
 
 Importance = Callable[[Tensor], Tensor]
 """Scores (n_inputs,) of the inputs of a projection weight (n_outputs, n_inputs, ...): what is high is kept longest."""
@@ -44,11 +46,14 @@ class TimmSupernet(nn.Module, Generic[_M]):
     """
 
     definition: dict[str, Any] | None
+    block_classes: ClassVar[tuple[type[nn.Module], ...]] = ()
+    """timm's classes of the blocks that `compile_blocks` compiles."""
 
     def __init__(self, model: _M, space: SearchSpace) -> None:
         super().__init__()
         self.space = space
         self.definition = None
+        self._compiled: dict[type[nn.Module], Callable[..., Tensor]] = {}
         self._template = [model]  # in a list, so that it is not registered a second time: its children are ours
         for name, child in model.named_children():
             self.add_module(name, child)
@@ -87,6 +92,23 @@ class TimmSupernet(nn.Module, Generic[_M]):
         """
         raise NotImplementedError
 
+    def compile_blocks(self, **options: Any) -> Self:
+        """From now on run every block through ``torch.compile(..., dynamic=False)``; returns self.
+
+        Blocks, not the whole network: a block has a few dozen shapes, a network billions. Each shape is compiled when
+        it is first met, which takes seconds, and then serves every sub-network that has it. torch falls back to eager,
+        with no more than a line in a log, where a function has more than eight shapes; its limit is raised here for the
+        process. Extracted networks are not compiled.
+
+        Args:
+            **options: for `torch.compile`, such as ``backend="aot_eager"``.
+        """
+        config: Any = import_module("torch._dynamo").config  # here, since importing it takes seconds
+        config.recompile_limit = max(config.recompile_limit, _MOST_SHAPES)
+        config.accumulated_recompile_limit = max(config.accumulated_recompile_limit, 8 * _MOST_SHAPES)
+        self._compiled = {kind: torch.compile(kind.forward, dynamic=False, **options) for kind in self.block_classes}
+        return self
+
     def costs(self, genes: Genes) -> Costs:
         """What every part of the sub-networks costs for one image; see `Costs`. Genes are (n_archs, n_genes)."""
         with torch.no_grad():
@@ -124,6 +146,11 @@ class TimmSupernet(nn.Module, Generic[_M]):
         for name in self._template[0]._modules:
             model._modules[name] = self._narrow_child(name, cast(nn.Module, getattr(self, name)), arch, copy)
         self._adapt(model, arch)
+        if self._compiled and not copy:
+            for module in model.modules():
+                if type(module) in self._compiled:
+                    # On the instance, where calling a module looks first; the block itself is an argument.
+                    module.__dict__["forward"] = partial(self._compiled[type(module)], module)
         return model
 
     @cached_property

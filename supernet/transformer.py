@@ -60,6 +60,8 @@ class TransformerSupernet(TimmSupernet[VisionTransformer]):
         ValueError: a kind of vision transformer that is not supported, or the largest architecture is not `model`.
     """
 
+    block_classes = (TimmBlock,)
+
     def __init__(self, model: VisionTransformer, space: SearchSpace) -> None:
         _check_supported(model)
         super().__init__(model, space)

@@ -169,6 +169,33 @@ def test_counts_are_exact(small_supernet):
         assert costs.activations[i].sum() == written
 
 
+def test_sorting_within_a_shallower_space_sorts_the_blocks_it_does_not_have_as_a_whole(small_supernet):
+    largest = small_supernet.space.largest
+    before = small_supernet(images(largest), largest)
+    small_supernet.sort_channels(within=small_supernet.space.restrict(depth=(1,)))
+    torch.testing.assert_close(small_supernet(images(largest), largest), before, rtol=1e-4, atol=1e-4)
+    scores = small_supernet.blocks[2][2].conv_pwl.weight.abs().sum(dim=(0, 2, 3))
+    assert (scores.diff() <= 1e-6).all()
+
+
+def test_compiled_blocks_compute_the_same_for_every_architecture(small_supernet):
+    archs = [a for a in small_supernet.space.sample(12, np.random.default_rng(0)) if a.resolution == 28]
+    expected = [small_supernet(images(arch), arch) for arch in archs]
+    small_supernet(images(archs[0]), archs[0]).sum().backward()
+    gradient = small_supernet.conv_stem.weight.grad.clone()
+    small_supernet.zero_grad()
+    torch.compiler.reset()
+    small_supernet.compile_blocks(backend="aot_eager")  # everything but the compiler of C++, which takes minutes
+    for arch, logits in zip(archs, expected, strict=True):
+        torch.testing.assert_close(small_supernet(images(arch), arch), logits, rtol=1e-4, atol=1e-4)
+    small_supernet(images(archs[0]), archs[0]).sum().backward()
+    torch.testing.assert_close(small_supernet.conv_stem.weight.grad, gradient, rtol=1e-3, atol=1e-3)
+    assert "forward" not in small_supernet.extract(archs[0]).blocks[1][0].__dict__
+    # More shapes than torch's own limit of eight, and none of them fell back to eager.
+    assert not torch._dynamo.utils.counters["recompile_limit"]
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 8
+
+
 def test_two_threads_do_not_know_of_each_other(small_supernet):
     archs = [small_supernet.space.smallest, small_supernet.space.largest]
     with torch.no_grad():

@@ -195,9 +195,9 @@ def test_a_product_has_the_stages_of_both():
     assert len(product.stages) == 4 and product.size == left.size * right.size // 2
     assert str(product.relations[0]) == "stage2.depth <= stage4.depth"
     with pytest.raises(ValueError, match="stem is a setting of both"):
-        left * TINY
+        _ = left * TINY
     with pytest.raises(ValueError, match="different resolutions"):
-        left * right.restrict(resolution=(8,))
+        _ = left * right.restrict(resolution=(8,))
 
 
 def test_sampling_in_bins_is_even_over_the_cost(small_supernet):
