@@ -56,8 +56,12 @@ class Archive:
         self._hypervolumes: list[tuple[int, float]] = []
 
     def take(self, genes: Genes) -> Genes:
-        """The rows, canonical, that were never taken before, the first of equals; they count as taken from now on."""
+        """The rows, canonical, that were never taken before, the first of equals; they count as taken from now on.
+
+        Rows that break a relation of the space are left out: they are no architectures.
+        """
         genes = self.space.canonical(genes)
+        genes = genes[self.space.holds(genes)]
         # Equal genes are equal bytes: exact, and one set look-up of some 100 ns per architecture.
         packed = np.ascontiguousarray(genes, dtype=np.uint16)
         blob, width = packed.tobytes(), packed.shape[1] * packed.itemsize

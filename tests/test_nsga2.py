@@ -1,5 +1,6 @@
 """What a search promises: nothing twice, the same again from the same seed, better than chance."""
 
+import dataclasses
 import itertools
 import json
 
@@ -11,6 +12,7 @@ from search.objectives import Constraint, Objective
 from search.random_search import run_random
 from search.result import SearchResult
 from search.spread import select_spread
+from supernet.relation import Relation
 from supernet.space import Genes, SearchSpace, Stage
 
 SPACE = SearchSpace((16, 24, 32), (Stage.uniform((2, 3, 4), kernel=(3, 5, 7), expand=(3, 4, 6)),) * 4)
@@ -56,6 +58,14 @@ def test_no_architecture_twice_and_all_canonical(tactic) -> None:
     np.testing.assert_array_equal(genes, SPACE.canonical(genes))
     np.testing.assert_array_equal(genes, result.genes)
     np.testing.assert_array_equal(genes[:2], ENDS)
+
+
+@TACTICS
+def test_relations_of_the_space_hold_for_everything_that_is_evaluated(tactic) -> None:
+    related = dataclasses.replace(SPACE, relations=(Relation.parse("stage1.depth <= stage2.depth"),))
+    result = tactic(related, OBJECTIVES, budget=400, seed=0)
+    assert result.n_evaluated == 400 and related.holds(result.genes).all()
+    assert not related.holds(SPACE.sample_genes(400, np.random.default_rng(0))).all()
 
 
 @TACTICS
