@@ -1,6 +1,8 @@
 """Training: gradients against plain autograd, the schedule, teachers, and that networks learn."""
 
 import copy
+import platform
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +28,7 @@ from supernet.training import (
     Static,
     Trainer,
     Uniform,
+    keep_freed_memory,
     plain,
     progressive_shrinking,
     single_stage,
@@ -349,3 +352,17 @@ def test_a_baseline_trains_in_the_same_way() -> None:
     copied = baseline.extract(baseline.space.largest).eval()
     images, _ = data.test()[0]
     assert torch.equal(copied(images), baseline.eval()(images, baseline.space.largest))
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has mallopt")
+def test_memory_is_kept_while_training_and_given_back_after() -> None:
+    def faults() -> int:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(5):
+            torch.ones(16 << 20)  # 64 MB, touched
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    with keep_freed_memory():
+        faults()
+        assert faults() < 1000
+    assert faults() > 5 * 1000  # every time asked for anew, in pages of 4 KiB

@@ -1,9 +1,10 @@
 """python experiments/benchmarks/elastic_step.py
 
 What elasticity costs in training: forward and backward of a sub-network through the supernet, against the same
-sub-network extracted as a plain timm module; and what channels_last and bf16 autocast change. Every pair is measured
-interleaved in one process, and the ratio is the median of the ratios of neighbours. With --compile the blocks of the
-supernet are compiled and those of the plain module are not, so the ratio shows what compiling gains.
+sub-network extracted as a plain timm module; and what channels_last, bf16 autocast and keeping freed memory (as the
+trainer does) change. Every pair is measured interleaved in one process, and the ratio is the median of the ratios of
+neighbours. With --compile the blocks of the supernet are compiled and those of the plain module are not, so the ratio
+shows what compiling gains.
 """
 
 from __future__ import annotations
@@ -23,6 +24,10 @@ from torch.nn import functional as F
 
 from supernet import Architecture, create_supernet
 from supernet.timm_supernet import TimmSupernet
+from supernet.training import keep_freed_memory
+
+_ARCHS = ("smallest", "middle", "largest")
+_SETTINGS = ("contiguous", "channels_last", "channels_last, memory kept", "channels_last, bf16, memory kept")
 
 
 def main() -> None:
@@ -35,6 +40,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="threads of torch")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--compile", action="store_true", help="compile the blocks of the supernet (takes minutes)")
+    parser.add_argument("--archs", nargs="+", choices=_ARCHS, default=_ARCHS, help="which sub-networks")
+    parser.add_argument("--settings", nargs="+", choices=_SETTINGS, default=_SETTINGS, help="which settings")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
@@ -50,9 +57,15 @@ def main() -> None:
     images = torch.randn(options.batch, 3, options.resolution, options.resolution, device=options.device)
     labels = torch.randint(1000, (options.batch,), device=options.device)
     table = Table("sub-network", "setting", "elastic, CPU ms", "static, CPU ms", "elastic / static", box=None)
-    for name, arch in archs.items():
-        for setting in ("contiguous", "channels_last", "channels_last, bf16"):
-            elastic, static, ratio = compare(supernet, arch, images, labels, setting, options.repeats)
+    for name, arch in ((name, arch) for name, arch in archs.items() if name in options.archs):
+        for setting in (
+            "contiguous",
+            "channels_last",
+            "channels_last, memory kept",
+            "channels_last, bf16, memory kept",
+        ):
+            with keep_freed_memory() if "kept" in setting else contextlib.nullcontext():
+                elastic, static, ratio = compare(supernet, arch, images, labels, setting, options.repeats)
             table.add_row(name, setting, f"{elastic * 1e3:.0f}", f"{static * 1e3:.0f}", f"{ratio:.3f}")
     Console(width=120).print(f"{options.supernet}, batch {options.batch} at {options.resolution} px, {options.device}")
     Console(width=120).print(table)

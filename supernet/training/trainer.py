@@ -21,6 +21,7 @@ from supernet.architecture import Architecture
 from supernet.protocol import Supernet
 from supernet.space import SearchSpace
 from supernet.training.checkpoint import CheckpointFolder, as_plain, first_difference
+from supernet.training.memory import keep_freed_memory
 from supernet.training.phases import Phase, check_phases
 from supernet.training.records import Epoch, EpochLog, Progress
 from supernet.training.steps import accumulate_gradients, freeze
@@ -101,7 +102,8 @@ class Trainer:
             ValueError: phases that do not fit the supernet, or a checkpoint of another configuration.
             CollapseError: the loss or a weight is no longer finite; the last checkpoint is from before.
         """
-        return _Run(self, on_step or _ignore, on_epoch or _ignore).to_the_end()
+        with keep_freed_memory():
+            return _Run(self, on_step or _ignore, on_epoch or _ignore).to_the_end()
 
 
 class _Run:
