@@ -58,12 +58,7 @@ def main() -> None:
     labels = torch.randint(1000, (options.batch,), device=options.device)
     table = Table("sub-network", "setting", "elastic, CPU ms", "static, CPU ms", "elastic / static", box=None)
     for name, arch in ((name, arch) for name, arch in archs.items() if name in options.archs):
-        for setting in (
-            "contiguous",
-            "channels_last",
-            "channels_last, memory kept",
-            "channels_last, bf16, memory kept",
-        ):
+        for setting in options.settings:
             with keep_freed_memory() if "kept" in setting else contextlib.nullcontext():
                 elastic, static, ratio = compare(supernet, arch, images, labels, setting, options.repeats)
             table.add_row(name, setting, f"{elastic * 1e3:.0f}", f"{static * 1e3:.0f}", f"{ratio:.3f}")
