@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,7 +31,8 @@ def baselines_in_background(run: RunFolder, report: Reporter) -> Iterator[None]:
         return
     # Spawned, not forked: torch and OpenMP do not survive a fork.
     process = multiprocessing.get_context("spawn").Process(target=_train, args=(run.path, waiting), daemon=True)
-    process.start()
+    with _interrupts_ignored():  # by the child, for good: Ctrl-C reaches it too, but ending it is the parent's business
+        process.start()
     try:
         yield
         if process.is_alive():
@@ -38,6 +41,18 @@ def baselines_in_background(run: RunFolder, report: Reporter) -> Iterator[None]:
     finally:
         process.terminate()
         process.join()
+
+
+@contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():  # where signals cannot be set
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 class _Watch(Reporter):
