@@ -1,4 +1,5 @@
 import copy
+import gc
 import threading
 from typing import Any, cast
 
@@ -212,6 +213,23 @@ def test_two_threads_do_not_know_of_each_other(small_supernet):
     [thread.start() for thread in threads]
     [thread.join() for thread in threads]
     assert not wrong
+
+
+def test_running_and_extracting_leaves_nothing_behind(small_supernet):
+    def bytes_held() -> int:
+        gc.collect()
+        tensors = [o for o in gc.get_objects() if type(o) in (torch.Tensor, nn.Parameter)]
+        return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
+
+    archs = small_supernet.space.sample(20, np.random.default_rng(0))
+    with torch.no_grad():
+        small_supernet(images(archs[0]), archs[0])
+        before = bytes_held()
+        for arch in archs:
+            small_supernet(images(arch), arch)
+            small_supernet.extract(arch)
+        assert bytes_held() == before
+        assert before >= sum(p.numel() * 4 for p in small_supernet.parameters())
 
 
 def test_copies_are_independent(small_supernet):
