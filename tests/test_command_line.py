@@ -93,7 +93,7 @@ def test_help_and_query_come_at_once(command, finished_run):
         command(*arguments)
         return time.perf_counter() - started
 
-    # The limits the user was promised; importing torch alone would take seconds. The fastest of three: machines stutter.
+    # The promised limits; importing torch alone would take seconds. The fastest of three, since machines stutter.
     assert min(seconds("--help") for _ in range(3)) < 0.5
     assert min(seconds("query", finished_run, "--device", "one") for _ in range(3)) < 1
 
