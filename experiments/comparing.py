@@ -158,10 +158,7 @@ def _device_entry(
         }
         timm = {key: store.measurement(key, run.data.resolution, device) for key in models}
     tested = scorer.score([c.arch for points in fronts.values() for c in points], "test", report)
-    series = {
-        name: [_point(run, candidate, tested[candidate.arch.id].metrics["accuracy"]) for candidate in points]
-        for name, points in fronts.items()
-    }
+    series = {name: _points(run, points, tested) for name, points in fronts.items()}
     subnets = [point for points in series.values() for point in points]
     reference = {
         "latency": max(point["latency"] for point in subnets),
@@ -170,7 +167,7 @@ def _device_entry(
     volumes = {
         name: _hypervolume(series[name], reference) for name in ("searched front", "random search", "uniform scaling")
     }
-    series["measured sub-networks"] = [_point(run, candidate, None) for candidate in candidates]
+    series["measured sub-networks"] = _points(run, candidates, {})
     for key, measurement in timm.items():
         series[f"timm: {key.removeprefix('timm:')}"] = [_model_point(key, measurement, models[key])]
     predicted = [(p["predicted_latency"], p["latency"]) for p in series["searched front"] if p["predicted_latency"]]
@@ -191,21 +188,28 @@ def _device_entry(
     }
 
 
-def _point(run: RunFolder, candidate: Candidate, accuracy_test: float | None) -> Point:
-    genes = run.supernet.space.encode([candidate.arch])
-    extras = candidate.extras
-    return {
-        "id": candidate.arch.id,
-        "label": str(candidate.arch),
-        "latency": candidate.values["latency"],
-        "latency_interval": extras["latency_interval"],
-        "accuracy_validation": candidate.values["accuracy"],
-        "accuracy_test": accuracy_test,
-        "macs": int(run.supernet.macs(genes)[0]),
-        "parameters": int(run.supernet.n_parameters(genes)[0]),
-        "predicted_latency": extras.get("predicted_latency"),
-        "predicted_accuracy": extras.get("predicted_accuracy"),
-    }
+def _points(run: RunFolder, candidates: Sequence[Candidate], accuracy_test: Mapping[str, Score]) -> list[Point]:
+    """What the report shows of sub-networks; those without a test score have None there."""
+    genes = run.supernet.space.encode([candidate.arch for candidate in candidates])
+    macs, parameters = run.supernet.macs(genes), run.supernet.n_parameters(genes)
+    points = []
+    for i, candidate in enumerate(candidates):
+        tested = accuracy_test.get(candidate.arch.id)
+        points.append(
+            {
+                "id": candidate.arch.id,
+                "label": str(candidate.arch),
+                "latency": candidate.values["latency"],
+                "latency_interval": candidate.extras["latency_interval"],
+                "accuracy_validation": candidate.values["accuracy"],
+                "accuracy_test": None if tested is None else tested.metrics["accuracy"],
+                "macs": int(macs[i]),
+                "parameters": int(parameters[i]),
+                "predicted_latency": candidate.extras.get("predicted_latency"),
+                "predicted_accuracy": candidate.extras.get("predicted_accuracy"),
+            }
+        )
+    return points
 
 
 def _model_point(key: str, measurement: Measurement, scores: Mapping[str, float]) -> Point:

@@ -16,7 +16,7 @@ from experiments.comparing import compare_run
 from experiments.files import write_json
 from experiments.measuring import Scorer, measure_architectures, profilers
 from experiments.progress import Reporter
-from experiments.report import write_report
+from experiments.report import write_front_picture, write_report
 from experiments.run_folder import RunFolder
 from experiments.searching import front_of_run, initial_plan, propose, search_plans
 from experiments.training import check_baselines, train_supernet
@@ -79,11 +79,12 @@ def export(run: RunFolder, key: str, device: str | None, out: Path, report: Repo
 
 
 def compare(run: RunFolder, report: Reporter) -> None:
-    """Measure the baselines, read the test split, and write ``comparison.json`` and ``report.html``."""
+    """Measure the baselines, read the test split, and write ``comparison.json``, ``front.png`` and ``report.html``."""
     run.require(run.front, "search")
     report.say("compare")
     comparison = compare_run(run, report)
     write_json(run.comparison, comparison)
+    write_front_picture(comparison, run.path / "front.png")
     write_report(comparison, run.report)
 
 

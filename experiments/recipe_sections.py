@@ -345,7 +345,8 @@ class MeasureSettings(Section):
     """How many sub-networks are measured per device, and how well."""
 
     n_architectures: Annotated[int, Field(ge=8)] = 100
-    """Sub-networks that latency predictors learn from and are judged on."""
+    """Sub-networks that predictors learn from first. All are measured and scored, so the larger of this and
+    score.n_architectures counts."""
     relative_half_width: Part = 0.02
     """Repeat until the 95 % interval of the median is within this share."""
     max_repeats: Annotated[int, Field(ge=5)] = 200
@@ -356,7 +357,7 @@ class ScoreSettings(Section):
     """How many sub-networks are scored on the validation split, and how."""
 
     n_architectures: Annotated[int, Field(ge=8)] = 100
-    """Sub-networks that accuracy predictors learn from and are judged on."""
+    """The same for accuracy; see measure.n_architectures."""
     calibration_images: Count = 2000
     """Training images that set the BatchNorm statistics."""
     batch_size: Count = 200
