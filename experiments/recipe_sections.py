@@ -98,7 +98,7 @@ class DataSettings(Section):
     """Images and their splits."""
 
     source: str = "digits"
-    """'digits' (embedded), 'folder', 'tar', 'torch/NAME' or 'hfds/NAME' as timm.data names them."""
+    """'digits' (embedded), 'folder', 'tar', 'wds', and 'torch/NAME' or 'hfds/NAME' as timm.data names them."""
     root: str | None = None
     """Folder or .tar file of the images, for every source but 'digits'."""
     batch_size: Count = 64
@@ -131,7 +131,7 @@ class DataSettings(Section):
         } & self.model_fields_set  # fmt: skip
         if self.source == "digits" and from_files:
             raise ValueError(f"{sorted(from_files)[0]} has no meaning for source 'digits'; remove it or set source")
-        if self.source in ("", "folder", "tar") and not self.root:
+        if self.source in ("", "folder", "tar", "wds") and not self.root:
             raise ValueError(f"source {self.source!r} needs root, the folder or .tar file of the images")
         if self.validation_fraction + self.test_fraction >= 1:
             raise ValueError(

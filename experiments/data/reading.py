@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from experiments.data.image_data import Split
-from experiments.data.splits import ImageSplit, Rows
+from experiments.data.image_files import Rows
+from experiments.data.splits import ImageSplit
 
 __all__ = ["BatchReader", "Request", "Transform"]
 
@@ -57,8 +58,12 @@ class BatchReader(Dataset[tuple[Tensor, Tensor]]):
         self._requests = _Requests()
 
     def read(self, requests: Sequence[Request]) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches in their order, by processes that end with the last of them."""
-        yield from self._loader(list(requests), min(self.workers, len(requests)))
+        """The batches in their order, by processes that end with the last of them.
+
+        Raises:
+            ValueError: an image cannot be read, or a process was killed; one line.
+        """
+        yield from self._batches(self._loader(list(requests), min(self.workers, len(requests))))
 
     def read_in_pool(self, requests: Sequence[Request]) -> Iterator[tuple[Tensor, Tensor]]:
         """The same by processes that stay for the next call, which ends this one."""
@@ -66,10 +71,29 @@ class BatchReader(Dataset[tuple[Tensor, Tensor]]):
             self._pool = self._loader(self._requests, self.workers, persistent_workers=self.workers > 0)
         self._requests.batches, self._requests.turn = list(requests), self._requests.turn + 1
         turn = self._requests.turn
-        for batch in self._pool:
+        for batch in self._batches(self._pool):
             yield batch
             if turn != self._requests.turn:
                 raise RuntimeError("another epoch was begun before this one ended; read one at a time")
+
+    def _batches(self, loader: DataLoader[Any]) -> Iterator[tuple[Tensor, Tensor]]:
+        batches = iter(loader)
+        while True:
+            try:
+                batch = next(batches, None)
+            except RuntimeError as error:
+                if "exited unexpectedly" not in str(error):
+                    raise
+                self._pool = None
+                raise ValueError(
+                    "data: a process that reads images was killed, perhaps because memory ran out; run the same again "
+                    f"to go on, with fewer data.workers than {self.workers} if it happens again"
+                ) from None
+            if batch is None:
+                return
+            if isinstance(batch, str):
+                raise ValueError(batch)
+            yield batch
 
     def _loader(self, batches: Any, workers: int, **settings: Any) -> DataLoader[Any]:
         return DataLoader(
@@ -86,10 +110,17 @@ class BatchReader(Dataset[tuple[Tensor, Tensor]]):
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_pool": None}
 
-    def __getitems__(self, request: Request) -> tuple[Tensor, Tensor]:
-        """Images float32 (n, channels, height, width) and labels int64 (n,); called by the loader."""
+    def __getitems__(self, request: Request) -> tuple[Tensor, Tensor] | str:
+        """A batch, or what is wrong with it: an exception would come out of another process as many lines."""
+        try:
+            return self._batch(request)
+        except (ValueError, OSError) as error:
+            return str(error)
+
+    def _batch(self, request: Request) -> tuple[Tensor, Tensor]:
+        """Images float32 (n, channels, height, width) and labels int64 (n,)."""
         split, transform = self.splits[request.split], self.transform
-        images = [split.dataset[row][0].convert(transform.mode) for row in split.rows[request.places].tolist()]
+        images = [split.source.image(row).convert(transform.mode) for row in split.rows[request.places].tolist()]
         if request.seeds is None:
             pixels = torch.stack([transform.evaluation(image) for image in images])
         else:

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from experiments.data.decoded import decoded
 from experiments.data.image_data import EvaluationSplit, Split, check_ranks
+from experiments.data.image_files import Rows
 from experiments.data.reading import BatchReader, Request, Transform
-from experiments.data.splits import ImageSplit, Rows
+from experiments.data.splits import ImageSplit
 
 __all__ = ["Augmentation", "TimmData"]
 
@@ -112,9 +113,9 @@ class TimmData:
 
     @cached_property
     def _reader(self) -> BatchReader:
-        splits = self.splits
+        splits = dict(self.splits)
         if self.cache:
-            splits = {name: decoded(split, self._mode, self.cache_folder) for name, split in splits.items()}
+            splits.update((name, decoded(split, self._mode, self.cache_folder)) for name, split in splits.items())
         return BatchReader(splits, self._transform, self.workers)
 
     @property
@@ -129,7 +130,8 @@ class TimmData:
             is_training=True,
             scale=augmentation.crop_scale,
             hflip=augmentation.flip,
-            color_jitter=augmentation.color_jitter or None,  # a jitter of 0 costs as much as the crop
+            # None, since a jitter of 0 costs as much as the crop.
+            color_jitter=augmentation.color_jitter or None,  # pyright: ignore[reportArgumentType]
             auto_augment=augmentation.auto_augment,
             interpolation="bicubic",
             use_prefetcher=True,  # timm's word for: leave the pixels uint8
