@@ -119,13 +119,15 @@ class DataSettings(Section):
     """Share of the side that the centre crop of an evaluation image keeps; 1 for small images."""
     workers: Annotated[int, Field(ge=0)] = 2
     """Processes that read images; changes the speed only."""
+    cache: bool = False
+    """Whether every image is decoded once and kept in the run's folder: faster for small images; speed only."""
     augmentation: AugmentationSettings = AugmentationSettings()
     """What happens to training images from files."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         from_files = {
-            "root", "validation_fraction", "test_fraction", "in_channels", "evaluation_crop", "augmentation"
+            "root", "validation_fraction", "test_fraction", "in_channels", "evaluation_crop", "cache", "augmentation"
         } & self.model_fields_set  # fmt: skip
         if self.source == "digits" and from_files:
             raise ValueError(f"{sorted(from_files)[0]} has no meaning for source 'digits'; remove it or set source")
