@@ -22,8 +22,8 @@ from experiments.recipe_sections import (
     SearchSettings,
     Section,
     SupernetSettings,
-    TrainingSettings,
 )
+from experiments.training_settings import FineTuningSettings, TrainingSettings
 
 __all__ = ["Recipe", "RecipeError", "load_recipe"]
 
@@ -61,6 +61,12 @@ class Recipe(Section):
         if n_train is not None and self.score.calibration_images > n_train:
             raise ValueError(
                 f"score.calibration_images {self.score.calibration_images} are more than the {n_train} training images"
+            )
+        pretrained = self.supernet.timm is not None and self.supernet.timm.pretrained
+        if isinstance(self.training, FineTuningSettings) and self.training.largest is None and not pretrained:
+            raise ValueError(
+                "training.method 'fine_tuning' starts from a trained network: set supernet.timm.pretrained = true, or "
+                "train it first with training.largest"
             )
         return self
 
