@@ -23,8 +23,8 @@ from experiments.recipe_sections import (
     SearchSettings,
     Section,
     SupernetSettings,
-    TrainingSettings,
 )
+from experiments.training_settings import FineTuningSettings, TrainingSettings
 
 __all__ = ["Recipe", "RecipeError", "load_recipe"]
 
@@ -75,6 +75,12 @@ class Recipe(Section):
             )
         if self.data.batch_size % 2 and self.engine.mixup + self.engine.cutmix > 0:
             raise ValueError(f"engine.mixup and engine.cutmix need an even data.batch_size, not {self.data.batch_size}")
+        pretrained = self.supernet.timm is not None and self.supernet.timm.pretrained
+        if isinstance(self.training, FineTuningSettings) and self.training.largest is None and not pretrained:
+            raise ValueError(
+                "training.method 'fine_tuning' starts from a trained network: set supernet.timm.pretrained = true, or "
+                "train it first with training.largest"
+            )
         return self
 
     @property

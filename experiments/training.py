@@ -13,81 +13,19 @@ from torch import nn
 
 from experiments.files import replacing
 from experiments.progress import Reporter
-from experiments.recipe import Recipe
-from experiments.recipe_sections import ScheduleSettings, SingleStageSettings
 from experiments.run_folder import RunFolder
+from experiments.training_phases import alone_phases, training_phases
 from experiments.validation import Validation, validated_archs
 from supernet.protocol import Supernet
-from supernet.space import SearchSpace
-from supernet.training import (
-    Engine,
-    Epoch,
-    Mixing,
-    Phase,
-    Progress,
-    Rollback,
-    RollbackRecord,
-    Schedule,
-    Static,
-    Trainer,
-    World,
-    plain,
-    progressive_shrinking,
-    single_stage,
-)
+from supernet.training import Engine, Epoch, Mixing, Phase, Progress, Rollback, RollbackRecord, Static, Trainer, World
 
-__all__ = [
-    "alone_phases",
-    "baseline_weights",
-    "check_baselines",
-    "train_baseline",
-    "train_module",
-    "train_supernet",
-    "training_phases",
-]
-
-
-def training_phases(recipe: Recipe, space: SearchSpace) -> tuple[Phase, ...]:
-    """The phases of the supernet's training."""
-    training = recipe.training
-    if isinstance(training, SingleStageSettings):
-        return single_stage(
-            space,
-            _schedule(training.schedule),
-            n_random=training.n_random,
-            label_weight=training.label_weight,
-            warmup=None if training.largest is None else _schedule(training.largest),
-            label_smoothing=training.label_smoothing,
-            clip=training.clip,
-        )
-    return progressive_shrinking(
-        space,
-        largest=_schedule(training.largest),
-        full=_schedule(training.full),
-        step=_schedule(training.step),
-        last_step=_schedule(training.last_step),
-        subnets=training.subnets.model_dump(),
-        distillation_weight=training.distillation_weight,
-        label_smoothing=training.label_smoothing,
-    )
-
-
-def alone_phases(recipe: Recipe, space: SearchSpace, epochs: int | None = None) -> tuple[Phase, ...]:
-    """One network alone, trained like the supernet: as many epochs as its whole training, and its highest rate."""
-    phases = training_phases(recipe, space)
-    schedule = Schedule(
-        epochs or sum(phase.schedule.epochs for phase in phases),
-        max(phase.schedule.peak_lr for phase in phases),
-        phases[0].schedule.warmup_epochs,
-        phases[0].schedule.warmup_lr,
-    )
-    return plain(space, schedule, recipe.training.label_smoothing, phases[-1].clip)
+__all__ = ["baseline_weights", "check_baselines", "train_baseline", "train_module", "train_supernet"]
 
 
 def train_supernet(run: RunFolder, report: Reporter, world: World) -> None:
     """Train to the end from wherever the last attempt stopped, and write the weights; on all processes of `world`."""
     supernet = run.untrained_supernet
-    phases = training_phases(run.recipe, supernet.space)
+    phases = training_phases(run.recipe, supernet)
     score = run.recipe.score
     validate = Validation(validated_archs(supernet), run.data, score.calibration_images, score.batch_size, world)
     train_module(
@@ -115,7 +53,7 @@ def train_baseline(run: RunFolder, name: str, report: Reporter) -> nn.Module:
     weights = baseline_weights(run, name)
     if not weights.exists():
         static = Static(model, run.data.resolution)
-        phases = alone_phases(run.recipe, static.space, run.recipe.baselines.epochs)
+        phases = alone_phases(run.recipe, run.untrained_supernet, static.space, run.recipe.baselines.epochs)
         train_module(run, static, phases, run.path / "baselines" / name, weights, f"training {name}", report, model)
     model.load_state_dict(load_file(weights))
     return model.eval()
@@ -210,7 +148,3 @@ def _timm_model(run: RunFolder, name: str) -> nn.Module:
     with torch.random.fork_rng(devices=[]):  # the same first weights whenever the run is resumed
         torch.manual_seed(run.recipe.seed)
         return timm.create_model(name, num_classes=run.data.n_classes, in_chans=run.data.in_channels)
-
-
-def _schedule(settings: ScheduleSettings) -> Schedule:
-    return Schedule(settings.epochs, settings.peak_lr, settings.warmup_epochs, settings.warmup_lr)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -66,7 +67,7 @@ class World:
         """Overwrite the tensors by those of the first process."""
         if self.size > 1:
             for tensor in tensors:
-                _talk(lambda tensor=tensor.detach(): dist.broadcast(tensor, 0))
+                _talk(partial(dist.broadcast, tensor.detach(), 0))
 
     def share(self, make: Callable[[], bytes | None]) -> bytes | None:
         """What `make` returns on the first process, which alone calls it.
