@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from supernet.training import CrossEntropy, Distillation, InPlaceDistillation
-from supernet.training.losses import soft_cross_entropy
+from supernet.training.imitation import soft_cross_entropy
 
 GENERATOR = torch.Generator().manual_seed(0)
 LABELS = torch.randint(5, (8,), generator=GENERATOR)
