@@ -11,8 +11,10 @@ __all__ = [
     "BaselineSettings",
     "DataSettings",
     "DeviceSettings",
+    "EngineSettings",
     "MeasureSettings",
     "MobileNetV3Space",
+    "RollbackSettings",
     "ScoreSettings",
     "SearchSettings",
     "Section",
@@ -93,7 +95,7 @@ class DataSettings(Section):
     """Images and their splits."""
 
     source: str = "digits"
-    """'digits' (embedded), 'folder', 'tar', 'torch/NAME' or 'hfds/NAME' as timm.data names them."""
+    """'digits' (embedded), 'folder', 'tar', 'wds', and 'torch/NAME' or 'hfds/NAME' as timm.data names them."""
     root: str | None = None
     """Folder or .tar file of the images, for every source but 'digits'."""
     batch_size: Count = 64
@@ -114,17 +116,19 @@ class DataSettings(Section):
     """Share of the side that the centre crop of an evaluation image keeps; 1 for small images."""
     workers: Annotated[int, Field(ge=0)] = 2
     """Processes that read images; changes the speed only."""
+    cache: bool = False
+    """Whether every image is decoded once and kept in the run's folder: faster for small images; speed only."""
     augmentation: AugmentationSettings = AugmentationSettings()
     """What happens to training images from files."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         from_files = {
-            "root", "validation_fraction", "test_fraction", "in_channels", "evaluation_crop", "augmentation"
+            "root", "validation_fraction", "test_fraction", "in_channels", "evaluation_crop", "cache", "augmentation"
         } & self.model_fields_set  # fmt: skip
         if self.source == "digits" and from_files:
             raise ValueError(f"{sorted(from_files)[0]} has no meaning for source 'digits'; remove it or set source")
-        if self.source in ("", "folder", "tar") and not self.root:
+        if self.source in ("", "folder", "tar", "wds") and not self.root:
             raise ValueError(f"source {self.source!r} needs root, the folder or .tar file of the images")
         if self.validation_fraction + self.test_fraction >= 1:
             raise ValueError(
@@ -239,6 +243,58 @@ class SupernetSettings(Section):
         """Keyword arguments of `supernet.create_supernet` beside name, classes and channels."""
         given = self.space or self.timm
         return {} if given is None else given.model_dump(exclude_none=True)
+
+
+class RollbackSettings(Section):
+    """What happens when training collapses: a loss that is not finite, or a largest network that has got much worse."""
+
+    at_most: Annotated[int, Field(ge=0)] = 3
+    """Times that a run goes back to its last good checkpoint."""
+    factor: Part = 0.5
+    """Of the learning rates, each time."""
+    margin: Portion | None = 0.2
+    """Fall of the largest network's validation accuracy below its best, in [0, 1], that is a collapse."""
+
+
+class EngineSettings(Section):
+    """How training computes, saves and recovers."""
+
+    optimizer: Literal["sgd", "adamw", "lamb"] = "sgd"
+    """timm's; sgd has Nesterov momentum."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Of activations; weights stay fp32."""
+    channels_last: bool = True
+    """Memory format of images and weights."""
+    accumulation: Count = 1
+    """Micro-batches per step and process; every one has BatchNorm statistics of its own."""
+    ema: Part | None = None
+    """Decay of an average of the weights, which is then what is validated, written and scored; default none."""
+    sync_batch_norm: bool = False
+    """Whether BatchNorm sees the images of all processes."""
+    compile: bool = False
+    """Whether blocks go through torch.compile."""
+    mixup: Annotated[float, Field(ge=0)] = 0.0
+    """Alpha of mixup; 0: none."""
+    cutmix: Annotated[float, Field(ge=0)] = 0.0
+    """Alpha of cutmix; 0: none."""
+    mix_probability: Portion = 1.0
+    """That a step mixes its images."""
+    cutmix_probability: Share = 0.5
+    """That it is cutmix, where both are on."""
+    rollback: RollbackSettings = RollbackSettings()
+    """What happens when training collapses."""
+    validate_every: Annotated[int, Field(ge=0)] = 1
+    """Epochs between validations of the largest, a middle and the smallest sub-network; 0: none."""
+    save_seconds: Rate = 60.0
+    """Seconds between checkpoints within an epoch."""
+    keep: Count = 2
+    """Checkpoints that stay, beside the last good one."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.compile and self.sync_batch_norm:
+            raise ValueError("compile and sync_batch_norm do not go together; set one of them to false")
+        return self
 
 
 class DeviceSettings(Section):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +15,23 @@ from experiments.files import replacing
 from experiments.progress import Reporter
 from experiments.run_folder import RunFolder
 from experiments.training_phases import alone_phases, training_phases
+from experiments.validation import Validation, validated_archs
 from supernet.protocol import Supernet
-from supernet.training import Epoch, Phase, Progress, Static, Trainer
+from supernet.training import Engine, Epoch, Mixing, Phase, Progress, Rollback, RollbackRecord, Static, Trainer, World
 
 __all__ = ["baseline_weights", "check_baselines", "train_baseline", "train_module", "train_supernet"]
 
 
-def train_supernet(run: RunFolder, report: Reporter) -> None:
-    """Train to the end from wherever the last attempt stopped, and write the weights."""
+def train_supernet(run: RunFolder, report: Reporter, world: World) -> None:
+    """Train to the end from wherever the last attempt stopped, and write the weights; on all processes of `world`."""
     supernet = run.untrained_supernet
     phases = training_phases(run.recipe, supernet)
-    train_module(run, supernet, phases, run.checkpoints, run.weights, "training the supernet", report)
+    score = run.recipe.score
+    validate = Validation(validated_archs(supernet), run.data, score.calibration_images, score.batch_size, world)
+    train_module(
+        run, supernet, phases, run.checkpoints, run.weights, "training the supernet", report,
+        world=world, validate=validate,
+    )  # fmt: skip
 
 
 def baseline_weights(run: RunFolder, name: str) -> Path:
@@ -61,9 +68,16 @@ def train_module(
     what: str,
     report: Reporter,
     module: nn.Module | None = None,
+    world: World | None = None,
+    validate: Callable[[Supernet], Mapping[str, float]] | None = None,
 ) -> None:
-    """Train `supernet` with checkpoints in `folder`; then write the weights (of `module`, if it is only a part)."""
-    training = run.recipe.training
+    """Train `supernet` with checkpoints in `folder`; then write the weights (of `module`, if it is only a part).
+
+    On the processes of `world`, of which the first one writes; on this one alone without.
+    """
+    training, settings, world = run.recipe.training, run.recipe.engine, world or World()
+    assert isinstance(supernet, nn.Module)
+    supernet.to(world.device)
     trainer = Trainer(
         supernet,
         phases,
@@ -71,9 +85,15 @@ def train_module(
         seed=run.recipe.seed,
         weight_decay=training.weight_decay,
         momentum=training.momentum,
+        engine=_engine(run, supernet),
+        rollback=Rollback(**settings.rollback.model_dump()),
+        world=world,
         folder=folder,
-        save_seconds=60,
+        save_seconds=settings.save_seconds,
+        keep=settings.keep,
         identity={"data": run.data.digest},
+        validate=validate if settings.validate_every else None,
+        validate_every=max(1, settings.validate_every),
     )
     n_steps = sum(phase.schedule.epochs for phase in phases) * run.data.steps_per_epoch
     with report.bar(what, n_steps) as advance:
@@ -85,12 +105,43 @@ def train_module(
 
         def on_epoch(epoch: Epoch) -> None:
             losses = ", ".join(f"{kind} {loss:.3f}" for kind, loss in epoch.losses.items())
-            report.say(f"  epoch {epoch.epoch + 1} ({epoch.phase}): loss {losses}")
+            found = ", ".join(f"{name} {accuracy:.1%}" for name, accuracy in epoch.validation.items())
+            report.say(
+                f"  epoch {epoch.epoch + 1} ({epoch.phase}): loss {losses}" + (f"; validation {found}" if found else "")
+            )
 
-        trainer.run(on_step, on_epoch)
-    state: dict[str, Any] = (module or supernet).state_dict()  # type: ignore[union-attr]
-    with replacing(weights) as temporary:
-        save_file({name: tensor.contiguous() for name, tensor in state.items()}, temporary)
+        def on_rollback(rollback: RollbackRecord) -> None:
+            report.say(
+                f"  training collapsed: {rollback.reason}; back to step {rollback.back_to_step}, with "
+                f"{rollback.rate_factor:g} times the learning rates"
+            )
+
+        trainer.run(on_step, on_epoch, on_rollback)
+    supernet.to("cpu")
+    state: dict[str, Any] = (module or supernet).state_dict()
+    if world.is_first:
+        with replacing(weights) as temporary:
+            save_file({name: tensor.contiguous() for name, tensor in state.items()}, temporary)
+    world.barrier()
+
+
+def _engine(run: RunFolder, supernet: Supernet) -> Engine:
+    settings = run.recipe.engine
+    mixing = None
+    if settings.mixup or settings.cutmix:
+        mixing = Mixing(
+            run.data.n_classes, settings.mixup, settings.cutmix, settings.mix_probability, settings.cutmix_probability
+        )
+    return Engine(
+        settings.optimizer,
+        settings.precision,
+        settings.channels_last,
+        settings.accumulation,
+        settings.ema,
+        settings.sync_batch_norm,
+        settings.compile and not isinstance(supernet, Static),
+        mixing,
+    )
 
 
 def _timm_model(run: RunFolder, name: str) -> nn.Module:
