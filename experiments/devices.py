@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from experiments.recipe_sections import DeviceSettings, MeasureSettings
+    from experiments.device_settings import DeviceSettings, MeasureSettings
     from hardware.profiling import Profiler
 
 __all__ = ["create_profiler"]
@@ -29,5 +29,9 @@ def create_profiler(settings: DeviceSettings, measure: MeasureSettings, seed: in
     from hardware.torch_profiler import TorchProfiler
 
     return TorchProfiler(
-        settings.name, settings.batch_size, settings.threads, accelerator=settings.provider, sampling=sampling
+        settings.name,
+        settings.batch_size,
+        settings.threads,
+        accelerator="cuda" if settings.provider == "cuda" else "cpu",
+        sampling=sampling,
     )
