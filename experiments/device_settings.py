@@ -27,6 +27,10 @@ _PRECISIONS = {
     ("torch", "cuda"): ("fp32", "bf16", "fp16"),
     ("openvino", "cpu"): ("fp32", "bf16", "fp16", "int8"),
 }
+_COSTS = {
+    ("onnxruntime", "cpu"): ("memory", "energy"),
+    ("torch", "cuda"): ("memory", "energy"),
+}
 
 
 def _known_runtime(name: str) -> str:
@@ -61,6 +65,8 @@ class DeviceSettings(Section):
     """Torch on 'cuda': record the network once and replay it."""
     flush_l2: bool = False
     """Torch on 'cuda': empty the GPU's cache before every call."""
+    costs: tuple[Literal["memory", "energy"], ...] = ()
+    """What else to measure of every network: 'memory' (the peak), 'energy' (of one call)."""
     options: Annotated[dict[str, str | int | float | bool], Field(default_factory=dict)]
     """Whatever the runtime of an installed package understands beyond this."""
 
@@ -80,6 +86,12 @@ class DeviceSettings(Section):
                 f"precision {self.precision!r} is not possible with {self.runtime} on {self.provider!r}; "
                 f"choose {' or '.join(precisions)}"
             )
+        possible = _COSTS.get((self.runtime, self.provider), ("energy",))
+        for cost in self.costs:
+            if cost not in possible:
+                raise ValueError(
+                    f"{cost} is not measured with {self.runtime} on {self.provider!r}, only {' and '.join(possible)}"
+                )
         for runtime, names in _RUNTIMES.items():
             foreign = sorted(names & self.model_fields_set) if runtime != self.runtime else []
             if foreign:
@@ -97,5 +109,5 @@ class MeasureSettings(Section):
     score.n_architectures counts."""
     relative_half_width: Part = 0.02
     """Repeat until the 95 % interval of the median is within this share."""
-    max_repeats: Annotated[int, Field(ge=5)] = 200
-    """Repeats after which a measurement ends with a warning."""
+    max_repeats: Annotated[int, Field(ge=15)] = 200
+    """Undisturbed repeats after which a measurement ends with a warning."""
