@@ -19,7 +19,7 @@ from hardware.store import Score, Store
 from supernet.architecture import Architecture
 from supernet.calibration import evaluate, recalibrate
 
-__all__ = ["Scorer", "measure_architectures", "measure_models", "profilers"]
+__all__ = ["Scorer", "measure_architectures", "measure_models", "measured_architectures", "profilers"]
 
 
 def profilers(run: RunFolder) -> list[Profiler]:
@@ -30,8 +30,8 @@ def profilers(run: RunFolder) -> list[Profiler]:
 def measure_architectures(run: RunFolder, archs: Sequence[Architecture], report: Reporter) -> int:
     """Measure those sub-networks, on every device, that were not; returns how many measurements were made.
 
-    Latency does not depend on the weights, so the supernet need not be trained. What does not run on a device is written
-    down as its failure and is not tried again.
+    Latency does not depend on the weights, so the supernet need not be trained. What does not run on a device is
+    written down as its failure and is not tried again.
     """
     supernet, channels = run.untrained_supernet, run.data.in_channels
 
@@ -56,6 +56,18 @@ def measure_models(run: RunFolder, models: dict[str, nn.Module], report: Reporte
             missing = [key for key in models if (key, resolution) not in tried]
             workloads = (Workload(key, models[key], resolution, channels) for key in missing)
             _measure(store, profiler, workloads, len(missing), report)
+
+
+def measured_architectures(
+    store: Store, archs: Iterable[Architecture], device: Device
+) -> dict[Architecture, Measurement]:
+    """The measurements of those of `archs` that were measured; others do not run on the device."""
+    measured = store.measured(device)
+    return {
+        arch: store.measurement(arch.id, arch.resolution, device)
+        for arch in archs
+        if (arch.id, arch.resolution) in measured
+    }
 
 
 def _tried(store: Store, device: Device) -> set[tuple[str, int]]:
