@@ -16,6 +16,7 @@ from experiments.comparing import compare_run
 from experiments.files import write_json
 from experiments.measuring import Scorer, measure_architectures, measured_architectures, profilers
 from experiments.progress import Reporter
+from experiments.quantized import compare_precisions
 from experiments.report import write_front_picture, write_report
 from experiments.run_folder import RunFolder
 from experiments.searching import front_of_run, initial_plan, propose, search_plans
@@ -39,6 +40,7 @@ def profile(run: RunFolder, report: Reporter) -> None:
     report.say("profile")
     if measure_architectures(run, _planned(run), report) == 0:
         report.say("  everything planned is measured")
+    compare_precisions(run, report)
 
 
 def score(run: RunFolder, report: Reporter) -> None:
