@@ -1,4 +1,4 @@
-"""Profilers: real networks on this machine, and the loop on a clock of our own."""
+"""Profilers: real networks on this machine, in every runtime."""
 
 import gc
 
@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from hardware import (
-    Device,
     OnnxRuntimeProfiler,
+    OpenVinoProfiler,
     Profiler,
     Sampling,
     TorchProfiler,
@@ -19,9 +19,15 @@ from hardware import (
     export_onnx,
 )
 
-DEVICE = Device("clock", "clock", "none", "0", "none", threads=1, batch_size=1)
 QUICK = Sampling(relative_half_width=0.2, max_repeats=40, max_seconds=0.5)
-PROFILERS = [OnnxRuntimeProfiler("ort", sampling=QUICK), TorchProfiler("torch", sampling=QUICK)]
+PROFILERS = [
+    OnnxRuntimeProfiler("ort", sampling=QUICK),
+    OnnxRuntimeProfiler("ort-int8", precision="int8", sampling=QUICK),
+    OpenVinoProfiler("openvino", sampling=QUICK),
+    OpenVinoProfiler("openvino-int8", precision="int8", sampling=QUICK),
+    TorchProfiler("torch", sampling=QUICK),
+    TorchProfiler("torch-bf16", precision="bf16", channels_last=True, sampling=QUICK),
+]
 
 
 def net(width: int) -> nn.Module:
@@ -40,7 +46,7 @@ def test_a_much_larger_network_is_much_slower(profiler: Profiler):
     for measurement in measurements.values():
         low, high = measurement.interval
         assert low <= measurement.median <= high
-        assert QUICK.min_repeats <= len(measurement.seconds) <= QUICK.max_repeats
+        assert QUICK.min_repeats <= len(measurement.seconds) <= 2 * QUICK.max_repeats
         assert len(measurement.reference_seconds) >= QUICK.min_repeats
         assert measurement.device == profiler.device
         # Short calls are timed several at a time. Half, since a call may be faster than in the warm-up.
