@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from experiments import measurement_commands
+
 if TYPE_CHECKING:
     from experiments.progress import Reporter
     from experiments.run_folder import RunFolder
@@ -25,6 +27,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+app.add_typer(measurement_commands.app, name="measurements")
 
 _INTERRUPTED = 130  # what typer ends with after Ctrl-C
 _ASKED_TO_STOP = 143  # what training ends with after SIGTERM

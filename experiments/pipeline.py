@@ -14,8 +14,9 @@ from experiments.background import baselines_in_background
 from experiments.bundle import find_architecture, write_bundle
 from experiments.comparing import compare_run
 from experiments.files import write_json
-from experiments.measuring import Scorer, measure_architectures, profilers
+from experiments.measuring import Scorer, measure_architectures, measured_architectures, profilers
 from experiments.progress import Reporter
+from experiments.quantized import compare_precisions
 from experiments.report import write_front_picture, write_report
 from experiments.run_folder import RunFolder
 from experiments.searching import front_of_run, initial_plan, propose, search_plans
@@ -40,6 +41,7 @@ def profile(run: RunFolder, report: Reporter) -> None:
     report.say("profile")
     if measure_architectures(run, _planned(run), report) == 0:
         report.say("  everything planned is measured")
+    compare_precisions(run, report)
 
 
 def score(run: RunFolder, report: Reporter) -> None:
@@ -58,8 +60,9 @@ def fit(run: RunFolder, report: Reporter) -> None:
     with run.store() as store:
         for profiler in profilers(run):
             device = profiler.device
-            seconds = [store.measurement(arch.id, arch.resolution, device).median for arch in archs]
-            report.say(fitting.fit_and_save(run, f"latency-{device.name}", archs, seconds, "relative"))
+            measured = measured_architectures(store, archs, device)
+            seconds = [measurement.median for measurement in measured.values()]
+            report.say(fitting.fit_and_save(run, f"latency-{device.name}", list(measured), seconds, "relative"))
 
 
 def search(run: RunFolder, report: Reporter) -> None:

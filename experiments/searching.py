@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from experiments import fitting
-from experiments.measuring import Scorer, profilers
+from experiments.measuring import Scorer, measured_architectures, profilers
 from experiments.progress import Reporter
 from experiments.run_folder import Plan, RunFolder
 from hardware.measurement import Measurement
@@ -118,8 +118,8 @@ def front_of_run(run: RunFolder, scorer: Scorer, report: Reporter) -> dict[str, 
             name = profiler.device.name
             latency = fitting.load(run, f"latency-{name}")
             candidates = [
-                _candidate(arch, store.measurement(arch.id, arch.resolution, profiler.device), known, accuracy, latency)
-                for arch in archs
+                _candidate(arch, measurement, known, accuracy, latency)
+                for arch, measurement in measured_architectures(store, archs, profiler.device).items()
             ]
             front = ParetoFront(candidates, AXES)
             reference = {
