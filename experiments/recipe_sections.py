@@ -118,6 +118,8 @@ class DataSettings(Section):
     """Processes that read images; changes the speed only."""
     cache: bool = False
     """Whether every image is decoded once and kept in the run's folder: faster for small images; speed only."""
+    shuffle_shards: Count | None = None
+    """Shards that training reads at a time, mixing their images, for slow storage; default all. Only for 'wds'."""
     augmentation: AugmentationSettings = AugmentationSettings()
     """What happens to training images from files."""
 
@@ -128,6 +130,8 @@ class DataSettings(Section):
         } & self.model_fields_set  # fmt: skip
         if self.source == "digits" and from_files:
             raise ValueError(f"{sorted(from_files)[0]} has no meaning for source 'digits'; remove it or set source")
+        if self.shuffle_shards is not None and self.source != "wds":
+            raise ValueError(f"shuffle_shards is for source 'wds', not {self.source!r}; remove it")
         if self.source in ("", "folder", "tar", "wds") and not self.root:
             raise ValueError(f"source {self.source!r} needs root, the folder or .tar file of the images")
         if self.validation_fraction + self.test_fraction >= 1:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -25,7 +26,7 @@ from experiments.training_phases import training_phases
 from hardware.device import cpu_description
 from supernet import create_supernet
 from supernet.timm_supernet import TimmSupernet
-from supernet.training import Engine, Phase, Schedule, Trainer, World
+from supernet.training import AdaptiveSampler, Engine, Phase, Schedule, Trainer, World
 
 
 @dataclass(frozen=True)
@@ -67,15 +68,21 @@ def main() -> None:
     phases = training_phases(recipe, supernet)
     resolution = max(supernet.space.resolutions)
     engine = Engine(precision=recipe.engine.precision, channels_last=recipe.engine.channels_last)
-    table = Table("phase", "epochs", "sub-networks a step", "images/s", "device hours", box=None)
-    total = 0.0
+    table = Table("phase", "epochs", "sub-networks a step", "images/s", "device hours", "EFLOP", box=None)
+    total = exaflops = 0.0
     for phase in phases:
         rate = throughput(supernet, phase, engine, options, resolution)
         hours = phase.schedule.epochs * options.images / rate / 3600
         total += hours
-        n = len(phase.sampler(phase.space, 0, 0)) if callable(phase.sampler) else "adaptive"
-        table.add_row(phase.name, str(phase.schedule.epochs), str(n), f"{rate:,.1f}", f"{hours:,.1f}")
-    table.add_row("sum", str(sum(phase.schedule.epochs for phase in phases)), "", "", f"{total:,.1f}")
+        n, work = work_per_image(supernet, phase)
+        exaflop = phase.schedule.epochs * options.images * work / 1e18
+        exaflops += exaflop
+        table.add_row(
+            phase.name, str(phase.schedule.epochs), f"{n:g}", f"{rate:,.1f}", f"{hours:,.1f}", f"{exaflop:,.3g}"
+        )
+    table.add_row(
+        "sum", str(sum(phase.schedule.epochs for phase in phases)), "", "", f"{total:,.1f}", f"{exaflops:,.3g}"
+    )
     console = Console(width=110)
     console.print(table)
     console.print(
@@ -101,6 +108,19 @@ def throughput(
 
     Trainer(supernet, (alone,), data, engine=engine, world=World()).run(on_step)
     return options.batch * options.steps / (times[-1] - times[n_warm - 1])
+
+
+def work_per_image(supernet: TimmSupernet[Any], phase: Phase) -> tuple[float, float]:
+    """Sub-networks of a step, and floating-point operations for one image: forward, twice that backward, teacher."""
+    space = phase.space
+    if isinstance(phase.sampler, AdaptiveSampler):
+        archs, n_steps = [space.largest, *space.sample(2, np.random.default_rng(0)), space.smallest], 1
+    else:
+        n_steps = 50
+        archs = [arch for step in range(n_steps) for arch in phase.sampler(space, 0, step)]
+    macs = supernet.macs(supernet.space.encode(archs)).sum() / n_steps
+    teacher = supernet.macs(supernet.space.encode([supernet.space.largest]))[0] if phase.loss.teacher == "frozen" else 0
+    return len(archs) / n_steps, float(2 * (3 * macs + teacher))
 
 
 def device_name(device: str) -> str:
