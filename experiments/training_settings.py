@@ -202,8 +202,8 @@ class ProgressiveShrinkingSettings(_Training):
     """The name of this method."""
     largest: ScheduleSettings | None = None
     """Of the largest network, before anything shrinks; default none, for a network that is trained already."""
-    full: ScheduleSettings
-    """Of the kernel phase, which opens all kernels."""
+    full: ScheduleSettings | None = None
+    """Of the kernel phase, which opens all kernels; for spaces that have them."""
     step: ScheduleSettings
     """Of every phase that opens a depth or a width, but the last of each."""
     last_step: ScheduleSettings
