@@ -29,7 +29,10 @@ from experiments.training_settings import FineTuningSettings, TrainingSettings
 __all__ = ["Recipe", "RecipeError", "load_recipe"]
 
 
-_WITHOUT_EFFECT = {"data": {"root", "workers", "cache"}, "engine": {"save_seconds", "keep"}}  # on results
+_WITHOUT_EFFECT = {
+    "data": {"root", "workers", "cache"},
+    "engine": {"save_seconds", "keep", "tensorboard"},
+}  # on results
 
 
 class Recipe(Section):

@@ -291,6 +291,8 @@ class EngineSettings(Section):
     """What happens when training collapses."""
     validate_every: Annotated[int, Field(ge=0)] = 1
     """Epochs between validations of the largest, a middle and the smallest sub-network; 0: none."""
+    tensorboard: bool = False
+    """Whether to write a log for TensorBoard as well."""
     save_seconds: Rate = 60.0
     """Seconds between checkpoints within an epoch."""
     keep: Count = 2

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,9 @@ from torch import nn
 
 from experiments.files import replacing
 from experiments.progress import Reporter
+from experiments.report import write_training_picture
 from experiments.run_folder import RunFolder
+from experiments.tensorboard_log import tensorboard_log
 from experiments.training_phases import alone_phases, training_phases
 from experiments.validation import Validation, validated_archs
 from supernet.dropout import set_dropout
@@ -21,7 +26,16 @@ from supernet.protocol import Supernet
 from supernet.timm_supernet import TimmSupernet
 from supernet.training import Engine, Epoch, Mixing, Phase, Progress, Rollback, RollbackRecord, Static, Trainer, World
 
-__all__ = ["baseline_weights", "check_baselines", "train_baseline", "train_module", "train_supernet"]
+__all__ = [
+    "baseline_weights",
+    "check_baselines",
+    "course_of_training",
+    "train_baseline",
+    "train_module",
+    "train_supernet",
+]
+
+_SECONDS_BETWEEN_PICTURES = 60.0
 
 
 def train_supernet(run: RunFolder, report: Reporter, world: World) -> None:
@@ -59,6 +73,15 @@ def train_baseline(run: RunFolder, name: str, report: Reporter) -> nn.Module:
         train_module(run, static, phases, run.path / "baselines" / name, weights, f"training {name}", report, model)
     model.load_state_dict(load_file(weights))
     return model.eval()
+
+
+def course_of_training(folder: Path) -> list[dict[str, Any]]:
+    """Phase, losses and validation of every finished epoch of the training with checkpoints in `folder`."""
+    lines = (folder / "epochs.jsonl").read_text(encoding="utf-8").splitlines()
+    return [
+        {"epoch": e["epoch"] + 1, "phase": e["phase"], "loss": e["losses"], "validation": e["validation"]}
+        for e in map(json.loads, lines)
+    ]
 
 
 def train_module(
@@ -99,12 +122,19 @@ def train_module(
         validate_every=max(1, settings.validate_every),
     )
     n_steps = sum(phase.schedule.epochs for phase in phases) * run.data.steps_per_epoch
-    with report.bar(what, n_steps) as advance:
+    drawn_at = [time.monotonic()]
+    watched = settings.tensorboard and world.is_first
+    with (
+        report.bar(what, n_steps) as advance,
+        tensorboard_log(run.path / "tensorboard" / folder.name) if watched else nullcontext() as log,
+    ):
 
         def on_step(progress: Progress) -> None:
             losses = ", ".join(f"{kind} {loss:.2f}" for kind, loss in progress.losses.items())
             note = f"epoch {progress.epoch + 1}/{progress.n_epochs} ({progress.phase}), loss {losses}"
             advance(progress.step, f"{note}, {progress.images_per_second:.0f} images/s")
+            if log is not None:
+                log.step(progress)
 
         def on_epoch(epoch: Epoch) -> None:
             losses = ", ".join(f"{kind} {loss:.3f}" for kind, loss in epoch.losses.items())
@@ -112,6 +142,11 @@ def train_module(
             report.say(
                 f"  epoch {epoch.epoch + 1} ({epoch.phase}): loss {losses}" + (f"; validation {found}" if found else "")
             )
+            if log is not None:
+                log.epoch(epoch)
+            if time.monotonic() - drawn_at[0] > _SECONDS_BETWEEN_PICTURES:
+                write_training_picture(course_of_training(folder), folder / "training.png")
+                drawn_at[0] = time.monotonic()
 
         def on_rollback(rollback: RollbackRecord) -> None:
             report.say(
@@ -123,6 +158,7 @@ def train_module(
     supernet.to("cpu")
     state: dict[str, Any] = (module or supernet).state_dict()
     if world.is_first:
+        write_training_picture(course_of_training(folder), folder / "training.png")
         with replacing(weights) as temporary:
             save_file({name: tensor.contiguous() for name, tensor in state.items()}, temporary)
     world.barrier()

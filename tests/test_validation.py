@@ -44,10 +44,10 @@ def test_pictures_show_every_phase_and_kind(tmp_path) -> None:
 def test_tensorboard_reads_what_was_logged(tmp_path) -> None:
     events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     for first, losses in ((0, (3.0, 2.0)), (20, (1.0,))):  # the second run begins again at step 20
-        with tensorboard_log(tmp_path, first) as log:
+        with tensorboard_log(tmp_path) as log:
             for number, loss in enumerate(losses):
                 log.step(Progress("one", 0, 1, first + 20 * number, 40, 0.1, {"largest": loss}, 100.0))
-    with tensorboard_log(tmp_path, 40) as log:
+    with tensorboard_log(tmp_path) as log:
         log.epoch(Epoch(0, "one", 40, 0.1, {"largest": 1.0}, 100.0, {"largest": 0.5}))
     accumulator = events.EventAccumulator(str(tmp_path))
     accumulator.Reload()
