@@ -200,6 +200,8 @@ class TimmModel(Section):
     """Its name in timm, such as 'efficientnet_b0'."""
     pretrained: bool = False
     """Whether to begin with timm's pretrained weights."""
+    model_args: dict[str, int | float | bool | str] = {}
+    """Further arguments of timm.create_model, such as img_size and patch_size of a transformer."""
     resolutions: tuple[Count, ...] | None = None
     """Choices for the side of the input images in pixels."""
     depths: Depths | None = None

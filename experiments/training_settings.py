@@ -145,6 +145,10 @@ class _Training(Section):
     """Weight decay; biases and BatchNorm have none."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Smoothing of the labels."""
+    drop_rate: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Dropout before the classifier; of the largest alone in single_stage and fine_tuning, never of a teacher."""
+    drop_path_rate: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Stochastic depth of the last block, from 0 at the first one on; for the same networks."""
     sampling: SamplingSettings = SamplingSettings()
     """How random sub-networks are drawn."""
     imitation: ImitationSettings = ImitationSettings()
@@ -198,8 +202,8 @@ class ProgressiveShrinkingSettings(_Training):
     """The name of this method."""
     largest: ScheduleSettings | None = None
     """Of the largest network, before anything shrinks; default none, for a network that is trained already."""
-    full: ScheduleSettings
-    """Of the kernel phase, which opens all kernels."""
+    full: ScheduleSettings | None = None
+    """Of the kernel phase, which opens all kernels; for spaces that have them."""
     step: ScheduleSettings
     """Of every phase that opens a depth or a width, but the last of each."""
     last_step: ScheduleSettings
