@@ -9,9 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments import fitting
+from experiments import block_profiles, fitting
 from experiments.background import baselines_in_background
 from experiments.bundle import find_architecture, write_bundle
+from experiments.campaign import run_campaign
 from experiments.comparing import compare_run
 from experiments.files import write_json
 from experiments.measuring import Scorer, measure_architectures, profilers
@@ -22,7 +23,10 @@ from experiments.searching import front_of_run, initial_plan, propose, search_pl
 from experiments.training import check_baselines, train_supernet
 from supernet.architecture import Architecture
 
-__all__ = ["compare", "export", "fit", "is_finished", "profile", "run", "score", "search", "train"]
+__all__ = [
+    "compare", "export", "fit", "is_finished", "profile", "profile_blocks", "profile_campaign", "run", "score",
+    "search", "train",
+]  # fmt: skip
 
 
 def train(run: RunFolder, report: Reporter) -> None:
@@ -39,6 +43,23 @@ def profile(run: RunFolder, report: Reporter) -> None:
     report.say("profile")
     if measure_architectures(run, _planned(run), report) == 0:
         report.say("  everything planned is measured")
+
+
+def profile_campaign(
+    run: RunFolder, device: str | None, n: int | None, minutes: float | None, report: Reporter
+) -> None:
+    """Measure more sub-networks than the search needs, so many or for so long: ``store.sqlite``."""
+    report.say("profile")
+    run_campaign(run, report, device=device, n=n, minutes=minutes)
+
+
+def profile_blocks(
+    run: RunFolder, key: str | None, device: str | None, minutes: float | None, report: Reporter
+) -> None:
+    """Measure every block alone: ``store.sqlite``, ``blocks.json`` and a picture of where the time goes."""
+    report.say("profile blocks")
+    arch = None if key is None else find_architecture(run, key)
+    block_profiles.profile_blocks(run, report, device=device, minutes=minutes, arch=arch)
 
 
 def score(run: RunFolder, report: Reporter) -> None:
