@@ -235,7 +235,10 @@ def _hypervolume(points: Sequence[Point], reference: Mapping[str, float]) -> flo
 def _training(run: RunFolder) -> list[dict[str, Any]]:
     lines = (run.checkpoints / "epochs.jsonl").read_text(encoding="utf-8").splitlines()
     epochs = [json.loads(line) for line in lines]
-    return [{"epoch": e["epoch"] + 1, "phase": e["phase"], "loss": e["losses"]} for e in epochs]
+    return [
+        {"epoch": e["epoch"] + 1, "phase": e["phase"], "loss": e["losses"], "validation": e["validation"]}
+        for e in epochs
+    ]
 
 
 def _notes(run: RunFolder, random: Plan) -> list[str]:

@@ -98,7 +98,7 @@ class DataSettings(Section):
     """Images and their splits."""
 
     source: str = "digits"
-    """'digits' (embedded), 'folder', 'tar', 'torch/NAME' or 'hfds/NAME' as timm.data names them."""
+    """'digits' (embedded), 'folder', 'tar', 'wds', and 'torch/NAME' or 'hfds/NAME' as timm.data names them."""
     root: str | None = None
     """Folder or .tar file of the images, for every source but 'digits'."""
     batch_size: Count = 64
@@ -119,17 +119,19 @@ class DataSettings(Section):
     """Share of the side that the centre crop of an evaluation image keeps; 1 for small images."""
     workers: Annotated[int, Field(ge=0)] = 2
     """Processes that read images; changes the speed only."""
+    cache: bool = False
+    """Whether every image is decoded once and kept in the run's folder: faster for small images; speed only."""
     augmentation: AugmentationSettings = AugmentationSettings()
     """What happens to training images from files."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         from_files = {
-            "root", "validation_fraction", "test_fraction", "in_channels", "evaluation_crop", "augmentation"
+            "root", "validation_fraction", "test_fraction", "in_channels", "evaluation_crop", "cache", "augmentation"
         } & self.model_fields_set  # fmt: skip
         if self.source == "digits" and from_files:
             raise ValueError(f"{sorted(from_files)[0]} has no meaning for source 'digits'; remove it or set source")
-        if self.source in ("", "folder", "tar") and not self.root:
+        if self.source in ("", "folder", "tar", "wds") and not self.root:
             raise ValueError(f"source {self.source!r} needs root, the folder or .tar file of the images")
         if self.validation_fraction + self.test_fraction >= 1:
             raise ValueError(
