@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from experiments.devices import create_profiler
 from experiments.progress import Reporter
 from experiments.run_folder import RunFolder
+from hardware.device import Device
 from hardware.measurement import Measurement
 from hardware.profiling import Profiler, Workload
 from hardware.store import Score, Store
@@ -29,7 +30,8 @@ def profilers(run: RunFolder) -> list[Profiler]:
 def measure_architectures(run: RunFolder, archs: Sequence[Architecture], report: Reporter) -> int:
     """Measure those sub-networks, on every device, that were not; returns how many measurements were made.
 
-    Latency does not depend on the weights, so the supernet need not be trained.
+    Latency does not depend on the weights, so the supernet need not be trained. What does not run on a device is written
+    down as its failure and is not tried again.
     """
     supernet, channels = run.untrained_supernet, run.data.in_channels
 
@@ -39,7 +41,8 @@ def measure_architectures(run: RunFolder, archs: Sequence[Architecture], report:
     made = 0
     with run.store() as store:
         for profiler in profilers(run):
-            missing = [a for a in archs if not store.has_measurement(a.id, a.resolution, profiler.device)]
+            tried = _tried(store, profiler.device)
+            missing = [arch for arch in archs if (arch.id, arch.resolution) not in tried]
             made += _measure(store, profiler, map(workload, missing), len(missing), report)
     return made
 
@@ -49,25 +52,41 @@ def measure_models(run: RunFolder, models: dict[str, nn.Module], report: Reporte
     resolution, channels = run.data.resolution, run.data.in_channels
     with run.store() as store:
         for profiler in profilers(run):
-            missing = [key for key in models if not store.has_measurement(key, resolution, profiler.device)]
+            tried = _tried(store, profiler.device)
+            missing = [key for key in models if (key, resolution) not in tried]
             workloads = (Workload(key, models[key], resolution, channels) for key in missing)
             _measure(store, profiler, workloads, len(missing), report)
 
 
+def _tried(store: Store, device: Device) -> set[tuple[str, int]]:
+    return store.measured(device) | {(failure.key, failure.resolution) for failure in store.failures(device)}
+
+
 def _measure(store: Store, profiler: Profiler, workloads: Iterable[Workload], n: int, report: Reporter) -> int:
+    """Measure and add to the store; returns how many were measured."""
     if n == 0:
         return 0
+    device = profiler.device
     doubtful: list[Measurement] = []
-    with report.bar(f"measuring on {profiler.device.name}", n) as advance:
-        for done, measurement in enumerate(profiler.measure(workloads), start=1):
+    failures: list[str] = []
+
+    def failed(workload: Workload, reason: str) -> None:
+        store.add_failure(workload.key, workload.resolution, device, reason)
+        failures.append(f"{workload.key}: {reason}")
+
+    measured = 0
+    with report.bar(f"measuring on {device.name}", n) as advance:
+        for measured, measurement in enumerate(profiler.measure(workloads, failed), start=1):
             store.add_measurement(measurement)
-            advance(done, f"{measurement.median * 1e3:.3f} ms")
+            advance(measured + len(failures), f"{measurement.median * 1e3:.3f} ms")
             if measurement.warnings:
                 doubtful.append(measurement)
-    report.say(f"  {profiler.device.name}: {n} measured" + (f", {len(doubtful)} with a warning" if doubtful else ""))
+    report.say(f"  {device.name}: {measured} measured" + (f", {len(doubtful)} with a warning" if doubtful else ""))
     if doubtful:
         report.say(f"    the first: {doubtful[0].key}: {doubtful[0].warnings[0]}")
-    return n
+    if failures:
+        report.say(f"    {len(failures)} do not run there, the first: {failures[0]}")
+    return measured
 
 
 class Scorer:

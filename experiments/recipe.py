@@ -12,12 +12,11 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, ValidationError, model_validator
 
+from experiments.device_settings import DeviceSettings, MeasureSettings
 from experiments.recipe_errors import RecipeError, explained
 from experiments.recipe_sections import (
     BaselineSettings,
     DataSettings,
-    DeviceSettings,
-    MeasureSettings,
     ScoreSettings,
     SearchSettings,
     Section,

@@ -1,4 +1,4 @@
-"""The sections of a recipe: what can be chosen about data, network, training, devices, search and baselines."""
+"""The sections of a recipe: what can be chosen about data, network, training, search and baselines."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ __all__ = [
     "AugmentationSettings",
     "BaselineSettings",
     "DataSettings",
-    "DeviceSettings",
-    "MeasureSettings",
     "MobileNetV3Space",
     "ProgressiveShrinkingSettings",
     "ScheduleSettings",
@@ -326,33 +324,6 @@ class ProgressiveShrinkingSettings(_Training):
 
 
 TrainingSettings = SingleStageSettings | ProgressiveShrinkingSettings
-
-
-class DeviceSettings(Section):
-    """What latency is measured on: this machine with one runtime, batch size and number of threads."""
-
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-    """A name for commands: letters, digits, . _ -."""
-    runtime: Literal["onnxruntime", "torch"] = "onnxruntime"
-    """What runs the network."""
-    batch_size: Count = 1
-    """Images per run."""
-    threads: Count = 1
-    """Threads of the runtime."""
-    provider: Literal["cpu", "cuda"] = "cpu"
-    """Where the runtime computes."""
-
-
-class MeasureSettings(Section):
-    """How many sub-networks are measured per device, and how well."""
-
-    n_architectures: Annotated[int, Field(ge=8)] = 100
-    """Sub-networks that predictors learn from first. All are measured and scored, so the larger of this and
-    score.n_architectures counts."""
-    relative_half_width: Part = 0.02
-    """Repeat until the 95 % interval of the median is within this share."""
-    max_repeats: Annotated[int, Field(ge=5)] = 200
-    """Repeats after which a measurement ends with a warning."""
 
 
 class ScoreSettings(Section):
