@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from experiments.budgets import format_count, format_seconds
-from experiments.campaign import Network, chosen_profilers, measure_missing
+from experiments.campaign import chosen_profilers
 from experiments.files import read_json, write_json
+from experiments.measuring import Network, measure_missing
 from experiments.progress import Reporter
 from experiments.report import write_block_picture
 from experiments.run_folder import RunFolder
@@ -58,9 +59,8 @@ def profile_blocks(
         deadline = None if minutes is None else time.monotonic() + 60 * minutes
         name = profiler.device.name
         with run.store() as store:
-            done = measure_missing(
-                store, profiler, [_EMPTY, *map(_network, table.blocks)], _Maker(run, table), deadline, report
-            )
+            networks = [_EMPTY, *map(_network, table.blocks)]
+            done = measure_missing(store, profiler, networks, _Maker(run, table), report, deadline)
             report.say(
                 f"  {name}: {done.measured} blocks measured in {done.seconds / 60:.1f} min, {done.failed} failed, "
                 f"{done.left} of {len(table.blocks)} left"
