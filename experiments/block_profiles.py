@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from experiments.budgets import format_count, format_seconds
-from experiments.campaign import chosen_profilers
 from experiments.files import read_json, write_json
-from experiments.measuring import Network, measure_missing
+from experiments.measuring import Network, measure_missing, profilers
 from experiments.progress import Reporter
 from experiments.report import write_block_picture
 from experiments.run_folder import RunFolder
@@ -55,7 +54,7 @@ def profile_blocks(
         ValueError: no such device, or a supernet that cannot be taken apart.
     """
     table, macs = _table(run, report)
-    for profiler in chosen_profilers(run, device):
+    for profiler in profilers(run, device):
         deadline = None if minutes is None else time.monotonic() + 60 * minutes
         name = profiler.device.name
         with run.store() as store:

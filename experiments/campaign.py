@@ -7,10 +7,9 @@ import time
 from experiments.measuring import architectures, measure_missing, profilers
 from experiments.progress import Reporter
 from experiments.run_folder import Plan, RunFolder
-from hardware.profiling import Profiler
 from supernet.design import covering_design
 
-__all__ = ["campaign_plan", "chosen_profilers", "run_campaign"]
+__all__ = ["campaign_plan", "run_campaign"]
 
 _STEP = 64  # architectures by which a plan without an end grows
 
@@ -26,7 +25,7 @@ def run_campaign(
     Raises:
         ValueError: no such device.
     """
-    for profiler in chosen_profilers(run, device):
+    for profiler in profilers(run, device):
         name, deadline = profiler.device.name, None if minutes is None else time.monotonic() + 60 * minutes
         wanted = _STEP if n is None else n
         measured = failed = 0
@@ -57,17 +56,3 @@ def campaign_plan(run: RunFolder, n: int) -> Plan:
     if found is not None and len(archs) <= len(found.archs):  # the space has no more
         return found
     return run.write_plan("campaign", archs, [{"origin": "campaign"}] * len(archs))
-
-
-def chosen_profilers(run: RunFolder, device: str | None) -> list[Profiler]:
-    """The profilers of the run, or the one of that name.
-
-    Raises:
-        ValueError: there is no such device; the message names those there are.
-    """
-    found = profilers(run)
-    chosen = [profiler for profiler in found if device in (None, profiler.device.name)]
-    if not chosen:
-        names = ", ".join(profiler.device.name for profiler in found)
-        raise ValueError(f"no device {device!r} in {run.path}; there are {names}")
-    return chosen

@@ -7,11 +7,11 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from experiments import measurement_commands
+from experiments import device_commands, measurement_commands
 
 if TYPE_CHECKING:
     from experiments.progress import Reporter
@@ -27,6 +27,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+app.add_typer(device_commands.app, name="device")
 app.add_typer(measurement_commands.app, name="measurements")
 
 _INTERRUPTED = 130  # what typer ends with after Ctrl-C
@@ -34,6 +35,9 @@ _INTERRUPTED = 130  # what typer ends with after Ctrl-C
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe, a TOML file.")]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run, such as runs/digits.")]
 Out = Annotated[Path | None, typer.Option("--out", help="The folder of the run.  [default: runs/NAME OF THE RECIPE]")]
+AddedDevice = Annotated[
+    str | None, typer.Option("--device", help="Only for this device, such as one that was added to the run.")
+]
 DeviceName = Annotated[str | None, typer.Option("--device", help="A device of the recipe, by name.")]
 
 
@@ -96,15 +100,15 @@ def score(run: RunPath) -> None:
 
 
 @app.command()
-def fit(run: RunPath) -> None:
+def fit(run: RunPath, device: AddedDevice = None) -> None:
     """Fit the predictors of latency and accuracy."""
-    _verb("fit", run)
+    _verb("fit", run, device)
 
 
 @app.command()
-def search(run: RunPath) -> None:
+def search(run: RunPath, device: AddedDevice = None) -> None:
     """Search, measure what the search proposes, and write the fronts."""
-    _verb("search", run)
+    _verb("search", run, device)
 
 
 @app.command()
@@ -206,11 +210,11 @@ def _ready(folder: RunFolder) -> tuple[RunFolder, Reporter]:
     return folder, Reporter()
 
 
-def _verb(name: str, run: Path) -> None:
+def _verb(name: str, run: Path, device: str | None = None) -> None:
     from experiments import pipeline
 
-    verb: Callable[[Any, Any], None] = getattr(pipeline, name)
-    verb(*_open(run))
+    verb: Callable[..., None] = getattr(pipeline, name)
+    verb(*_open(run), device)
 
 
 def _os_error(error: OSError) -> str:

@@ -38,19 +38,33 @@ class Outcome:
     seconds: float
 
 
-def profilers(run: RunFolder) -> list[Profiler]:
-    """One profiler for every device of the recipe, in its order."""
-    return [create_profiler(device, run.recipe.measure, run.recipe.seed) for device in run.recipe.devices]
+def profilers(run: RunFolder, device: str | None = None) -> list[Profiler]:
+    """One profiler for every device of the recipe, in its order; or that of one device, which may be an added one.
+
+    Raises:
+        ValueError: there is no device of that name.
+    """
+    chosen = [settings for settings in run.recipe.devices if device in (None, settings.name)]
+    if not chosen and device is not None:
+        from experiments.remote import StoredProfiler
+
+        return [StoredProfiler(run, device)]
+    return [create_profiler(settings, run.recipe.measure, run.recipe.seed) for settings in chosen]
 
 
-def measure_architectures(run: RunFolder, archs: Sequence[Architecture], report: Reporter) -> int:
-    """Measure those sub-networks, on every device, that were not; returns how many measurements were made.
+def measure_architectures(
+    run: RunFolder, archs: Sequence[Architecture], report: Reporter, device: str | None = None
+) -> int:
+    """Measure those sub-networks, on every device or on one, that were not; returns how many measurements were made.
 
     Latency does not depend on the weights, so the supernet need not be trained. What does not run on a device is
     written down as its failure and is not tried again.
     """
     with run.store() as store:
-        return sum(measure_missing(store, p, *architectures(run, archs), report).measured for p in profilers(run))
+        return sum(
+            measure_missing(store, profiler, *architectures(run, archs), report).measured
+            for profiler in profilers(run, device)
+        )
 
 
 def measure_models(run: RunFolder, models: dict[str, nn.Module], report: Reporter) -> None:
