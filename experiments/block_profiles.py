@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -25,8 +26,9 @@ from predictors.ridge import RidgePredictor
 from supernet.architecture import Architecture
 from supernet.block_table import BlockTable, ReachableBlock, block_table
 from supernet.pieces import pieces_of
+from supernet.timm_supernet import TimmSupernet
 
-__all__ = ["profile_blocks"]
+__all__ = ["BlockMaker", "block_networks", "block_seconds", "profile_blocks"]
 
 _EMPTY = ("block:empty", 1)  # a network that does nothing: what a call costs by itself
 _TRUSTED = 0.9  # Kendall τ below which a sum of blocks says too little about networks
@@ -58,8 +60,14 @@ def profile_blocks(
         deadline = None if minutes is None else time.monotonic() + 60 * minutes
         name = profiler.device.name
         with run.store() as store:
-            networks = [_EMPTY, *map(_network, table.blocks)]
-            done = measure_missing(store, profiler, networks, _Maker(run, table), report, deadline)
+            done = measure_missing(
+                store,
+                profiler,
+                block_networks(table),
+                BlockMaker(run.untrained_supernet, table, run.data.in_channels),
+                report,
+                deadline,
+            )
             report.say(
                 f"  {name}: {done.measured} blocks measured in {done.seconds / 60:.1f} min, {done.failed} failed, "
                 f"{done.left} of {len(table.blocks)} left"
@@ -67,7 +75,7 @@ def profile_blocks(
             if done.left:
                 report.say(f"    go on with `supernet profile {run.path} --blocks --device {name}`")
                 continue
-            seconds = _seconds(store, profiler.device, table)
+            seconds = block_seconds(store, profiler.device, table)
             report.say(f"    {_verdict(run, store, profiler.device, table, seconds)}")
         content = _picture(run, table, macs, seconds, arch or _default_architecture(run, name))
         write_block_picture(content | {"device": str(profiler.device)}, run.path / f"blocks-{name}.png")
@@ -85,12 +93,17 @@ def _table(run: RunFolder, report: Reporter) -> tuple[BlockTable, NDArray[np.int
     if not path.exists():
         started = time.monotonic()
         table = block_table(supernet, run.data.in_channels, run.recipe.seed)
-        make = _Maker(run, table)
+        make = BlockMaker(run.untrained_supernet, table, run.data.in_channels)
         macs = [count_macs(make.module(block), (1, *block.input_shape)) for block in table.blocks]
         write_json(path, {"provenance": run.provenance, "macs": macs, **table.to_dict()})
         report.say(f"  {len(table.blocks)} distinct blocks found in {time.monotonic() - started:.0f} s")
     content = read_json(path)
     return BlockTable.from_dict(supernet.space, content), np.array(content["macs"], dtype=np.int64)
+
+
+def block_networks(table: BlockTable) -> list[Network]:
+    """What is measured for a table: a network that does nothing, and every block."""
+    return [_EMPTY, *map(_network, table.blocks)]
 
 
 def _network(block: ReachableBlock) -> Network:
@@ -102,13 +115,14 @@ def _side(shape: tuple[int, ...]) -> int:
     return shape[1] if len(shape) == 3 and shape[1] == shape[2] else 1
 
 
-class _Maker:
-    """Makes the workload of a block by extracting a network that has it."""
+class BlockMaker:
+    """Makes the workload of a block, by its key and the side of its input, from a network that has it."""
 
-    def __init__(self, run: RunFolder, table: BlockTable) -> None:
-        self._supernet = run.untrained_supernet
-        self._channels = run.data.in_channels
+    def __init__(self, supernet: TimmSupernet[Any], table: BlockTable, channels: int) -> None:
+        self._supernet = supernet
+        self._channels = channels
         self._blocks = {_network(block): block for block in table.blocks}
+        self._last: tuple[Architecture, dict[str, nn.Module]] | None = None  # neighbours are often of one network
 
     def __call__(self, network: Network) -> Workload:
         if network == _EMPTY:
@@ -120,11 +134,12 @@ class _Maker:
         return Workload(block.key, module, shape[1], shape[0])
 
     def module(self, block: ReachableBlock) -> nn.Module:
-        import torch
-
-        image = torch.zeros(1, self._channels, block.arch.resolution, block.arch.resolution)
-        pieces = pieces_of(self._supernet.extract(block.arch).eval(), self._supernet.block_classes, image)
-        return next(piece.module for piece in pieces if piece.name == block.place)
+        """The block itself, for images or tokens of its input shape."""
+        if self._last is None or self._last[0] != block.arch:
+            image = torch.zeros(1, self._channels, block.arch.resolution, block.arch.resolution)
+            pieces = pieces_of(self._supernet.extract(block.arch).eval(), self._supernet.block_classes, image)
+            self._last = block.arch, {piece.name: piece.module for piece in pieces}
+        return self._last[1][block.place]
 
 
 class _Reshaped(nn.Module):
@@ -142,8 +157,8 @@ class _Reshaped(nn.Module):
 # -- what they say ----------------------------------------------------------------------------------------------------
 
 
-def _seconds(store: Store, device: Device, table: BlockTable) -> Seconds:
-    """(n_blocks,) of each block without the cost of a call; NaN for one that failed."""
+def block_seconds(store: Store, device: Device, table: BlockTable) -> Seconds:
+    """(n_blocks,) seconds of each block without the cost of a call; NaN for one that was not measured."""
     medians = {(m.key, m.resolution): m.median for m in store.measurements(device) if m.key.startswith("block:")}
     seconds = np.array([medians.get(_network(block), np.nan) for block in table.blocks])
     # A block cannot take nothing: a hundredth of the call stays.

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 from experiments.measuring import architectures, measure_missing, profilers
 from experiments.progress import Reporter
 from experiments.run_folder import Plan, RunFolder
+from hardware.device import Device
+from hardware.device_changes import explain_earlier
+from hardware.store import Store
+from supernet.architecture import Architecture
 from supernet.design import covering_design
 
-__all__ = ["campaign_plan", "run_campaign"]
+__all__ = ["campaign_plan", "latencies", "run_campaign"]
 
 _STEP = 64  # architectures by which a plan without an end grows
 
@@ -44,6 +49,27 @@ def run_campaign(
         if done.left:
             limit = f"--n {n}" if n is not None else f"--minutes {minutes:g}"
             report.say(f"    go on with `supernet profile {run.path} --device {name} {limit}`")
+
+
+def latencies(
+    run: RunFolder, store: Store, device: Device, archs: Sequence[Architecture], report: Reporter
+) -> tuple[list[Architecture], list[float]]:
+    """Those of `archs` and of the run's campaign that were measured on the device, and their medians in seconds.
+
+    Raises:
+        ValueError: none of `archs` was; the message says what was measured before something changed.
+    """
+    measured = {(m.key, m.resolution): m.median for m in store.measurements(device)}
+    n = sum((arch.id, arch.resolution) in measured for arch in archs)
+    if n == 0:
+        reasons = [f"nothing planned is measured on {device}", *explain_earlier(store, device)]
+        raise ValueError("\n".join([*reasons, f"measure it with `supernet profile {run.path} --device {device.name}`"]))
+    if n < len(archs):
+        report.say(f"  {device.name}: measured {n} of {len(archs)} planned sub-networks so far")
+    plan = run.plan("campaign")
+    known = dict.fromkeys([*archs, *(plan.archs if plan else ())])
+    found = [arch for arch in known if (arch.id, arch.resolution) in measured]
+    return found, [measured[arch.id, arch.resolution] for arch in found]
 
 
 def campaign_plan(run: RunFolder, n: int) -> Plan:

@@ -133,8 +133,16 @@ def query(
             budgets[name] = parse_count(text)
     name, results = querying.device_results(run, device)
     rows = querying.answer(results, budgets, top)
+    changed = querying.what_changed(run, name, results)
+    if changed:
+        print(
+            f"supernet: {name} is not here what it was when it was measured: {'; '.join(changed)}\n"
+            f"supernet: these are the old numbers; for new ones: `supernet search {run}`",
+            file=sys.stderr,
+        )
     if as_json:
-        print(json.dumps({"device": results["device"], "fingerprint": results["fingerprint"], "found": rows}, indent=1))
+        head = {"device": results["device"], "fingerprint": results["fingerprint"], "changed": changed}
+        print(json.dumps({**head, "found": rows}, indent=1))
         return
     from experiments.tables import print_answer
 

@@ -12,7 +12,7 @@ from typing import Any
 from experiments import block_profiles, fitting
 from experiments.background import baselines_in_background
 from experiments.bundle import find_architecture, write_bundle
-from experiments.campaign import run_campaign
+from experiments.campaign import latencies, run_campaign
 from experiments.comparing import compare_run
 from experiments.files import write_json
 from experiments.measuring import Scorer, measure_architectures, profilers
@@ -22,6 +22,7 @@ from experiments.report import write_front_picture, write_report
 from experiments.run_folder import RunFolder
 from experiments.searching import front_of_run, initial_plan, propose, round_name, search_plans
 from experiments.training import check_baselines, train_supernet
+from hardware.device_changes import explain_earlier
 from supernet.architecture import Architecture
 
 __all__ = [
@@ -42,6 +43,7 @@ def train(run: RunFolder, report: Reporter) -> None:
 def profile(run: RunFolder, report: Reporter, device: str | None = None) -> None:
     """Measure the latency of every planned sub-network on every device, or on one: ``store.sqlite``."""
     report.say("profile")
+    _say_what_changed(run, report, device)
     if measure_architectures(run, _planned(run, device), report, device) == 0:
         report.say("  everything planned is measured")
 
@@ -51,6 +53,7 @@ def profile_campaign(
 ) -> None:
     """Measure more sub-networks than the search needs, so many or for so long: ``store.sqlite``."""
     report.say("profile")
+    _say_what_changed(run, report, device)
     run_campaign(run, report, device=device, n=n, minutes=minutes)
 
 
@@ -59,6 +62,7 @@ def profile_blocks(
 ) -> None:
     """Measure every block alone: ``store.sqlite``, ``blocks.json`` and a picture of where the time goes."""
     report.say("profile blocks")
+    _say_what_changed(run, report, device)
     arch = None if key is None else find_architecture(run, key)
     block_profiles.profile_blocks(run, report, device=device, minutes=minutes, arch=arch)
 
@@ -82,10 +86,7 @@ def fit(run: RunFolder, report: Reporter, device: str | None = None) -> None:
     with run.store() as store:
         for profiler in profilers(run, device):
             name = profiler.device.name
-            measured = [a for a in archs if store.has_measurement(a.id, a.resolution, profiler.device)]
-            if len(measured) < len(archs):
-                report.say(f"  {name}: measured {len(measured)} of {len(archs)} planned sub-networks so far")
-            seconds = [store.measurement(a.id, a.resolution, profiler.device).median for a in measured]
+            measured, seconds = latencies(run, store, profiler.device, archs, report)
             report.say(fitting.fit_and_save(run, f"latency-{name}", measured, seconds, "relative"))
 
 
@@ -137,6 +138,14 @@ def run(run: RunFolder, report: Reporter) -> None:
 def is_finished(run: RunFolder) -> bool:
     """Whether there is nothing left to do: the report is the last thing that is written."""
     return run.report.exists()
+
+
+def _say_what_changed(run: RunFolder, report: Reporter, device: str | None) -> None:
+    """What was measured before the machine or the runtime changed is never mixed with the rest, and never silently."""
+    with run.store() as store:
+        for profiler in profilers(run, device):
+            for line in explain_earlier(store, profiler.device):
+                report.say(f"  {line}")
 
 
 def _planned(run: RunFolder, device: str | None = None) -> Sequence[Architecture]:

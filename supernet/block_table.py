@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -94,8 +94,10 @@ class BlockTable:
         return cls(space, tuple(blocks), tuple(positions))
 
 
-def block_table(supernet: TimmSupernet[Any], channels: int, seed: int = 0) -> BlockTable:
-    """The table of a supernet for images of so many channels.
+def block_table(
+    supernet: TimmSupernet[Any], channels: int, seed: int = 0, resolutions: Sequence[int] | None = None
+) -> BlockTable:
+    """The table of a supernet for images of so many channels, at every resolution of its space or at some.
 
     Sub-networks in which every combination of the genes that a position depends on occurs are taken apart, at every
     resolution. One sub-network shows a combination at every position, so it takes as many as the position with the most
@@ -114,7 +116,7 @@ def block_table(supernet: TimmSupernet[Any], channels: int, seed: int = 0) -> Bl
     blocks: dict[str, ReachableBlock] = {}
     numbers: dict[str, int] = {}
     for row in _covering(space, [genes for genes, _, _ in owners.values()], np.random.default_rng(seed)):
-        for resolution in range(len(space.resolutions)):
+        for resolution in (space.resolutions.index(r) for r in resolutions or space.resolutions):
             row[0] = resolution
             (arch,) = space.decode(row[None])
             network = supernet.extract(arch).eval()

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from experiments.files import replacing
 from experiments.report.pictures import COLOURS, figure_of_panels
@@ -44,12 +45,11 @@ def _draw_shares(axes: Axes, positions: Sequence[Data], colours: Mapping[str, st
     seconds, macs = (np.array([position[what] for position in positions], float) for what in ("seconds", "macs"))
     axes.barh(rows, seconds / seconds.sum() * 100, color=[colours[p["group"]] for p in positions], height=0.7)
     share = macs / macs.sum() * 100
-    axes.plot(share, rows, "D", ms=4, mfc="white", mec=COLOURS["ink"], mew=0.9, label="share of the MACs")
+    axes.plot(share, rows, "D", ms=4, mfc="white", mec=COLOURS["ink"], mew=0.9)
     axes.set_yticks(rows, [position["name"] for position in positions], fontsize=8)
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
-    axes.set(xlabel="share of the time of all blocks (%)", title="Where the time goes")
-    axes.legend(loc="lower right")
+    axes.set(xlabel="share of all blocks (%)", title="Where the time goes (bars), and the MACs (diamonds)")
 
 
 def _draw_blocks(axes: Axes, blocks: Sequence[Data], positions: Sequence[Data], colours: Mapping[str, str]) -> None:
@@ -62,6 +62,10 @@ def _draw_blocks(axes: Axes, blocks: Sequence[Data], positions: Sequence[Data], 
     own = [(p["macs"] / 1e6, p["seconds"] * 1e3) for p in positions if p["macs"] > 0]
     axes.plot(*zip(*own, strict=True), "o", ms=6.5, mfc="none", mec=COLOURS["ink"], mew=0.9, label="in this network")
     axes.set(xscale="log", yscale="log", xlabel="million multiply-accumulates", ylabel="time alone (ms)")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.set_minor_locator(NullLocator())
     axes.set_title("What each reachable block takes")
     ends = np.array(axes.get_xlim())
     heights = axes.get_ylim()
