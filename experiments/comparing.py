@@ -44,6 +44,8 @@ def compare_run(run: RunFolder, report: Reporter) -> dict[str, Any]:
     measure_models(run, models, report)
     scores = {key: _score_model(run, key, model) for key, model in models.items()}
     results = read_json(run.front)["devices"]
+    if unsearched := [device.name for device in run.recipe.devices if device.name not in results]:
+        raise ValueError(f"{run.path} has no front for {', '.join(unsearched)} yet: `supernet search {run.path}`")
     plans = {plan.name: plan.archs for plan in (random, uniform)}
     devices = [
         _device_entry(run, profiler.device, results[profiler.device.name], plans, scores, scorer, report)
