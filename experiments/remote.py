@@ -74,18 +74,22 @@ class RunCampaign:
         initial_plan(run)
 
     def jobs(self, device: Device) -> Sequence[Job]:
+        """Everything planned for the device of that name."""
+        return self.planned(device.name)
+
+    def planned(self, name: str) -> Sequence[Job]:
         """Initial plan and rounds of search in their order, then the rounds for this device alone."""
         with self._lock:
             plans = {path: path.stat().st_mtime_ns for path in self.run.plans.glob("*.json")}
-            known, jobs = self._jobs.get(device.name, (None, []))
+            known, jobs = self._jobs.get(name, (None, []))
             if known != plans:
-                archs = list(dict.fromkeys(a for plan in search_plans(self.run, device.name) for a in plan.archs))
+                archs = list(dict.fromkeys(a for plan in search_plans(self.run, name) for a in plan.archs))
                 archs = archs[: self.n]
                 supernet = self.run.untrained_supernet
                 macs = supernet.macs(supernet.space.encode(archs))
                 self._archs |= {(arch.id, arch.resolution): arch for arch in archs}
                 jobs = [Job(arch.id, arch.resolution, int(n), str(arch)) for arch, n in zip(archs, macs, strict=True)]
-                self._jobs[device.name] = plans, jobs
+                self._jobs[name] = plans, jobs
             return jobs
 
     def model(self, key: str, resolution: int, batch_size: int) -> bytes:
