@@ -73,14 +73,8 @@ def import_results(run: RunFolder, path: Path, name: str | None = None) -> Impor
         )
     manifest = read_json(manifest_path)
     device, groups = read_results(path, manifest)
-    campaign = RunCampaign(run, name or manifest["name"])
-    known = run.added_devices().get(campaign.name)
-    if known is not None and known != device:
-        raise ValueError(
-            f"{campaign.name} is {known}; this result is of another device: {device}; give it a name of its own with "
-            "--device"
-        )
-    device = campaign.register(device)
+    campaign = RunCampaign(run, manifest["name"] if name is None else name)
+    device = campaign.register_alone(device)
     board = Board(campaign, journal(run))
     outcomes = [board.accept("import", device, group) for group in groups]
     return Imported(
@@ -166,7 +160,7 @@ def _open_jobs(campaign: RunCampaign, settings: BundleSettings) -> list[Job]:
 
 def _unfinished(campaign: RunCampaign, open_jobs: Sequence[Job], settings: BundleSettings) -> list[Job]:
     """The jobs of the last bundle for this device, if some of them are still open."""
-    paths = sorted(_manifests(campaign.run).glob("*.json"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    paths = sorted(_manifests(campaign.run).glob("[!.]*.json"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
     planned = {(job.key, job.resolution): job for job in campaign.planned(settings.name)}
     for path in paths:
         manifest = read_json(path)

@@ -137,7 +137,9 @@ def front_of_run(run: RunFolder, scorer: Scorer, report: Reporter, device: str |
             name = profiler.device.name
             latency = fitting.load(run, f"latency-{name}")
             candidates = [
-                _candidate(arch, store.measurement(arch.id, arch.resolution, profiler.device), known, accuracy, latency)
+                _candidate(
+                    arch, store.measurement(arch.id, arch.resolution, profiler.device), name, known, accuracy, latency
+                )
                 for arch in archs
                 if store.has_measurement(arch.id, arch.resolution, profiler.device)
             ]
@@ -158,10 +160,14 @@ def front_of_run(run: RunFolder, scorer: Scorer, report: Reporter, device: str |
 
 
 def _candidate(
-    arch: Architecture, measurement: Measurement, known: _Known, accuracy: fitting.Fitted, latency: fitting.Fitted
+    arch: Architecture,
+    measurement: Measurement,
+    device: str,
+    known: _Known,
+    accuracy: fitting.Fitted,
+    latency: fitting.Fitted,
 ) -> Candidate:
     notes = known.notes[arch.id]
-    device = measurement.device.name
     predicted = notes.get("predicted", {})
     extras = {
         "origin": notes["origin"],

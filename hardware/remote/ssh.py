@@ -41,7 +41,7 @@ class Host:
         if not name or name.startswith("-") or any(c.isspace() for c in name):
             raise ValueError(f"{name!r} is not the name of a host")
         self.name = name
-        self.command = [*ssh, *_OPTIONS, "--", name]
+        self.ssh = ssh
         self.python = python
 
     def has(self, bundle: str) -> bool:
@@ -63,7 +63,7 @@ class Host:
             f"rm -rf {part} && mkdir -p {part} && tar -xf - -C {part} && mv {part} {shlex.quote(f'{_FOLDER}/{bundle}')}"
         )
         with tempfile.TemporaryFile() as errors:
-            process = subprocess.Popen([*self.command, script], stdin=subprocess.PIPE, stderr=errors)
+            process = subprocess.Popen(self._command(script), stdin=subprocess.PIPE, stderr=errors)
             assert process.stdin is not None
             try:
                 with process.stdin, tarfile.open(fileobj=process.stdin, mode="w|") as tar:
@@ -84,16 +84,17 @@ class Host:
         script = f"cd {shlex.quote(f'{_FOLDER}/{bundle}')} && exec {shlex.quote(self.python)} -u measure.py --print"
         with tempfile.TemporaryFile() as errors:
             process = subprocess.Popen(
-                [*self.command, script], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors
+                self._command(script), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors
             )
             assert process.stdout is not None
             try:
                 with process.stdout:
                     for line in process.stdout:
                         on_line(line)
+            except BaseException:
+                process.terminate()
+                raise
             finally:
-                if process.poll() is None:
-                    process.terminate()
                 code = process.wait()
             if code != 0:
                 raise OSError(
@@ -104,10 +105,13 @@ class Host:
         """Remove the bundle and its results there."""
         self._run(f"rm -rf {shlex.quote(f'{_FOLDER}/{bundle}')}", expect=(0,))
 
+    def _command(self, script: str) -> list[str]:
+        return [*self.ssh, *_OPTIONS, "--", self.name, script]
+
     def _run(self, script: str, expect: Sequence[int]) -> int:
         with tempfile.TemporaryFile() as errors:
             code = subprocess.run(
-                [*self.command, script], stdin=subprocess.DEVNULL, stderr=errors, check=False
+                self._command(script), stdin=subprocess.DEVNULL, stderr=errors, check=False
             ).returncode
             if code not in expect:
                 raise OSError(f"cannot work on {self.name}: {_last_line(errors, code)}")
