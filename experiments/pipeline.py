@@ -22,17 +22,18 @@ from experiments.run_folder import RunFolder
 from experiments.searching import front_of_run, initial_plan, propose, round_name, search_plans
 from experiments.training import check_baselines, train_supernet
 from supernet.architecture import Architecture
+from supernet.training import World, join
 
 __all__ = ["compare", "export", "fit", "is_finished", "profile", "run", "score", "search", "train"]
 
 
-def train(run: RunFolder, report: Reporter) -> None:
-    """Train the supernet: ``checkpoints/``, then ``supernet.safetensors``."""
-    if run.weights.exists():
+def train(run: RunFolder, report: Reporter, world: World) -> None:
+    """Train the supernet, on all processes of `world`: ``checkpoints/``, then ``supernet.safetensors``."""
+    if world.share(lambda: b"done" if run.weights.exists() else None):
         report.say("train: done already")
         return
     report.say("train")
-    train_supernet(run, report)
+    train_supernet(run, report, world)
 
 
 def profile(run: RunFolder, report: Reporter, device: str | None = None) -> None:
@@ -106,8 +107,8 @@ def compare(run: RunFolder, report: Reporter) -> None:
 def run(run: RunFolder, report: Reporter) -> None:
     """Everything, from the recipe to the report."""
     check_baselines(run)
-    with baselines_in_background(run, report):
-        train(run, report)
+    with join() as world, baselines_in_background(run, report):
+        train(run, report, world)
     initial_plan(run)
     for verb in (profile, score, fit, search, compare):
         verb(run, report)

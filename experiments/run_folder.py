@@ -121,7 +121,9 @@ class RunFolder:
         from experiments.data import create_data
 
         resolution = max(self.untrained_supernet.space.resolutions)
-        return create_data(self.recipe.data, seed=self.recipe.seed, resolution=resolution)
+        return create_data(
+            self.recipe.data, seed=self.recipe.seed, resolution=resolution, cache_folder=self.path / "decoded"
+        )
 
     @cached_property
     def untrained_supernet(self) -> TimmSupernet[Any]:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from experiments import recipe_sections
+from experiments import recipe_sections, training_settings
 from experiments.recipe import Recipe, RecipeError, load_recipe
 
 SMALL = """
@@ -71,7 +71,7 @@ def test_a_recipe_is_read(tmp_path):
     space = recipe.supernet.space
     assert space is not None and space.stages[1].depths == (1, 2) and space.expands == (2, 3, 4.5)
     assert all(type(expand) is int for expand in space.expands[:2])
-    assert isinstance(recipe.training, recipe_sections.SingleStageSettings) and recipe.training.schedule.epochs == 20
+    assert isinstance(recipe.training, training_settings.SingleStageSettings) and recipe.training.schedule.epochs == 20
     assert [device.name for device in recipe.devices] == ["cpu-1", "cpu-32"]
     with pytest.raises(ValidationError):
         recipe.seed = 4
@@ -88,7 +88,7 @@ def test_settings_are_what_create_supernet_takes(tmp_path):
 def test_progressive_shrinking_is_read(tmp_path):
     start, end = SMALL.index('method = "single_stage"'), SMALL.index("[[devices]]")
     recipe = load(tmp_path, SMALL[:start] + SHRINKING + SMALL[end:])
-    assert isinstance(recipe.training, recipe_sections.ProgressiveShrinkingSettings)
+    assert isinstance(recipe.training, training_settings.ProgressiveShrinkingSettings)
     assert recipe.training.subnets.depth == 3 and recipe.training.last_step.warmup_lr == 0.02
 
 
@@ -149,7 +149,7 @@ def test_an_unknown_key_names_the_nearest(tmp_path, old, new, where, says):
         ("warmup_epochs = 1", "warmup_epochs = 20", "training.schedule: warmup_epochs 20 must be below epochs 20"),
         ("{ epochs = 20, ", "{ ", "training.schedule.epochs: is missing (Epochs, the warm-up included.)"),
         ('"single_stage"', '"two_stage"', "training.method: 'two_stage' is not possible; choose 'single_stage', 'pro"),
-        ('method = "single_stage"', "", "training.method: is missing; choose 'single_stage' or"),
+        ('method = "single_stage"', "", "training.method: is missing; choose 'single_stage', "),
         ('runtime = "torch"', 'runtime = "tensorrt"', "devices[2].runtime: 'tensorrt' is not possible; choose 'onnx"),
         ('"cpu-32"', '"cpu-1"', "two devices are named 'cpu-1'; give each a name of its own"),
         ('"cpu-32"', '"../up"', "devices[2].name: '../up' may only consist of letters"),
@@ -190,7 +190,8 @@ def test_a_file_that_is_no_recipe_gets_one_line(tmp_path, content, says):
 
 
 def test_every_field_says_what_it_means():
-    sections: list[Any] = [getattr(recipe_sections, name) for name in recipe_sections.__all__]
+    modules = (recipe_sections, training_settings)
+    sections: list[Any] = [getattr(module, name) for module in modules for name in module.__all__]
     for section in [Recipe, *sections]:
         if isinstance(section, type) and issubclass(section, BaseModel):
             for name, field in section.model_fields.items():

@@ -6,8 +6,20 @@ from itertools import pairwise
 import pytest
 
 from supernet import SearchSpace, Stage
-from supernet.training import CrossEntropy, InPlaceDistillation, Largest, Phase, Sandwich, Schedule, Uniform
-from supernet.training.phases import check_phases, keep_largest, plain, progressive_shrinking, single_stage
+from supernet.training import (
+    CrossEntropy,
+    InPlaceDistillation,
+    Largest,
+    Phase,
+    Sandwich,
+    Schedule,
+    Uniform,
+    plain,
+    progressive_shrinking,
+    single_stage,
+)
+from supernet.training.phases import check_phases
+from supernet.training.shrinking import keep_largest
 
 PUBLISHED = SearchSpace(tuple(range(128, 225, 4)), (Stage.uniform((2, 3, 4), kernel=(3, 5, 7), expand=(3, 4, 6)),) * 5)
 SHORT = Schedule(2, 0.1)
@@ -61,10 +73,10 @@ def test_shrinking_fits_any_space() -> None:
 
 
 def test_a_choice_that_would_never_shrink_is_refused() -> None:
-    space = SearchSpace((32,), (Stage.uniform((1,), heads=(2, 4)),))
-    with pytest.raises(ValueError, match="heads would never shrink"):
+    space = SearchSpace((32,), (Stage.uniform((1,), groups=(2, 4)),))
+    with pytest.raises(ValueError, match="groups would never shrink"):
         progressive_shrinking(space)
-    assert len(progressive_shrinking(space, step_by_step=("heads",))) == 2
+    assert len(progressive_shrinking(space, step_by_step=(("groups",),))) == 2
 
 
 def test_keep_largest_keeps_what_is_not_named() -> None:

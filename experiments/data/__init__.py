@@ -5,14 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from experiments.data.image_data import ImageData
     from experiments.recipe_sections import DataSettings
 
 __all__ = ["create_data"]
 
 
-def create_data(settings: DataSettings, *, seed: int, resolution: int) -> ImageData:
+def create_data(settings: DataSettings, *, seed: int, resolution: int, cache_folder: Path | None = None) -> ImageData:
     """The data of a recipe as images of `resolution` pixels, the largest that a network of the run takes.
+
+    Decoded images, if the recipe asks for them, are kept in `cache_folder`; by default in a temporary file.
 
     Raises:
         ValueError: there is nothing to read, or not enough for the splits and one batch.
@@ -37,7 +41,7 @@ def create_data(settings: DataSettings, *, seed: int, resolution: int) -> ImageD
         validation_fraction=settings.validation_fraction,
         test_fraction=settings.test_fraction,
         limits={"train": settings.train_images, "validation": settings.validation_images, "test": settings.test_images},
-        image_mode="L" if settings.in_channels == 1 else "RGB",
+        cache_folder=cache_folder,
     )
     data = TimmData(
         splits,
@@ -48,6 +52,9 @@ def create_data(settings: DataSettings, *, seed: int, resolution: int) -> ImageD
         settings.workers,
         Augmentation(**settings.augmentation.model_dump()),
         settings.evaluation_crop,
+        settings.cache,
+        cache_folder,
+        settings.shuffle_shards,
     )
     if data.steps_per_epoch == 0:
         raise ValueError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
 
-from experiments.data.image_data import EvaluationSplit, Split
+from experiments.data.image_data import EvaluationSplit, Split, check_ranks
 
 __all__ = ["ComposedDigits"]
 
@@ -77,13 +78,20 @@ class ComposedDigits:
     def n_images(self, split: Split) -> int:
         return {"train": self.train_images, "validation": self.validation_images, "test": self.test_images}[split]
 
-    def train_batches(self, epoch: int, skip: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    def train_batches(
+        self, epoch: int, skip: int = 0, rank: int = 0, n_ranks: int = 1
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        check_ranks(self.batch_size, rank, n_ranks)
         for step in range(skip, self.steps_per_epoch):
-            yield self._compose("train", self.batch_size, epoch, step)
+            images, labels = self._compose("train", self.batch_size, epoch, step)
+            yield images[rank::n_ranks], labels[rank::n_ranks]
 
-    def evaluation_batches(self, split: EvaluationSplit, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def evaluation_batches(
+        self, split: EvaluationSplit, batch_size: int, rank: int = 0, n_ranks: int = 1
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         images, labels = self._validation if split == "validation" else self._test
-        yield from zip(images.split(batch_size), labels.split(batch_size), strict=True)
+        batches = zip(images.split(batch_size), labels.split(batch_size), strict=True)
+        yield from itertools.islice(batches, rank, None, n_ranks)
 
     def calibration_batches(self, n_images: int, batch_size: int) -> Iterator[Tensor]:
         if n_images > self.train_images:

@@ -7,7 +7,7 @@ from typing import Literal, Protocol
 
 from torch import Tensor
 
-__all__ = ["EvaluationSplit", "ImageData", "Split"]
+__all__ = ["EvaluationSplit", "ImageData", "Split", "check_ranks"]
 
 Split = Literal["train", "validation", "test"]
 EvaluationSplit = Literal["validation", "test"]
@@ -45,12 +45,25 @@ class ImageData(Protocol):
         """Number of images of a split."""
         ...
 
-    def train_batches(self, epoch: int, skip: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches of an epoch from batch `skip` on: exactly those an uninterrupted epoch would have had."""
+    def train_batches(
+        self, epoch: int, skip: int = 0, rank: int = 0, n_ranks: int = 1
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of an epoch from batch `skip` on: exactly those an uninterrupted epoch would have had.
+
+        Of `n_ranks` processes that train together, each reads the images ``rank::n_ranks`` of every batch.
+
+        Raises:
+            ValueError: the batch size is not divisible by `n_ranks`.
+        """
         ...
 
-    def evaluation_batches(self, split: EvaluationSplit, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Every image of the split once, in an order that never changes; the last batch may be smaller."""
+    def evaluation_batches(
+        self, split: EvaluationSplit, batch_size: int, rank: int = 0, n_ranks: int = 1
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Every image of the split once, in an order that never changes; the last batch may be smaller.
+
+        Of `n_ranks` processes, each reads the batches ``rank::n_ranks``; there may be none for it.
+        """
         ...
 
     def calibration_batches(self, n_images: int, batch_size: int) -> Iterator[Tensor]:
@@ -60,3 +73,12 @@ class ImageData(Protocol):
             ValueError: the training split has fewer images.
         """
         ...
+
+
+def check_ranks(batch_size: int, rank: int, n_ranks: int) -> None:
+    """Raises ValueError where a batch cannot be shared out evenly, or there is no such rank."""
+    if not 0 <= rank < n_ranks:
+        raise ValueError(f"rank {rank} of {n_ranks} processes; ranks count from 0")
+    if batch_size % n_ranks:
+        lower = max(1, batch_size // n_ranks) * n_ranks
+        raise ValueError(f"data.batch_size {batch_size} cannot be shared by {n_ranks} processes; take {lower}")

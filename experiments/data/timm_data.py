@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-import random
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any
+from pathlib import Path
 
 import numpy as np
-import torch
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from timm.data.random_erasing import RandomErasing
 from timm.data.transforms_factory import create_transform
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
-from experiments.data.image_data import EvaluationSplit, Split
-from experiments.data.splits import ImageSplit, Rows
+from experiments.data.decoded import decoded
+from experiments.data.image_data import EvaluationSplit, Split, check_ranks
+from experiments.data.image_files import ImageFiles, Rows
+from experiments.data.reading import BatchReader, Request, Transform
+from experiments.data.splits import ImageSplit
 
 __all__ = ["Augmentation", "TimmData"]
 
+_VERSION = 2  # of the transforms and their random numbers: part of the digest
 _CALIBRATION_EPOCH = 2**31  # an epoch of the training transform that no training reaches
 _NORMS = {  # mean and standard deviation by number of channels; one channel is grey ImageNet
     1: ((0.449,), (0.226,)),
@@ -44,8 +45,10 @@ class Augmentation:
 class TimmData:
     """`ImageData` over three splits of images on disk (see `splits.open_splits`).
 
-    Order and augmentation follow from (seed, epoch, image) alone, so the number of workers changes nothing but speed.
-    `evaluation_crop` is the share of the side that the centre crop of an evaluation image keeps.
+    Order and augmentation follow from (seed, epoch, image) alone, so the number of workers or ranks changes nothing but
+    speed. `evaluation_crop` is the share of the side that the centre crop of an evaluation image keeps. With `cache`,
+    every image is decoded once, into `cache_folder` or, without one, a temporary file. With `shuffle_shards`, training
+    goes through the tar files in random order, so many at a time, and mixes the images of these.
     """
 
     splits: Mapping[Split, ImageSplit]
@@ -56,6 +59,9 @@ class TimmData:
     workers: int = 2
     augmentation: Augmentation = Augmentation()
     evaluation_crop: float = 0.875
+    cache: bool = False
+    cache_folder: Path | None = None
+    shuffle_shards: int | None = None
 
     @property
     def n_classes(self) -> int:
@@ -67,8 +73,15 @@ class TimmData:
 
     @property
     def digest(self) -> str:
-        settings = (self.seed, self.resolution, self.batch_size, self.in_channels, self.evaluation_crop)
-        text = repr((self._split_digests, settings, asdict(self.augmentation)))
+        settings = (
+            self.seed,
+            self.resolution,
+            self.batch_size,
+            self.in_channels,
+            self.evaluation_crop,
+            self.shuffle_shards,
+        )
+        text = repr((_VERSION, self._split_digests, settings, asdict(self.augmentation)))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @cached_property
@@ -78,93 +91,76 @@ class TimmData:
     def n_images(self, split: Split) -> int:
         return len(self.splits[split])
 
-    def train_batches(self, epoch: int, skip: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        order = np.random.default_rng((self.seed, 1, epoch)).permutation(len(self.splits["train"]))
-        batches = order[: self.steps_per_epoch * self.batch_size].reshape(-1, self.batch_size)[skip:]
-        yield from self._load("train", list(batches), epoch)
+    def train_batches(
+        self, epoch: int, skip: int = 0, rank: int = 0, n_ranks: int = 1
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        check_ranks(self.batch_size, rank, n_ranks)
+        order = self._order(epoch)
+        seeds = self._seeds(epoch)
+        batches = order[: self.steps_per_epoch * self.batch_size].reshape(-1, self.batch_size)[skip:, rank::n_ranks]
+        yield from self._reader.read_in_pool([Request("train", places, seeds[places]) for places in batches])
 
-    def evaluation_batches(self, split: EvaluationSplit, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-        yield from self._load(split, _chunks(np.arange(len(self.splits[split])), batch_size), epoch=None)
+    def evaluation_batches(
+        self, split: EvaluationSplit, batch_size: int, rank: int = 0, n_ranks: int = 1
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        chunks = _chunks(np.arange(len(self.splits[split])), batch_size)[rank::n_ranks]
+        yield from self._reader.read([Request(split, places) for places in chunks])
 
     def calibration_batches(self, n_images: int, batch_size: int) -> Iterator[Tensor]:
         n_train = len(self.splits["train"])
         if n_images > n_train:
             raise ValueError(f"{n_images} calibration images; the training split has {n_train}: ask for fewer")
         chosen = np.random.default_rng((self.seed, 2)).permutation(n_train)[:n_images]
-        for images, _ in self._load("train", _chunks(chosen, batch_size), _CALIBRATION_EPOCH):
-            yield images
+        seeds = self._seeds(_CALIBRATION_EPOCH)
+        requests = [Request("train", places, seeds[places]) for places in _chunks(chosen, batch_size)]
+        yield from (images for images, _ in self._reader.read(requests))
 
-    def _load(self, split: Split, batches: list[Rows], epoch: int | None) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches of the images at the given places; `epoch` seeds the training transform, None: that of evaluation."""
-        transform = self._evaluation_transform if epoch is None else self._training_transform
-        images = _Images(self.splits[split], transform, self.in_channels, (self.seed, 3, epoch or 0))
-        yield from DataLoader(
-            images,
-            batch_sampler=[batch.tolist() for batch in batches],
-            num_workers=min(self.workers, len(batches)),
-            generator=torch.Generator(),  # a generator of its own, so that the global one is left alone
-        )
+    def _order(self, epoch: int) -> Rows:
+        """The training images in the order of this epoch."""
+        train = self.splits["train"]
+        rng = np.random.default_rng((self.seed, 1, epoch))
+        order = rng.permutation(len(train))
+        if self.shuffle_shards is None or not isinstance(train.source, ImageFiles):
+            return order
+        shards = train.source.files[train.rows[order]]
+        windows = rng.permutation(len(train.source.paths))[shards] // self.shuffle_shards
+        return order[np.argsort(windows, kind="stable")]
+
+    def _seeds(self, epoch: int) -> Rows:
+        """The seed of every training image for its augmentation in this epoch."""
+        return np.random.default_rng((self.seed, 3, epoch)).integers(2**62, size=len(self.splits["train"]))
 
     @cached_property
-    def _training_transform(self) -> Any:
-        mean, std = _NORMS[self.in_channels]
-        return create_transform(
+    def _reader(self) -> BatchReader:
+        splits = dict(self.splits)
+        if self.cache:
+            splits.update((name, decoded(split, self._mode, self.cache_folder)) for name, split in splits.items())
+        return BatchReader(splits, self._transform, self.workers)
+
+    @property
+    def _mode(self) -> str:
+        return "L" if self.in_channels == 1 else "RGB"
+
+    @property
+    def _transform(self) -> Transform:
+        augmentation = self.augmentation
+        training = create_transform(
             self.resolution,
             is_training=True,
-            scale=self.augmentation.crop_scale,
-            hflip=self.augmentation.flip,
-            color_jitter=self.augmentation.color_jitter,
-            auto_augment=self.augmentation.auto_augment,
-            re_prob=self.augmentation.random_erasing,
+            scale=augmentation.crop_scale,
+            hflip=augmentation.flip,
+            # None, since a jitter of 0 costs as much as the crop.
+            color_jitter=augmentation.color_jitter or None,  # pyright: ignore[reportArgumentType]
+            auto_augment=augmentation.auto_augment,
             interpolation="bicubic",
-            mean=mean,
-            std=std,
+            use_prefetcher=True,  # timm's word for: leave the pixels uint8
         )
-
-    @cached_property
-    def _evaluation_transform(self) -> Any:
+        evaluation = create_transform(
+            self.resolution, crop_pct=self.evaluation_crop, interpolation="bicubic", use_prefetcher=True
+        )
+        erase = RandomErasing(augmentation.random_erasing, device="cpu") if augmentation.random_erasing else None
         mean, std = _NORMS[self.in_channels]
-        return create_transform(
-            self.resolution, crop_pct=self.evaluation_crop, interpolation="bicubic", mean=mean, std=std
-        )
-
-
-class _Images(Dataset[tuple[Tensor, int]]):
-    """Transformed images of a split, each with random numbers of its own."""
-
-    def __init__(self, split: ImageSplit, transform: Any, in_channels: int, seed: tuple[int, ...]) -> None:
-        self.split = split
-        self.transform = transform
-        self.mode = "L" if in_channels == 1 else "RGB"
-        self.seed = seed
-
-    def __len__(self) -> int:
-        return len(self.split)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        row = int(self.split.rows[index])
-        image, label = self.split.dataset[row]
-        with _seeded(*self.seed, row):
-            return self.transform(image.convert(self.mode)), int(label)
-
-
-@contextmanager
-def _seeded(*key: int) -> Iterator[None]:
-    """Global random numbers follow from the key inside, and are what they were after.
-
-    timm's transforms draw from the three global generators and take no other, so this is the one place that seeds them.
-    """
-    before = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
-    words = np.random.SeedSequence(key).generate_state(3).tolist()
-    random.seed(words[0])
-    np.random.seed(words[1])  # noqa: NPY002
-    torch.default_generator.manual_seed(words[2])
-    try:
-        yield
-    finally:
-        random.setstate(before[0])
-        np.random.set_state(before[1])  # noqa: NPY002
-        torch.set_rng_state(before[2])
+        return Transform(self._mode, training, evaluation, erase, mean, std)
 
 
 def _chunks(rows: Rows, size: int) -> list[Rows]:

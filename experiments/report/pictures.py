@@ -14,11 +14,17 @@ import matplotlib as mpl
 from markupsafe import Markup, escape
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from experiments.files import replacing
 
-__all__ = ["front_picture", "prediction_picture", "training_picture", "write_front_picture"]
+__all__ = [
+    "front_picture",
+    "prediction_picture",
+    "training_picture",
+    "write_front_picture",
+    "write_training_picture",
+]
 
 Data = Mapping[str, Any]
 
@@ -42,6 +48,12 @@ _STYLES = {  # series: colour, marker, size in points
     "smallest": ("ends", "v", 7.5),
     "largest": ("ends", "^", 7.5),
 }
+_KINDS = {
+    "largest": "front",
+    "middle": "uniform",
+    "random": "random",
+    "smallest": "ends",
+}  # of sub-networks in training
 _OTHER_MARKERS = "*PXhp"
 _LONGEST_NAME = 34  # characters of a name in a legend
 _SETTINGS: Any = {
@@ -89,26 +101,25 @@ def prediction_picture(device: Data) -> Markup:
 
 
 def training_picture(training: Sequence[Data]) -> Markup:
-    """Loss of the largest, the smallest and random sub-networks over the epochs, as inline SVG."""
-    kinds = list(dict.fromkeys(kind for entry in training for kind in entry["loss"]))
-    colours = {"largest": "front", "smallest": "ends", "random": "random"}
-    with _figure(1, width=7.6, height=3.2) as (figure, (axes,)):
-        for kind in kinds:
-            known = [(i + 1, e["loss"][kind]) for i, e in enumerate(training) if e["loss"].get(kind) is not None]
-            if known:
-                axes.plot(*zip(*known, strict=True), color=_COLOURS[colours.get(kind, "uniform")], label=kind, lw=1.6)
-        axes.set(xlabel="epoch", ylabel="training loss")
-        starts = [0, *(i + 1 for i, (a, b) in enumerate(pairwise(training)) if a["phase"] != b["phase"])]
-        for start in starts:
-            if start:
-                axes.axvline(start + 0.5, color=_COLOURS["line"], lw=1)
-            axes.annotate(
-                str(training[start]["phase"]), (start + 0.6, 1.0), xycoords=("data", "axes fraction"), va="bottom",
-                color=_COLOURS["faint"], fontsize=9,
-            )  # fmt: skip
-        axes.legend()
-        label = f"Training loss of {', '.join(kinds)} sub-networks over {len(training)} epochs."
+    """Loss and validation accuracy per kind of sub-network over the epochs of all phases, as inline SVG.
+
+    Args:
+        training: per epoch its "phase", its mean "loss" by kind of sub-network (largest, smallest, random) and, where
+            it was validated, the accuracies in "validation" (largest, middle, smallest), recalibrated.
+    """
+    with _figure(1 + _is_validated(training), width=7.6, height=3.2) as (figure, panels):
+        kinds = _draw_training(panels, training)
+        label = f"Course of the training of {', '.join(kinds)} sub-networks over {len(training)} epochs."
         return _inline(figure, "training", label)
+
+
+def write_training_picture(training: Sequence[Data], path: str | os.PathLike[str]) -> None:
+    """The same as a file; the suffix of `path` says whether it is PNG or SVG."""
+    n_panels = 1 + _is_validated(training)
+    with _figure(n_panels, width=5.2 * n_panels, height=3.8) as (figure, panels):
+        _draw_training(panels, training)
+        with replacing(path) as temporary:
+            figure.savefig(temporary, dpi=160, facecolor="white")
 
 
 def write_front_picture(comparison: Data, path: str | os.PathLike[str]) -> None:
@@ -123,6 +134,36 @@ def write_front_picture(comparison: Data, path: str | os.PathLike[str]) -> None:
         _legend(figure, all_axes, n_columns=2 * len(devices))
         with replacing(path) as temporary:
             figure.savefig(temporary, dpi=160, facecolor="white")
+
+
+def _is_validated(training: Sequence[Data]) -> bool:
+    return any(entry.get("validation") for entry in training)
+
+
+def _draw_training(panels: Sequence[Axes], training: Sequence[Data]) -> list[str]:
+    """Losses on the first panel and accuracies on the second, with every phase marked; returns the kinds drawn."""
+    kinds: list[str] = []
+    for axes, key, scale in zip(panels, ("loss", "validation"), (1.0, 1e2), strict=False):
+        names = list(dict.fromkeys(kind for entry in training for kind in entry.get(key, {}) if kind in _KINDS))
+        kinds += [name for name in names if name not in kinds]
+        for kind in names:
+            known = [
+                (i + 1, e[key][kind] * scale) for i, e in enumerate(training) if e.get(key, {}).get(kind) is not None
+            ]
+            axes.plot(*zip(*known, strict=True), color=_COLOURS[_KINDS[kind]], label=kind, lw=1.6)
+        starts = [0, *(i + 1 for i, (a, b) in enumerate(pairwise(training)) if a["phase"] != b["phase"])]
+        for number, start in enumerate(starts):
+            if start:
+                axes.axvline(start + 0.5, color=_COLOURS["faint"], lw=0.8, ls=":")
+            axes.annotate(  # names of short phases would overlap, so that they take turns in height
+                str(training[start]["phase"]), (start + 0.6, 1.0 + 0.07 * (number % 3)),
+                xycoords=("data", "axes fraction"), va="bottom", color=_COLOURS["faint"], fontsize=8,
+            )  # fmt: skip
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set(xlabel="epoch", ylabel="training loss" if key == "loss" else "accuracy on validation (%)")
+        if names:
+            axes.legend()
+    return kinds
 
 
 def _draw_front(axes: Axes, series: Sequence[Data]) -> None:
