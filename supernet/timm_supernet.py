@@ -132,6 +132,11 @@ class TimmSupernet(nn.Module, Generic[_M]):
         """Numbers of parameters (n_archs,) of the extracted networks."""
         return self.costs(genes).parameters.sum(axis=1)
 
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The pieces whose costs add up to those of a network, and the genes that each depends on."""
+        return self._cost_table.parts
+
     # -- for families -------------------------------------------------------------------------------------------------
 
     def _narrow_child(self, name: str, child: nn.Module, arch: Architecture, copy: bool) -> nn.Module:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from experiments import recipe_sections, training_settings
+from experiments import device_settings, engine_settings, recipe_sections, training_settings
 from experiments.recipe import Recipe, RecipeError, load_recipe
 
 SMALL = """
@@ -151,6 +151,11 @@ def test_an_unknown_key_names_the_nearest(tmp_path, old, new, where, says):
         ('"single_stage"', '"two_stage"', "training.method: 'two_stage' is not possible; choose 'single_stage', 'pro"),
         ('method = "single_stage"', "", "training.method: is missing; choose 'single_stage', "),
         ('runtime = "torch"', 'runtime = "tensorrt"', "devices[2].runtime: 'tensorrt' is not possible; choose 'onnx"),
+        ('runtime = "torch"', 'runtime = "torch"\nprecision = "int8"', "'int8' is not possible with torch on 'cpu'"),
+        ('runtime = "torch"', 'compile = true', "devices[2]: compile has no meaning for runtime 'onnxruntime', only"),
+        ('runtime = "torch"', 'provider = "npu"', "devices[2]: provider 'npu' is not one of onnxruntime's: cpu, cuda"),
+        ('runtime = "torch"', 'runtime = "torch"\ncuda_graph = true', "cuda_graph and flush_l2 need provider 'cuda'"),
+        ('runtime = "torch"', 'options = { a = 1 }', "options are for runtimes of other packages"),
         ('"cpu-32"', '"cpu-1"', "two devices are named 'cpu-1'; give each a name of its own"),
         ('"cpu-32"', '"../up"', "devices[2].name: '../up' may only consist of letters"),
         ("stride = 2, act", "stride = 3, act", "supernet.space.stages[1].stride: 3 is not possible; choose 1 or 2"),
@@ -287,7 +292,7 @@ def test_a_file_that_is_no_recipe_gets_one_line(tmp_path, content, says):
 
 
 def test_every_field_says_what_it_means():
-    modules = (recipe_sections, training_settings)
+    modules = (recipe_sections, device_settings, engine_settings, training_settings)
     sections: list[Any] = [getattr(module, name) for module in modules for name in module.__all__]
     for section in [Recipe, *sections]:
         if isinstance(section, type) and issubclass(section, BaseModel):
