@@ -12,9 +12,9 @@ from typing import Any
 from experiments.budgets import format_count, format_seconds
 from experiments.devices import create_profiler
 from experiments.files import write_json
-from experiments.measuring import Scorer
 from experiments.progress import Reporter
 from experiments.run_folder import RunFolder
+from experiments.scoring import Scorer
 from hardware.onnx_export import export_onnx, onnx_parity
 from hardware.profiling import Workload
 from supernet.architecture import Architecture

@@ -5,6 +5,7 @@ recipe.toml → train → profile and score → fit → search → query, export
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,11 @@ from experiments.background import baselines_in_background
 from experiments.bundle import find_architecture, write_bundle
 from experiments.comparing import compare_run
 from experiments.files import write_json
-from experiments.measuring import Scorer, measure_architectures, profilers
+from experiments.measuring import measure_architectures, profilers
 from experiments.progress import Reporter
 from experiments.report import write_front_picture, write_report
 from experiments.run_folder import RunFolder
+from experiments.scoring import Scorer
 from experiments.searching import front_of_run, initial_plan, propose, search_plans
 from experiments.training import check_baselines, train_supernet
 from supernet.architecture import Architecture
@@ -42,10 +44,15 @@ def profile(run: RunFolder, report: Reporter) -> None:
         report.say("  everything planned is measured")
 
 
-def score(run: RunFolder, report: Reporter) -> None:
-    """Recalibrate every planned sub-network and evaluate it on the validation split: ``store.sqlite``."""
+def score(run: RunFolder, report: Reporter, world: World | None = None) -> None:
+    """Recalibrate every planned sub-network and evaluate it on the validation split: ``store.sqlite``.
+
+    The processes of `world` share the work; the first one knows the plans and keeps the scores.
+    """
     report.say("score")
-    Scorer(run).score(_planned(run), "validation", report)
+    scorer = Scorer(run, world)
+    planned = scorer.world.share(lambda: json.dumps([arch.to_dict() for arch in _planned(run)]).encode())
+    scorer.score([Architecture.from_dict(arch) for arch in json.loads(planned or b"[]")], "validation", report)
 
 
 def fit(run: RunFolder, report: Reporter) -> None:

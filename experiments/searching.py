@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from experiments import fitting
-from experiments.measuring import Scorer, profilers
+from experiments.measuring import profilers
 from experiments.progress import Reporter
 from experiments.run_folder import Plan, RunFolder
+from experiments.scoring import Scorer
 from hardware.measurement import Measurement
 from search.front import Axis, Candidate, ParetoFront
 from search.nsga2 import run_nsga2
