@@ -1,18 +1,18 @@
 """Devices of a recipe: what each setting makes, and a runtime that another package brings."""
 
-import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
+from torch import nn
 
 from experiments.device_settings import DeviceSettings, MeasureSettings
 from experiments.devices import create_profiler
-from hardware import OnnxRuntimeProfiler, OpenVinoProfiler, TorchProfiler
+from hardware import OnnxRuntimeProfiler, OpenVinoProfiler, TorchProfiler, Workload
 
 PAGE = Path(__file__).parents[1] / "docs" / "new-device.md"
 
@@ -81,27 +81,10 @@ def test_a_provider_that_is_not_there_is_an_error_and_no_number(settings, messag
 
 # -- a runtime of another package -------------------------------------------------------------------------------------
 
-USE = """
-import numpy, sys
-from torch import nn
-from experiments.device_settings import DeviceSettings, MeasureSettings
-from experiments.devices import create_profiler
-from hardware import Workload
-
-settings = DeviceSettings(name="slow", runtime="numpy", threads=int(sys.argv[1]), options={"zeros": True})
-profiler = create_profiler(settings, MeasureSettings(relative_half_width=0.5), seed=0)
-net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-failures = []
-workloads = [Workload("net", net, 12), Workload("broken", b"no model", 12)]
-(found,) = profiler.measure(workloads, lambda workload, reason: failures.append((workload.key, reason)))
-print(found.key, found.device.runtime, found.device.options, len(found.seconds), found.median > 0)
-print(failures)
-"""
-
 
 @pytest.fixture
-def installed(tmp_path):
-    """A folder on the path with the distribution of docs/new-device.md, as pip would leave it."""
+def installed(tmp_path, monkeypatch):
+    """The distribution of docs/new-device.md in a folder on the path, as pip would leave it."""
     (code,) = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), flags=re.DOTALL | re.MULTILINE)
     (tmp_path / "numpy_device.py").write_text(code)
     (group,) = re.findall(r'^\[project\.entry-points\."(.*)"\]\n(.*?)^```', PAGE.read_text(), re.DOTALL | re.MULTILINE)
@@ -109,23 +92,30 @@ def installed(tmp_path):
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: numpy-device\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text(f"[{group[0]}]\n{group[1].replace(chr(34), '')}")
-    return tmp_path
+    monkeypatch.syspath_prepend(tmp_path)
+    yield
+    sys.modules.pop("numpy_device", None)
 
 
-def python(path: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(path), str(PAGE.parents[1])])}
-    command = [sys.executable, "-c", USE, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
+def test_without_its_package_a_runtime_is_refused():
+    with pytest.raises(ValidationError, match="'numpy' is not possible; choose 'onnxruntime', 'torch', 'openvino', or"):
+        DeviceSettings(name="slow", runtime="numpy")
 
 
-def test_the_page_brings_a_runtime_on_board(installed, tmp_path):
-    done = python(installed, "1")
-    assert done.returncode == 0, done.stderr
-    first, second = done.stdout.splitlines()
-    assert re.fullmatch(r"net numpy \('zeros',\) \d+ True", first)
-    assert second.startswith("[('broken', ") and "cannot load 'broken'" in second.replace("\\'", "'")
-    refused = python(installed, "2")
+@pytest.mark.usefixtures("installed")
+def test_the_page_brings_a_runtime_on_board():
+    numpy = profiler(runtime="numpy", options={"zeros": True})
+    assert numpy.device.runtime == "numpy" and numpy.device.options == ("zeros",)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    failures = {}
+    workloads = [Workload("net", net, 12), Workload("broken", b"no model", 12)]
+    (found,) = numpy.measure(workloads, lambda workload, reason: failures.update({workload.key: reason}))
+    assert found.key == "net" and found.median > 0 and found.device == numpy.device
+    assert failures["broken"].startswith("cannot load 'broken'")
+
+
+@pytest.mark.usefixtures("installed")
+def test_what_goes_wrong_in_a_package_names_it():
     message = "runtime 'numpy' of the package numpy-device cannot be used: numpy computes on one thread in fp32"
-    assert refused.returncode and message in refused.stderr
-    missing = python(tmp_path / "elsewhere", "1")
-    assert "'numpy' is not possible; choose 'onnxruntime', 'torch', 'openvino', or install" in missing.stderr
+    with pytest.raises(ValueError, match=message):
+        profiler(runtime="numpy", threads=2)

@@ -108,7 +108,8 @@ def report(quiet: dict[str, Any], busy: dict[str, Any]) -> None:
         marked = sum(len(m.disturbed) for m in run.values())
         doubtful = sum(bool(m.warnings) for m in run.values())
         console.print(
-            f"{name}: {kept} repeats, {marked} more marked as disturbed; {doubtful} of {len(ids)} with a warning; reference network {median(references[run is runs[1]]) * 1e3:.3f} ms; "
+            f"{name}: {kept} repeats, {marked} more marked as disturbed; {doubtful} of {len(ids)} with a warning; "
+            f"reference network {median(references[run is runs[1]]) * 1e3:.3f} ms; "
             f"{result['seconds']:.0f} s with the plain loop"
         )
         warnings = [warning for m in run.values() for warning in m.warnings]
