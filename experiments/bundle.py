@@ -13,12 +13,12 @@ from experiments.budgets import format_count, format_seconds
 from experiments.device_settings import DeviceSettings
 from experiments.devices import create_profiler
 from experiments.files import write_json
-from experiments.measuring import Scorer
+from experiments.measuring import Scorer, profilers
 from experiments.progress import Reporter
 from experiments.quantized import file_accuracy, quantized_file
 from experiments.run_folder import RunFolder
 from hardware.onnx_export import export_onnx, onnx_parity
-from hardware.profiling import Workload
+from hardware.profiling import Profiler, Workload
 from supernet.architecture import Architecture
 from supernet.subnet import save_subnet
 
@@ -50,7 +50,8 @@ def find_architecture(run: RunFolder, key: str) -> Architecture:
 def write_bundle(run: RunFolder, arch: Architecture, device: str | None, out: Path, report: Reporter) -> dict[str, Any]:
     """Write the bundle of a sub-network for a device into a new folder; returns its card.
 
-    The ONNX file has the batch size of the device and is itself what the latency on the card was measured on.
+    The ONNX file has the batch size of the device and is itself what the latency on the card was measured on; for a
+    device that was added to the run, the latency is what that device measured for the same network.
 
     Raises:
         ValueError: `out` exists and is not empty, no such device, or the ONNX file computes something else than torch.
@@ -58,29 +59,25 @@ def write_bundle(run: RunFolder, arch: Architecture, device: str | None, out: Pa
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} exists and is not empty; give a new folder with --out")
-    settings = {d.name: d for d in run.recipe.devices}
-    name = device or next(iter(settings))
-    if name not in settings:
-        raise ValueError(f"no device {name!r} in {run.path}; there are {', '.join(settings)}")
+    profiler = _profiler(run, device or run.recipe.devices[0].name)
     scorer = Scorer(run)
     accuracy = {
         split: scorer.score([arch], split, report)[arch.id].metrics["accuracy"] for split in ("validation", "test")
     }
     subnet = scorer.subnet(arch)
-    shape = (settings[name].batch_size, run.data.in_channels, arch.resolution, arch.resolution)
+    shape = (profiler.device.batch_size, run.data.in_channels, arch.resolution, arch.resolution)
     onnx = export_onnx(subnet, shape)
     out.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
     try:
         difference = onnx_parity(onnx, subnet, shape)
         int8 = None
-        if settings[name].precision == "int8":
-            onnx = quantized_file(run, scorer, arch, settings[name].batch_size)
+        if profiler.device.precision == "int8":
+            onnx = quantized_file(run, scorer, arch, profiler.device.batch_size)
             int8 = {split: file_accuracy(run, onnx, arch.resolution, split) for split in ("validation", "test")}
         (folder / "model.onnx").write_bytes(onnx)
-        profiler = create_profiler(_with_memory(settings[name]), run.recipe.measure, run.recipe.seed)
-        # Other runtimes cannot run the file: there the module that the file was made from is measured.
-        model = folder / "model.onnx" if settings[name].runtime in ("onnxruntime", "openvino") else subnet
+        # The torch runtime cannot run the file: there the module that the file was made from is measured.
+        model = subnet if profiler.device.runtime == "torch" else folder / "model.onnx"
         (measurement,) = profiler.measure([Workload(arch.id, model, arch.resolution, run.data.in_channels)])
         genes = run.supernet.space.encode([arch])
         card = {
@@ -113,6 +110,14 @@ def write_bundle(run: RunFolder, arch: Architecture, device: str | None, out: Pa
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return card
+
+
+def _profiler(run: RunFolder, name: str) -> Profiler:
+    """Of a device of the recipe, or of one that was added to the run."""
+    for settings in run.recipe.devices:
+        if settings.name == name:
+            return create_profiler(_with_memory(settings), run.recipe.measure, run.recipe.seed)
+    return profilers(run, name)[0]
 
 
 def _with_memory(settings: DeviceSettings) -> DeviceSettings:

@@ -7,15 +7,16 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from experiments import measurement_commands
+from experiments import device_commands, measurement_commands
 
 if TYPE_CHECKING:
     from experiments.progress import Reporter
     from experiments.run_folder import RunFolder
+    from supernet.training import World
 
 __all__ = ["app", "main"]
 
@@ -27,13 +28,18 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+app.add_typer(device_commands.app, name="device")
 app.add_typer(measurement_commands.app, name="measurements")
 
 _INTERRUPTED = 130  # what typer ends with after Ctrl-C
+_ASKED_TO_STOP = 143  # what training ends with after SIGTERM
 
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe, a TOML file.")]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run, such as runs/digits.")]
 Out = Annotated[Path | None, typer.Option("--out", help="The folder of the run.  [default: runs/NAME OF THE RECIPE]")]
+AddedDevice = Annotated[
+    str | None, typer.Option("--device", help="Only for this device, such as one that was added to the run.")
+]
 DeviceName = Annotated[str | None, typer.Option("--device", help="A device of the recipe, by name.")]
 
 
@@ -42,6 +48,8 @@ def run(recipe: RecipePath, out: Out = None) -> None:
     """Do everything: train, profile, score, fit, search, compare. Run again, it carries on."""
     from experiments import pipeline
 
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError("`run` is one process: train on many with `torchrun ... -m experiments train`, then run it")
     folder, report = _start(recipe, out)
     if pipeline.is_finished(folder):
         report.say(f"{folder.path} is finished already; nothing to do")
@@ -52,16 +60,43 @@ def run(recipe: RecipePath, out: Out = None) -> None:
 
 @app.command()
 def train(recipe: RecipePath, out: Out = None) -> None:
-    """Train the supernet of a recipe."""
+    """Train the supernet of a recipe; under torchrun, on all its processes."""
     from experiments import pipeline
+    from supernet.training import join
 
-    pipeline.train(*_start(recipe, out))
+    with join() as world:
+        pipeline.train(*_start(recipe, out, world), world)
 
 
 @app.command()
-def profile(run: RunPath) -> None:
-    """Measure sub-networks on every device of the recipe."""
-    _verb("profile", run)
+def profile(
+    run: RunPath,
+    device: DeviceName = None,
+    n: Annotated[int | None, typer.Option("--n", min=1, help="Sub-networks of a campaign beyond the plan.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Begin nothing new after so long on a device.")] = None,
+    blocks: Annotated[
+        bool, typer.Option("--blocks", help="Measure every block alone; see where the time goes.")
+    ] = False,
+    arch: Annotated[str | None, typer.Option("--arch", help="With --blocks: id of the sub-network to look at.")] = None,
+) -> None:
+    """Measure what is planned on every device of the recipe, or a campaign of --n sub-networks, or for --minutes."""
+    if minutes is not None and not 0 < minutes < float("inf"):
+        raise ValueError(f"--minutes {minutes:g} must be above 0")
+    if blocks and n is not None:
+        raise ValueError(
+            "--n is for sub-networks; with --blocks give --minutes, or neither: it carries on where it was"
+        )
+    if arch is not None and not blocks:
+        raise ValueError("--arch needs --blocks")
+    folder, report = _open(run)
+    from experiments import pipeline
+
+    if blocks:
+        pipeline.profile_blocks(folder, arch, device, minutes, report)
+    elif n is not None or minutes is not None:
+        pipeline.profile_campaign(folder, device, n, minutes, report)
+    else:
+        pipeline.profile(folder, report, device)
 
 
 @app.command()
@@ -71,15 +106,15 @@ def score(run: RunPath) -> None:
 
 
 @app.command()
-def fit(run: RunPath) -> None:
+def fit(run: RunPath, device: AddedDevice = None) -> None:
     """Fit the predictors of latency and accuracy."""
-    _verb("fit", run)
+    _verb("fit", run, device)
 
 
 @app.command()
-def search(run: RunPath) -> None:
+def search(run: RunPath, device: AddedDevice = None) -> None:
     """Search, measure what the search proposes, and write the fronts."""
-    _verb("search", run)
+    _verb("search", run, device)
 
 
 @app.command()
@@ -104,8 +139,16 @@ def query(
             budgets[name] = parse_count(text)
     name, results = querying.device_results(run, device)
     rows = querying.answer(results, budgets, top)
+    changed = querying.what_changed(run, name, results)
+    if changed:
+        print(
+            f"supernet: {name} is not here what it was when it was measured: {'; '.join(changed)}\n"
+            f"supernet: these are the old numbers; for new ones: `supernet search {run}`",
+            file=sys.stderr,
+        )
     if as_json:
-        print(json.dumps({"device": results["device"], "fingerprint": results["fingerprint"], "found": rows}, indent=1))
+        head = {"device": results["device"], "fingerprint": results["fingerprint"], "changed": changed}
+        print(json.dumps({**head, "found": rows}, indent=1))
         return
     from experiments.tables import print_answer
 
@@ -144,6 +187,8 @@ def main() -> None:
     except SystemExit as end:
         if end.code == _INTERRUPTED:
             print("supernet: interrupted; the same command carries on from here", file=sys.stderr)
+        if end.code == _ASKED_TO_STOP and os.environ.get("RANK", "0") == "0":
+            print(f"supernet: {end}", file=sys.stderr)
         raise
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read our output has gone
@@ -156,10 +201,17 @@ def main() -> None:
         sys.exit(2)
 
 
-def _start(recipe: Path, out: Path | None) -> tuple[RunFolder, Reporter]:
+def _start(recipe: Path, out: Path | None, world: World | None = None) -> tuple[RunFolder, Reporter]:
+    """The run of a recipe, started by the first process; by one on every machine where these share no folder."""
     from experiments.run_folder import RunFolder
 
-    return _ready(RunFolder.start(recipe, out or Path("runs") / recipe.stem))
+    path = out or Path("runs") / recipe.stem
+    if world is not None:
+        world.share(lambda: b"started" if RunFolder.start(recipe, path) else None)
+        if world.local_rank == 0:
+            RunFolder.start(recipe, path)
+        world.barrier()
+    return _ready(RunFolder.start(recipe, path), quiet=world is not None and not world.is_first)
 
 
 def _open(run: Path) -> tuple[RunFolder, Reporter]:
@@ -170,22 +222,23 @@ def _open(run: Path) -> tuple[RunFolder, Reporter]:
     return _ready(RunFolder(run))
 
 
-def _ready(folder: RunFolder) -> tuple[RunFolder, Reporter]:
+def _ready(folder: RunFolder, quiet: bool = False) -> tuple[RunFolder, Reporter]:
     """The run, and the process set up for it."""
     import torch
+    from rich.console import Console
 
     from experiments.progress import Reporter
 
     # With another busy process beside it, small networks on several threads run many times slower than on one.
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    return folder, Reporter()
+    return folder, Reporter(Console(quiet=True) if quiet else None)
 
 
-def _verb(name: str, run: Path) -> None:
+def _verb(name: str, run: Path, device: str | None = None) -> None:
     from experiments import pipeline
 
-    verb: Callable[[Any, Any], None] = getattr(pipeline, name)
-    verb(*_open(run))
+    verb: Callable[..., None] = getattr(pipeline, name)
+    verb(*_open(run), device)
 
 
 def _os_error(error: OSError) -> str:

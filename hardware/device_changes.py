@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
+from importlib.metadata import PackageNotFoundError, version
 
-from hardware.device import Device
+from hardware.device import Device, cpu_description
 from hardware.store import Store
 
-__all__ = ["differences", "earlier_devices", "explain_earlier"]
+__all__ = ["changed_here", "differences", "earlier_devices", "explain_earlier"]
+
+# Packages that bring a runtime; the first that is installed counts.
+_DISTRIBUTIONS = {
+    "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
+    "torch": ("torch",),
+    "openvino": ("openvino",),
+}
 
 
 def differences(before: Device, after: Device) -> list[str]:
@@ -32,6 +40,29 @@ def explain_earlier(store: Store, device: Device) -> list[str]:
         f"{device.name}: {n} measurements are kept apart, since {'; '.join(differences(other, device))}"
         for other, n in earlier_devices(store, device).items()
     ]
+
+
+def changed_here(device: Device) -> list[str]:
+    """What this machine, as it is now, would do otherwise than `device`: another processor or version of the runtime.
+
+    Looked up without loading the runtime, so this takes milliseconds; what cannot be known so counts as unchanged.
+    """
+    now = device
+    distributions = (name for name in _DISTRIBUTIONS.get(device.runtime, ()) if _version(name))
+    installed = _version(next(distributions, ""))
+    # Installers leave out what comes behind the plus: 2.6.0+cu124 is 2.6.0 to them.
+    if installed and installed.partition("+")[0] != device.runtime_version.partition("+")[0]:
+        now = replace(now, runtime_version=installed)
+    if device.provider.lower().startswith("cpu"):
+        now = replace(now, hardware=cpu_description())
+    return differences(device, now)
+
+
+def _version(distribution: str) -> str:
+    try:
+        return version(distribution) if distribution else ""
+    except PackageNotFoundError:
+        return ""
 
 
 def _text(value: object) -> str:

@@ -20,7 +20,7 @@ from hardware.store_schema import CHECKED, checksum, lay_out
 __all__ = ["Failure", "Record", "Score", "Store", "measurement_of_row", "score_of_row"]
 
 _DAMAGE = ("no such", "malformed", "Could not decode")  # how operational errors begin that a damaged file causes
-_FULL = ("full", "disk I/O error", "too big")
+_FULL = ("full", "disk I/O error")
 _BUSY_SECONDS = 60  # how long to wait for other writers
 
 
