@@ -45,7 +45,7 @@ async function start() {
       provider,
       hardware: await describeHardware(provider),
       browser: describeBrowser(),
-      memory: [["session", sessionStorage.getItem("session")], ["unsent", localStorage.getItem("unsent")]],
+      memory: [["session", localStorage.getItem("session")], ["unsent", localStorage.getItem("unsent")]],
       visible: !document.hidden,
     },
   });
@@ -55,7 +55,7 @@ async function start() {
 /** Give back what is not measured, so that another client can have it at once. */
 function release() {
   state.worker?.terminate();
-  const headers = { Authorization: `Bearer ${token}`, "X-Session": sessionStorage.getItem("session") ?? "" };
+  const headers = { Authorization: `Bearer ${token}`, "X-Session": localStorage.getItem("session") ?? "" };
   fetch("/api/release", { method: "POST", keepalive: true, headers, body: "" }).catch(() => {});
 }
 
@@ -94,11 +94,11 @@ const events = {
   },
   waiting({ text }) {
     chip("waiting", "bad");
-    warn(`${text}; trying again. What was measured is kept.`);
+    warn(`${text}. What was measured is kept.`);
   },
   error: ({ text }) => warn(text),
   fatal: ({ text }) => fail(text),
-  remember: ({ key, value }) => (key === "session" ? sessionStorage : localStorage).setItem(key, value),
+  remember: ({ key, value }) => localStorage.setItem(key, value),
 };
 
 function showProgress(progress) {
