@@ -9,7 +9,12 @@ find("label").addEventListener("change", () => {
   localStorage.setItem("label", find("label").value.trim());
   start();
 });
-for (const input of document.getElementsByName("provider")) input.addEventListener("change", start);
+for (const input of document.getElementsByName("provider")) {
+  input.addEventListener("change", () => {
+    localStorage.setItem("provider", input.value);
+    start();
+  });
+}
 addEventListener("hashchange", () => location.reload());
 addEventListener("pagehide", release);
 addEventListener("pageshow", ({ persisted }) => persisted && start());
@@ -20,7 +25,10 @@ document.addEventListener("visibilitychange", () => {
 setInterval(showTimeLeft, 1000);
 
 const gpu = await describeGpu();
-if (gpu) document.querySelector("[value=webgpu]").disabled = false;
+if (gpu) {
+  document.querySelector("[value=webgpu]").disabled = false;
+  document.querySelector(`[value=${localStorage.getItem("provider") === "webgpu" ? "webgpu" : "wasm"}]`).checked = true;
+}
 find("hint").textContent = [
   gpu ? "" : isSecureContext ? "This browser has no WebGPU." : "WebGPU needs HTTPS or localhost.",
   crossOriginIsolated ? "" : "The clock is coarse here; measuring takes longer.",
@@ -67,7 +75,7 @@ const events = {
     clearError();
     showProgress(welcome.progress);
   },
-  runtime: () => say("loading onnxruntime-web, some 14 MB the first time"),
+  runtime: () => say("loading onnxruntime-web, 14 to 27 MB the first time"),
   progress: ({ progress }) => showProgress(progress),
   loading({ job }) {
     chip("measuring", "busy");
