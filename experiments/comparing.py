@@ -11,7 +11,7 @@ import numpy as np
 from torch import nn
 
 from experiments.files import read_json
-from experiments.measuring import Scorer, measure_architectures, measure_models, profilers
+from experiments.measuring import Scorer, measure_architectures, measure_models, measured_architectures, profilers
 from experiments.progress import Reporter
 from experiments.run_folder import Plan, RunFolder
 from experiments.searching import AXES, draw, search_plans
@@ -139,7 +139,7 @@ def _device_entry(
     with run.store() as store:
 
         def measured(archs: Sequence[Architecture]) -> list[Candidate]:
-            found = {arch: store.measurement(arch.id, arch.resolution, device) for arch in archs}
+            found = measured_architectures(store, archs, device)
             return [
                 known.get(arch)
                 or Candidate(
@@ -158,7 +158,12 @@ def _device_entry(
             "smallest": measured([space.smallest]),
             "largest": measured([space.largest]),
         }
-        timm = {key: store.measurement(key, run.data.resolution, device) for key in models}
+        resolution = run.data.resolution
+        timm = {
+            key: store.measurement(key, resolution, device)
+            for key in models
+            if (key, resolution) in store.measured(device)
+        }
     tested = scorer.score([c.arch for points in fronts.values() for c in points], "test", report)
     series = {name: _points(run, points, tested) for name, points in fronts.items()}
     subnets = [point for points in series.values() for point in points]

@@ -9,22 +9,28 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments import fitting
+from experiments import block_profiles, fitting
 from experiments.background import baselines_in_background
 from experiments.bundle import find_architecture, write_bundle
+from experiments.campaign import latencies, run_campaign
 from experiments.comparing import compare_run
 from experiments.files import write_json
 from experiments.measuring import Scorer, measure_architectures, profilers
 from experiments.progress import Reporter
+from experiments.quantized import compare_precisions
 from experiments.remote import runnable
 from experiments.report import write_front_picture, write_report
 from experiments.run_folder import RunFolder
 from experiments.searching import front_of_run, initial_plan, propose, round_name, search_plans
 from experiments.training import check_baselines, train_supernet
+from hardware.device_changes import explain_earlier
 from supernet.architecture import Architecture
 from supernet.training import World, join
 
-__all__ = ["compare", "export", "fit", "is_finished", "profile", "run", "score", "search", "train"]
+__all__ = [
+    "compare", "export", "fit", "is_finished", "profile", "profile_blocks", "profile_campaign", "run", "score",
+    "search", "train",
+]  # fmt: skip
 
 
 def train(run: RunFolder, report: Reporter, world: World) -> None:
@@ -39,8 +45,29 @@ def train(run: RunFolder, report: Reporter, world: World) -> None:
 def profile(run: RunFolder, report: Reporter, device: str | None = None) -> None:
     """Measure the latency of every planned sub-network on every device, or on one: ``store.sqlite``."""
     report.say("profile")
+    _say_what_changed(run, report, device)
     if measure_architectures(run, _planned(run, device), report, device) == 0:
         report.say("  everything planned is measured")
+    compare_precisions(run, report)
+
+
+def profile_campaign(
+    run: RunFolder, device: str | None, n: int | None, minutes: float | None, report: Reporter
+) -> None:
+    """Measure more sub-networks than the search needs, so many or for so long: ``store.sqlite``."""
+    report.say("profile")
+    _say_what_changed(run, report, device)
+    run_campaign(run, report, device=device, n=n, minutes=minutes)
+
+
+def profile_blocks(
+    run: RunFolder, key: str | None, device: str | None, minutes: float | None, report: Reporter
+) -> None:
+    """Measure every block alone: ``store.sqlite``, ``blocks.json`` and a picture of where the time goes."""
+    report.say("profile blocks")
+    _say_what_changed(run, report, device)
+    arch = None if key is None else find_architecture(run, key)
+    block_profiles.profile_blocks(run, report, device=device, minutes=minutes, arch=arch)
 
 
 def score(run: RunFolder, report: Reporter, device: str | None = None) -> None:
@@ -62,10 +89,7 @@ def fit(run: RunFolder, report: Reporter, device: str | None = None) -> None:
     with run.store() as store:
         for profiler in profilers(run, device):
             name = profiler.device.name
-            measured = [a for a in archs if store.has_measurement(a.id, a.resolution, profiler.device)]
-            if len(measured) < len(archs):
-                report.say(f"  {name}: measured {len(measured)} of {len(archs)} planned sub-networks so far")
-            seconds = [store.measurement(a.id, a.resolution, profiler.device).median for a in measured]
+            measured, seconds = latencies(run, store, profiler.device, archs, report)
             report.say(fitting.fit_and_save(run, f"latency-{name}", measured, seconds, "relative"))
 
 
@@ -117,6 +141,14 @@ def run(run: RunFolder, report: Reporter) -> None:
 def is_finished(run: RunFolder) -> bool:
     """Whether there is nothing left to do: the report is the last thing that is written."""
     return run.report.exists()
+
+
+def _say_what_changed(run: RunFolder, report: Reporter, device: str | None) -> None:
+    """What was measured before the machine or the runtime changed is never mixed with the rest, and never silently."""
+    with run.store() as store:
+        for profiler in profilers(run, device):
+            for line in explain_earlier(store, profiler.device):
+                report.say(f"  {line}")
 
 
 def _planned(run: RunFolder, device: str | None = None) -> Sequence[Architecture]:

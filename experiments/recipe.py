@@ -12,13 +12,12 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, ValidationError, model_validator
 
+from experiments.device_settings import DeviceSettings, MeasureSettings
+from experiments.engine_settings import EngineSettings
 from experiments.recipe_errors import RecipeError, explained
 from experiments.recipe_sections import (
     BaselineSettings,
     DataSettings,
-    DeviceSettings,
-    EngineSettings,
-    MeasureSettings,
     ScoreSettings,
     SearchSettings,
     Section,

@@ -1,4 +1,4 @@
-"""The sections of a recipe: what can be chosen about data, network, devices, search and baselines."""
+"""The sections of a recipe: what can be chosen about data, network, search and baselines."""
 
 from __future__ import annotations
 
@@ -10,11 +10,7 @@ __all__ = [
     "AugmentationSettings",
     "BaselineSettings",
     "DataSettings",
-    "DeviceSettings",
-    "EngineSettings",
-    "MeasureSettings",
     "MobileNetV3Space",
-    "RollbackSettings",
     "ScoreSettings",
     "SearchSettings",
     "Section",
@@ -204,6 +200,8 @@ class TimmModel(Section):
     """Its name in timm, such as 'efficientnet_b0'."""
     pretrained: bool = False
     """Whether to begin with timm's pretrained weights."""
+    model_args: dict[str, int | float | bool | str] = {}
+    """Further arguments of timm.create_model, such as img_size and patch_size of a transformer."""
     resolutions: tuple[Count, ...] | None = None
     """Choices for the side of the input images in pixels."""
     depths: Depths | None = None
@@ -247,87 +245,6 @@ class SupernetSettings(Section):
         """Keyword arguments of `supernet.create_supernet` beside name, classes and channels."""
         given = self.space or self.timm
         return {} if given is None else given.model_dump(exclude_none=True)
-
-
-class RollbackSettings(Section):
-    """What happens when training collapses: a loss that is not finite, or a largest network that has got much worse."""
-
-    at_most: Annotated[int, Field(ge=0)] = 3
-    """Times that a run goes back to its last good checkpoint."""
-    factor: Part = 0.5
-    """Of the learning rates, each time."""
-    margin: Portion | None = 0.2
-    """Fall of the largest network's validation accuracy below its best, in [0, 1], that is a collapse."""
-
-
-class EngineSettings(Section):
-    """How training computes, saves and recovers."""
-
-    optimizer: Literal["sgd", "adamw", "lamb"] = "sgd"
-    """timm's; sgd has Nesterov momentum."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Of activations; weights stay fp32."""
-    channels_last: bool = True
-    """Memory format of images and weights."""
-    accumulation: Count = 1
-    """Micro-batches per step and process; every one has BatchNorm statistics of its own."""
-    ema: Part | None = None
-    """Decay of an average of the weights, which is then what is validated, written and scored; default none."""
-    sync_batch_norm: bool = False
-    """Whether BatchNorm sees the images of all processes."""
-    compile: bool = False
-    """Whether blocks go through torch.compile."""
-    mixup: Annotated[float, Field(ge=0)] = 0.0
-    """Alpha of mixup; 0: none."""
-    cutmix: Annotated[float, Field(ge=0)] = 0.0
-    """Alpha of cutmix; 0: none."""
-    mix_probability: Portion = 1.0
-    """That a step mixes its images."""
-    cutmix_probability: Share = 0.5
-    """That it is cutmix, where both are on."""
-    rollback: RollbackSettings = RollbackSettings()
-    """What happens when training collapses."""
-    validate_every: Annotated[int, Field(ge=0)] = 1
-    """Epochs between validations of the largest, a middle and the smallest sub-network; 0: none."""
-    tensorboard: bool = False
-    """Whether to write a log for TensorBoard as well."""
-    save_seconds: Rate = 60.0
-    """Seconds between checkpoints within an epoch."""
-    keep: Count = 2
-    """Checkpoints that stay, beside the last good one."""
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.compile and self.sync_batch_norm:
-            raise ValueError("compile and sync_batch_norm do not go together; set one of them to false")
-        return self
-
-
-class DeviceSettings(Section):
-    """What latency is measured on: this machine with one runtime, batch size and number of threads."""
-
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-    """A name for commands: letters, digits, . _ -."""
-    runtime: Literal["onnxruntime", "torch"] = "onnxruntime"
-    """What runs the network."""
-    batch_size: Count = 1
-    """Images per run."""
-    threads: Count = 1
-    """Threads of the runtime."""
-    provider: Literal["cpu", "cuda"] = "cpu"
-    """Where the runtime computes."""
-
-
-class MeasureSettings(Section):
-    """How many sub-networks are measured per device, and how well."""
-
-    n_architectures: Annotated[int, Field(ge=8)] = 100
-    """Sub-networks that predictors learn from first. All are measured and scored, so the larger of this and
-    score.n_architectures counts."""
-    relative_half_width: Part = 0.02
-    """Repeat until the 95 % interval of the median is within this share."""
-    max_repeats: Annotated[int, Field(ge=5)] = 200
-    """Repeats after which a measurement ends with a warning."""
 
 
 class ScoreSettings(Section):

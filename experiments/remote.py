@@ -15,7 +15,7 @@ from experiments.searching import initial_plan, search_plans
 from hardware.device import Device
 from hardware.measurement import Measurement
 from hardware.onnx_export import export_onnx
-from hardware.profiling import Sampling, Workload
+from hardware.profiling import OnFailure, Sampling, Workload
 from hardware.reference import reference_workload
 from hardware.remote.campaign import REFERENCE, Job
 from hardware.remote.journal import Journal
@@ -156,7 +156,7 @@ class StoredProfiler:
     def device(self) -> Device:
         return self._device
 
-    def measure(self, workloads: Iterable[Workload]) -> Iterator[Measurement]:
+    def measure(self, workloads: Iterable[Workload], failed: OnFailure | None = None) -> Iterator[Measurement]:
         """See `Profiler.measure`.
 
         Raises:

@@ -21,7 +21,9 @@ from experiments.run_folder import RunFolder
 from experiments.tensorboard_log import tensorboard_log
 from experiments.training_phases import alone_phases, training_phases
 from experiments.validation import Validation, validated_archs
+from supernet.dropout import set_dropout
 from supernet.protocol import Supernet
+from supernet.timm_supernet import TimmSupernet
 from supernet.training import Engine, Epoch, Mixing, Phase, Progress, Rollback, RollbackRecord, Static, Trainer, World
 
 __all__ = [
@@ -100,6 +102,7 @@ def train_module(
     """
     training, settings, world = run.recipe.training, run.recipe.engine, world or World()
     assert isinstance(supernet, nn.Module)
+    _set_dropout(module or supernet, training.drop_rate, training.drop_path_rate)
     supernet.to(world.device)
     trainer = Trainer(
         supernet,
@@ -159,6 +162,13 @@ def train_module(
         with replacing(weights) as temporary:
             save_file({name: tensor.contiguous() for name, tensor in state.items()}, temporary)
     world.barrier()
+
+
+def _set_dropout(network: nn.Module, drop_rate: float, drop_path_rate: float) -> None:
+    if isinstance(network, TimmSupernet):
+        network.set_dropout(drop_rate, drop_path_rate)
+    elif drop_rate or drop_path_rate:  # a baseline may be any timm model
+        set_dropout(network, drop_rate, drop_path_rate)
 
 
 def _engine(run: RunFolder, supernet: Supernet) -> Engine:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import overload
 
 from experiments.recipe import Recipe
 from experiments.training_settings import (
@@ -69,7 +70,7 @@ def alone_phases(recipe: Recipe, supernet: CountsMacs, space: SearchSpace, epoch
 def _phases(recipe: Recipe, space: SearchSpace) -> tuple[Phase, ...]:
     training = recipe.training
     smoothing, imitation = training.label_smoothing, _imitation(training.imitation)
-    largest = None if training.largest is None else _schedule(training.largest)
+    largest = _schedule(training.largest)
     if isinstance(training, SingleStageSettings):
         return single_stage(
             space,
@@ -140,5 +141,11 @@ def _imitation(settings: ImitationSettings) -> Imitation:
     return MeanSquare() if settings.kind == "mean_square" else SoftLabels()
 
 
-def _schedule(settings: ScheduleSettings) -> Schedule:
-    return Schedule(settings.epochs, settings.peak_lr, settings.warmup_epochs, settings.warmup_lr)
+@overload
+def _schedule(settings: ScheduleSettings) -> Schedule: ...
+@overload
+def _schedule(settings: ScheduleSettings | None) -> Schedule | None: ...
+def _schedule(settings: ScheduleSettings | None) -> Schedule | None:
+    if settings is None:
+        return None
+    return Schedule(**settings.model_dump())

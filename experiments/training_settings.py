@@ -27,7 +27,7 @@ _EPOCHS_LABEL_FREE = 30  # as in supernet.training.phases
 
 
 class ScheduleSettings(Section):
-    """Epochs and learning rate: linear warm-up, then a cosine to 0."""
+    """Epochs and learning rate: linear warm-up, then a cosine."""
 
     epochs: Count
     """Epochs, the warm-up included."""
@@ -37,6 +37,8 @@ class ScheduleSettings(Section):
     """Epochs of the warm-up."""
     warmup_lr: Annotated[float, Field(ge=0)] = 0.0
     """Learning rate at the beginning of the warm-up."""
+    final_share: Share = 0.0
+    """Share of the highest learning rate at which the cosine ends; BigNAS keeps 0.05."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -145,6 +147,10 @@ class _Training(Section):
     """Weight decay; biases and BatchNorm have none."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Smoothing of the labels."""
+    drop_rate: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Dropout before the classifier; of the largest alone in single_stage and fine_tuning, never of a teacher."""
+    drop_path_rate: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Stochastic depth of the last block, from 0 at the first one on; for the same networks."""
     sampling: SamplingSettings = SamplingSettings()
     """How random sub-networks are drawn."""
     imitation: ImitationSettings = ImitationSettings()
@@ -198,8 +204,8 @@ class ProgressiveShrinkingSettings(_Training):
     """The name of this method."""
     largest: ScheduleSettings | None = None
     """Of the largest network, before anything shrinks; default none, for a network that is trained already."""
-    full: ScheduleSettings
-    """Of the kernel phase, which opens all kernels."""
+    full: ScheduleSettings | None = None
+    """Of the kernel phase, which opens all kernels; for spaces that have them."""
     step: ScheduleSettings
     """Of every phase that opens a depth or a width, but the last of each."""
     last_step: ScheduleSettings
