@@ -33,6 +33,7 @@ class StepResult:
     """What a step has to say, the same on every process but for times.
 
     Attributes:
+        archs: the sub-networks.
         losses: per kind of sub-network (largest, smallest, random), over the images of all processes.
         lr: the learning rate.
         n_images: over all processes.
@@ -42,6 +43,7 @@ class StepResult:
         sampler_state: what an adaptive sampler knows now.
     """
 
+    archs: list[Architecture]
     losses: Means
     lr: float
     n_images: int
@@ -143,7 +145,7 @@ class Stepper:
             sampler_state = sampler.learn(phase.space, sampler_state, archs, np.array(values))
         seconds = self._now(timed) - started
         return StepResult(
-            means, optimisation.lr, len(images) * world.size, seconds, communication, granted, sampler_state
+            archs, means, optimisation.lr, len(images) * world.size, seconds, communication, granted, sampler_state
         )
 
     def _now(self, timed: bool) -> float:
