@@ -7,9 +7,11 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from experiments import device_commands, measurement_commands
 
 if TYPE_CHECKING:
     from experiments.progress import Reporter
@@ -26,12 +28,18 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+app.add_typer(device_commands.app, name="device")
+app.add_typer(measurement_commands.app, name="measurements")
+
 _INTERRUPTED = 130  # what typer ends with after Ctrl-C
 _ASKED_TO_STOP = 143  # what training ends with after SIGTERM
 
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe, a TOML file.")]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run, such as runs/digits.")]
 Out = Annotated[Path | None, typer.Option("--out", help="The folder of the run.  [default: runs/NAME OF THE RECIPE]")]
+AddedDevice = Annotated[
+    str | None, typer.Option("--device", help="Only for this device, such as one that was added to the run.")
+]
 DeviceName = Annotated[str | None, typer.Option("--device", help="A device of the recipe, by name.")]
 
 
@@ -61,9 +69,34 @@ def train(recipe: RecipePath, out: Out = None) -> None:
 
 
 @app.command()
-def profile(run: RunPath) -> None:
-    """Measure sub-networks on every device of the recipe."""
-    _verb("profile", run)
+def profile(
+    run: RunPath,
+    device: DeviceName = None,
+    n: Annotated[int | None, typer.Option("--n", min=1, help="Sub-networks of a campaign beyond the plan.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Begin nothing new after so long on a device.")] = None,
+    blocks: Annotated[
+        bool, typer.Option("--blocks", help="Measure every block alone; see where the time goes.")
+    ] = False,
+    arch: Annotated[str | None, typer.Option("--arch", help="With --blocks: id of the sub-network to look at.")] = None,
+) -> None:
+    """Measure what is planned on every device of the recipe, or a campaign of --n sub-networks, or for --minutes."""
+    if minutes is not None and not 0 < minutes < float("inf"):
+        raise ValueError(f"--minutes {minutes:g} must be above 0")
+    if blocks and n is not None:
+        raise ValueError(
+            "--n is for sub-networks; with --blocks give --minutes, or neither: it carries on where it was"
+        )
+    if arch is not None and not blocks:
+        raise ValueError("--arch needs --blocks")
+    folder, report = _open(run)
+    from experiments import pipeline
+
+    if blocks:
+        pipeline.profile_blocks(folder, arch, device, minutes, report)
+    elif n is not None or minutes is not None:
+        pipeline.profile_campaign(folder, device, n, minutes, report)
+    else:
+        pipeline.profile(folder, report, device)
 
 
 @app.command()
@@ -73,15 +106,15 @@ def score(run: RunPath) -> None:
 
 
 @app.command()
-def fit(run: RunPath) -> None:
+def fit(run: RunPath, device: AddedDevice = None) -> None:
     """Fit the predictors of latency and accuracy."""
-    _verb("fit", run)
+    _verb("fit", run, device)
 
 
 @app.command()
-def search(run: RunPath) -> None:
+def search(run: RunPath, device: AddedDevice = None) -> None:
     """Search, measure what the search proposes, and write the fronts."""
-    _verb("search", run)
+    _verb("search", run, device)
 
 
 @app.command()
@@ -106,8 +139,16 @@ def query(
             budgets[name] = parse_count(text)
     name, results = querying.device_results(run, device)
     rows = querying.answer(results, budgets, top)
+    changed = querying.what_changed(run, name, results)
+    if changed:
+        print(
+            f"supernet: {name} is not here what it was when it was measured: {'; '.join(changed)}\n"
+            f"supernet: these are the old numbers; for new ones: `supernet search {run}`",
+            file=sys.stderr,
+        )
     if as_json:
-        print(json.dumps({"device": results["device"], "fingerprint": results["fingerprint"], "found": rows}, indent=1))
+        head = {"device": results["device"], "fingerprint": results["fingerprint"], "changed": changed}
+        print(json.dumps({**head, "found": rows}, indent=1))
         return
     from experiments.tables import print_answer
 
@@ -193,11 +234,11 @@ def _ready(folder: RunFolder, quiet: bool = False) -> tuple[RunFolder, Reporter]
     return folder, Reporter(Console(quiet=True) if quiet else None)
 
 
-def _verb(name: str, run: Path) -> None:
+def _verb(name: str, run: Path, device: str | None = None) -> None:
     from experiments import pipeline
 
-    verb: Callable[[Any, Any], None] = getattr(pipeline, name)
-    verb(*_open(run))
+    verb: Callable[..., None] = getattr(pipeline, name)
+    verb(*_open(run), device)
 
 
 def _os_error(error: OSError) -> str:

@@ -11,11 +11,11 @@ import numpy as np
 from torch import nn
 
 from experiments.files import read_json
-from experiments.measuring import Scorer, measure_architectures, measure_models, profilers
+from experiments.measuring import Scorer, measure_architectures, measure_models, measured_architectures, profilers
 from experiments.progress import Reporter
 from experiments.run_folder import Plan, RunFolder
 from experiments.searching import AXES, draw, search_plans
-from experiments.training import train_baseline
+from experiments.training import course_of_training, train_baseline
 from hardware.counting import count_macs, count_parameters
 from hardware.device import Device
 from hardware.measurement import Measurement
@@ -44,6 +44,8 @@ def compare_run(run: RunFolder, report: Reporter) -> dict[str, Any]:
     measure_models(run, models, report)
     scores = {key: _score_model(run, key, model) for key, model in models.items()}
     results = read_json(run.front)["devices"]
+    if unsearched := [device.name for device in run.recipe.devices if device.name not in results]:
+        raise ValueError(f"{run.path} has no front for {', '.join(unsearched)} yet: `supernet search {run.path}`")
     plans = {plan.name: plan.archs for plan in (random, uniform)}
     devices = [
         _device_entry(run, profiler.device, results[profiler.device.name], plans, scores, scorer, report)
@@ -60,7 +62,7 @@ def compare_run(run: RunFolder, report: Reporter) -> dict[str, Any]:
             **{split: run.data.n_images(split) for split in ("train", "validation", "test")},
         },
         "space": {"size": f"{space.size:.3g}", "text": str(space)},
-        "training": _training(run),
+        "training": course_of_training(run.checkpoints),
         "spread": {
             "smallest": ends[space.smallest.id].metrics["accuracy"],
             "largest": ends[space.largest.id].metrics["accuracy"],
@@ -137,7 +139,7 @@ def _device_entry(
     with run.store() as store:
 
         def measured(archs: Sequence[Architecture]) -> list[Candidate]:
-            found = {arch: store.measurement(arch.id, arch.resolution, device) for arch in archs}
+            found = measured_architectures(store, archs, device)
             return [
                 known.get(arch)
                 or Candidate(
@@ -156,7 +158,12 @@ def _device_entry(
             "smallest": measured([space.smallest]),
             "largest": measured([space.largest]),
         }
-        timm = {key: store.measurement(key, run.data.resolution, device) for key in models}
+        resolution = run.data.resolution
+        timm = {
+            key: store.measurement(key, resolution, device)
+            for key in models
+            if (key, resolution) in store.measured(device)
+        }
     tested = scorer.score([c.arch for points in fronts.values() for c in points], "test", report)
     series = {name: _points(run, points, tested) for name, points in fronts.items()}
     subnets = [point for points in series.values() for point in points]
@@ -230,12 +237,6 @@ def _model_point(key: str, measurement: Measurement, scores: Mapping[str, float]
 def _hypervolume(points: Sequence[Point], reference: Mapping[str, float]) -> float:
     losses = np.array([[-point["accuracy_test"], point["latency"]] for point in points])
     return hypervolume(losses, np.array([-reference["accuracy"], reference["latency"]]))
-
-
-def _training(run: RunFolder) -> list[dict[str, Any]]:
-    lines = (run.checkpoints / "epochs.jsonl").read_text(encoding="utf-8").splitlines()
-    epochs = [json.loads(line) for line in lines]
-    return [{"epoch": e["epoch"] + 1, "phase": e["phase"], "loss": e["losses"]} for e in epochs]
 
 
 def _notes(run: RunFolder, random: Plan) -> list[str]:

@@ -1,12 +1,16 @@
-"""Profilers for the devices of a recipe."""
+"""Profilers for the devices of a recipe: the runtimes of this project, and those that installed packages bring."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any
+
+from experiments.device_settings import ENTRY_POINTS
 
 if TYPE_CHECKING:
-    from experiments.recipe_sections import DeviceSettings, MeasureSettings
-    from hardware.profiling import Profiler
+    from experiments.device_settings import DeviceSettings, MeasureSettings
+    from hardware.profiling import Profiler, Sampling
 
 __all__ = ["create_profiler"]
 
@@ -15,19 +19,75 @@ def create_profiler(settings: DeviceSettings, measure: MeasureSettings, seed: in
     """The profiler of a device on this machine.
 
     Raises:
-        ValueError: this machine does not have the device.
+        ValueError: this machine does not have the device, or the package that a runtime needs is not installed.
     """
     from hardware.profiling import Sampling
 
     sampling = Sampling(measure.relative_half_width, max_repeats=measure.max_repeats, seed=seed)
-    if settings.runtime == "onnxruntime":
-        from hardware.onnxruntime_profiler import OnnxRuntimeProfiler
+    if settings.runtime in _OWN:
+        return _OWN[settings.runtime](settings, sampling)
+    return _from_package(settings, sampling)
 
-        if settings.provider != "cpu":
-            raise ValueError(f"device {settings.name!r}: onnxruntime runs on provider 'cpu' here; take runtime 'torch'")
-        return OnnxRuntimeProfiler(settings.name, settings.batch_size, settings.threads, sampling=sampling)
+
+def _onnxruntime(settings: DeviceSettings, sampling: Sampling) -> Profiler:
+    from hardware.onnxruntime_profiler import OnnxRuntimeProfiler
+
+    return OnnxRuntimeProfiler(
+        **_common(settings, sampling),
+        provider=settings.provider,  # pyright: ignore[reportArgumentType] the settings have checked it
+        graph_optimization=settings.graph_optimization,
+    )
+
+
+def _torch(settings: DeviceSettings, sampling: Sampling) -> Profiler:
     from hardware.torch_profiler import TorchProfiler
 
     return TorchProfiler(
-        settings.name, settings.batch_size, settings.threads, accelerator=settings.provider, sampling=sampling
+        **_common(settings, sampling),
+        accelerator="cuda" if settings.provider == "cuda" else "cpu",
+        compiled=settings.compile,
+        channels_last=settings.channels_last,
+        cuda_graph=settings.cuda_graph,
+        flush_l2=settings.flush_l2,
     )
+
+
+def _openvino(settings: DeviceSettings, sampling: Sampling) -> Profiler:
+    try:
+        from hardware.openvino_profiler import OpenVinoProfiler
+    except ImportError as error:
+        raise ValueError(
+            f"device {settings.name!r} needs OpenVINO ({error}): pip install 'supernet-nas[openvino]'"
+        ) from error
+    return OpenVinoProfiler(**_common(settings, sampling))
+
+
+_OWN: dict[str, Callable[[DeviceSettings, Sampling], Profiler]] = {
+    "onnxruntime": _onnxruntime,
+    "torch": _torch,
+    "openvino": _openvino,
+}
+
+
+def _common(settings: DeviceSettings, sampling: Sampling) -> dict[str, Any]:
+    return {
+        "name": settings.name,
+        "batch_size": settings.batch_size,
+        "threads": settings.threads,
+        "precision": settings.precision,
+        "costs": settings.costs,
+        "sampling": sampling,
+    }
+
+
+def _from_package(settings: DeviceSettings, sampling: Sampling) -> Profiler:
+    """What the entry point of that name makes of the settings; see docs/new-device.md."""
+    (entry_point,) = entry_points(group=ENTRY_POINTS, name=settings.runtime)
+    where = f"runtime {settings.runtime!r} of the package {entry_point.dist.name if entry_point.dist else '?'}"
+    try:
+        profiler = entry_point.load()(settings, sampling)
+    except Exception as error:  # somebody else's code
+        raise ValueError(f"{where} cannot be used: {' '.join(str(error).split())}") from error
+    if not (callable(getattr(profiler, "measure", None)) and hasattr(profiler, "device")):
+        raise ValueError(f"{where} made a {type(profiler).__name__}; a profiler has `device` and `measure`")
+    return profiler

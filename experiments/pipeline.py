@@ -9,21 +9,28 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments import fitting
+from experiments import block_profiles, fitting
 from experiments.background import baselines_in_background
 from experiments.bundle import find_architecture, write_bundle
+from experiments.campaign import latencies, run_campaign
 from experiments.comparing import compare_run
 from experiments.files import write_json
 from experiments.measuring import Scorer, measure_architectures, profilers
 from experiments.progress import Reporter
+from experiments.quantized import compare_precisions
+from experiments.remote import runnable
 from experiments.report import write_front_picture, write_report
 from experiments.run_folder import RunFolder
-from experiments.searching import front_of_run, initial_plan, propose, search_plans
+from experiments.searching import front_of_run, initial_plan, propose, round_name, search_plans
 from experiments.training import check_baselines, train_supernet
+from hardware.device_changes import explain_earlier
 from supernet.architecture import Architecture
 from supernet.training import World, join
 
-__all__ = ["compare", "export", "fit", "is_finished", "profile", "run", "score", "search", "train"]
+__all__ = [
+    "compare", "export", "fit", "is_finished", "profile", "profile_blocks", "profile_campaign", "run", "score",
+    "search", "train",
+]  # fmt: skip
 
 
 def train(run: RunFolder, report: Reporter, world: World) -> None:
@@ -35,43 +42,75 @@ def train(run: RunFolder, report: Reporter, world: World) -> None:
     train_supernet(run, report, world)
 
 
-def profile(run: RunFolder, report: Reporter) -> None:
-    """Measure the latency of every planned sub-network on every device: ``store.sqlite``."""
+def profile(run: RunFolder, report: Reporter, device: str | None = None) -> None:
+    """Measure the latency of every planned sub-network on every device, or on one: ``store.sqlite``."""
     report.say("profile")
-    if measure_architectures(run, _planned(run), report) == 0:
+    _say_what_changed(run, report, device)
+    if measure_architectures(run, _planned(run, device), report, device) == 0:
         report.say("  everything planned is measured")
+    compare_precisions(run, report)
 
 
-def score(run: RunFolder, report: Reporter) -> None:
+def profile_campaign(
+    run: RunFolder, device: str | None, n: int | None, minutes: float | None, report: Reporter
+) -> None:
+    """Measure more sub-networks than the search needs, so many or for so long: ``store.sqlite``."""
+    report.say("profile")
+    _say_what_changed(run, report, device)
+    run_campaign(run, report, device=device, n=n, minutes=minutes)
+
+
+def profile_blocks(
+    run: RunFolder, key: str | None, device: str | None, minutes: float | None, report: Reporter
+) -> None:
+    """Measure every block alone: ``store.sqlite``, ``blocks.json`` and a picture of where the time goes."""
+    report.say("profile blocks")
+    _say_what_changed(run, report, device)
+    arch = None if key is None else find_architecture(run, key)
+    block_profiles.profile_blocks(run, report, device=device, minutes=minutes, arch=arch)
+
+
+def score(run: RunFolder, report: Reporter, device: str | None = None) -> None:
     """Recalibrate every planned sub-network and evaluate it on the validation split: ``store.sqlite``."""
     report.say("score")
-    Scorer(run).score(_planned(run), "validation", report)
+    Scorer(run).score(_planned(run, device), "validation", report)
 
 
-def fit(run: RunFolder, report: Reporter) -> None:
-    """Fit a predictor of accuracy and one of latency per device, with their error cards: ``predictors/``."""
+def fit(run: RunFolder, report: Reporter, device: str | None = None) -> None:
+    """Fit a predictor of accuracy and one of latency per device, with their error cards: ``predictors/``.
+
+    With a device, which may be one that was added, only for that one, from what it has measured so far.
+    """
     report.say("fit")
-    archs, scorer = _planned(run), Scorer(run)
+    archs, scorer = _planned(run, device), Scorer(run)
     scores = scorer.score(archs, "validation", report)
     accuracies = [scores[arch.id].metrics["accuracy"] for arch in archs]
     report.say(fitting.fit_and_save(run, "accuracy", archs, accuracies, "value"))
     with run.store() as store:
-        for profiler in profilers(run):
-            device = profiler.device
-            seconds = [store.measurement(arch.id, arch.resolution, device).median for arch in archs]
-            report.say(fitting.fit_and_save(run, f"latency-{device.name}", archs, seconds, "relative"))
+        for profiler in profilers(run, device):
+            name = profiler.device.name
+            measured, seconds = latencies(run, store, profiler.device, archs, report)
+            report.say(fitting.fit_and_save(run, f"latency-{name}", measured, seconds, "relative"))
 
 
-def search(run: RunFolder, report: Reporter) -> None:
-    """Rounds of NSGA-II on the predictors; what they propose is measured and scored: ``front.json``."""
+def search(run: RunFolder, report: Reporter, device: str | None = None) -> None:
+    """Rounds of NSGA-II on the predictors; what they propose is measured and scored: ``front.json``.
+
+    With a device that was added, only for that one. What a round proposes has to be measured there before the next:
+    until it is, this ends with a ValueError that says how, and carries on from there when it is called again.
+    """
+    if device is not None and device in {settings.name for settings in run.recipe.devices}:
+        raise ValueError(f"{device!r} is searched together with the other devices of the recipe: leave out --device")
+    if device is not None:
+        fit(run, report, device)
     for number in range(1, run.recipe.search.rounds + 1):
         report.say(f"search, round {number}")
-        if run.plan(f"{number}-round") is None:
-            propose(run, number, report)
-        profile(run, report)
-        score(run, report)
-        fit(run, report)
-    write_json(run.front, front_of_run(run, Scorer(run), report))
+        if run.plan(round_name(number, device)) is None:
+            propose(run, number, report, device)
+        profile(run, report, device)
+        score(run, report, device)
+        fit(run, report, device)
+    write_json(run.front, front_of_run(run, Scorer(run), report, device))
 
 
 def export(run: RunFolder, key: str, device: str | None, out: Path, report: Reporter) -> dict[str, Any]:
@@ -104,6 +143,16 @@ def is_finished(run: RunFolder) -> bool:
     return run.report.exists()
 
 
-def _planned(run: RunFolder) -> Sequence[Architecture]:
+def _say_what_changed(run: RunFolder, report: Reporter, device: str | None) -> None:
+    """What was measured before the machine or the runtime changed is never mixed with the rest, and never silently."""
+    with run.store() as store:
+        for profiler in profilers(run, device):
+            for line in explain_earlier(store, profiler.device):
+                report.say(f"  {line}")
+
+
+def _planned(run: RunFolder, device: str | None = None) -> Sequence[Architecture]:
+    """What is to be measured and scored; for an added device with its own rounds, without what it cannot run."""
     initial_plan(run)
-    return [arch for plan in search_plans(run) for arch in plan.archs]
+    archs = [arch for plan in search_plans(run, device) for arch in plan.archs]
+    return runnable(run, device, archs) if device in run.added_devices() else archs

@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 
 from experiments.files import read_json
+from hardware.device import Device
+from hardware.device_changes import changed_here
 from search.front import Axis, Candidate, ParetoFront
 
-__all__ = ["answer", "device_results"]
+__all__ = ["answer", "device_results", "what_changed"]
 
 _AXES = {
     "latency": Axis("latency", "s", maximize=False),
@@ -37,6 +39,13 @@ def device_results(run: Path, device: str | None) -> tuple[str, dict[str, Any]]:
     if name not in devices:
         raise ValueError(f"no device {name!r} in {run}; there are {', '.join(devices)}")
     return name, devices[name]
+
+
+def what_changed(run: Path, name: str, results: Mapping[str, Any]) -> list[str]:
+    """What is no longer as it was when a device of this machine was measured; a device elsewhere is not looked at."""
+    if (run / "devices" / f"{name}.json").exists():
+        return []
+    return changed_here(Device.from_dict(results["device"]))
 
 
 def answer(results: Mapping[str, Any], budgets: Mapping[str, float], top: int) -> list[dict[str, Any]]:

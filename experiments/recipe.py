@@ -12,24 +12,26 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, ValidationError, model_validator
 
+from experiments.device_settings import DeviceSettings, MeasureSettings
+from experiments.engine_settings import EngineSettings
 from experiments.recipe_errors import RecipeError, explained
 from experiments.recipe_sections import (
     BaselineSettings,
     DataSettings,
-    DeviceSettings,
-    EngineSettings,
-    MeasureSettings,
     ScoreSettings,
     SearchSettings,
     Section,
     SupernetSettings,
-    TrainingSettings,
 )
+from experiments.training_settings import FineTuningSettings, TrainingSettings
 
 __all__ = ["Recipe", "RecipeError", "load_recipe"]
 
 
-_WITHOUT_EFFECT = {"data": {"root", "workers", "cache"}, "engine": {"save_seconds", "keep"}}  # on results
+_WITHOUT_EFFECT = {
+    "data": {"root", "workers", "cache"},
+    "engine": {"save_seconds", "keep", "tensorboard"},
+}  # on results
 
 
 class Recipe(Section):
@@ -75,6 +77,12 @@ class Recipe(Section):
             )
         if self.data.batch_size % 2 and self.engine.mixup + self.engine.cutmix > 0:
             raise ValueError(f"engine.mixup and engine.cutmix need an even data.batch_size, not {self.data.batch_size}")
+        pretrained = self.supernet.timm is not None and self.supernet.timm.pretrained
+        if isinstance(self.training, FineTuningSettings) and self.training.largest is None and not pretrained:
+            raise ValueError(
+                "training.method 'fine_tuning' starts from a trained network: set supernet.timm.pretrained = true, or "
+                "train it first with training.largest"
+            )
         return self
 
     @property

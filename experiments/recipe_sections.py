@@ -1,4 +1,4 @@
-"""The sections of a recipe: what can be chosen about data, network, training, devices, search and baselines."""
+"""The sections of a recipe: what can be chosen about data, network, search and baselines."""
 
 from __future__ import annotations
 
@@ -10,22 +10,13 @@ __all__ = [
     "AugmentationSettings",
     "BaselineSettings",
     "DataSettings",
-    "DeviceSettings",
-    "EngineSettings",
-    "MeasureSettings",
     "MobileNetV3Space",
-    "ProgressiveShrinkingSettings",
-    "RollbackSettings",
-    "ScheduleSettings",
     "ScoreSettings",
     "SearchSettings",
     "Section",
-    "SingleStageSettings",
     "StageSettings",
-    "SubnetsPerStep",
     "SupernetSettings",
     "TimmModel",
-    "TrainingSettings",
 ]
 
 
@@ -100,7 +91,7 @@ class DataSettings(Section):
     """Images and their splits."""
 
     source: str = "digits"
-    """'digits' (embedded), 'folder', 'tar', 'torch/NAME' or 'hfds/NAME' as timm.data names them."""
+    """'digits' (embedded), 'folder', 'tar', 'wds', and 'torch/NAME' or 'hfds/NAME' as timm.data names them."""
     root: str | None = None
     """Folder or .tar file of the images, for every source but 'digits'."""
     batch_size: Count = 64
@@ -123,6 +114,8 @@ class DataSettings(Section):
     """Processes that read images; changes the speed only."""
     cache: bool = False
     """Whether every image is decoded once and kept in the run's folder: faster for small images; speed only."""
+    shuffle_shards: Count | None = None
+    """Shards that training reads at a time, mixing their images, for slow storage; default all. Only for 'wds'."""
     augmentation: AugmentationSettings = AugmentationSettings()
     """What happens to training images from files."""
 
@@ -133,7 +126,9 @@ class DataSettings(Section):
         } & self.model_fields_set  # fmt: skip
         if self.source == "digits" and from_files:
             raise ValueError(f"{sorted(from_files)[0]} has no meaning for source 'digits'; remove it or set source")
-        if self.source in ("", "folder", "tar") and not self.root:
+        if self.shuffle_shards is not None and self.source != "wds":
+            raise ValueError(f"shuffle_shards is for source 'wds', not {self.source!r}; remove it")
+        if self.source in ("", "folder", "tar", "wds") and not self.root:
             raise ValueError(f"source {self.source!r} needs root, the folder or .tar file of the images")
         if self.validation_fraction + self.test_fraction >= 1:
             raise ValueError(
@@ -205,6 +200,8 @@ class TimmModel(Section):
     """Its name in timm, such as 'efficientnet_b0'."""
     pretrained: bool = False
     """Whether to begin with timm's pretrained weights."""
+    model_args: dict[str, int | float | bool | str] = {}
+    """Further arguments of timm.create_model, such as img_size and patch_size of a transformer."""
     resolutions: tuple[Count, ...] | None = None
     """Choices for the side of the input images in pixels."""
     depths: Depths | None = None
@@ -248,165 +245,6 @@ class SupernetSettings(Section):
         """Keyword arguments of `supernet.create_supernet` beside name, classes and channels."""
         given = self.space or self.timm
         return {} if given is None else given.model_dump(exclude_none=True)
-
-
-class ScheduleSettings(Section):
-    """Epochs and learning rate: linear warm-up, then a cosine to 0."""
-
-    epochs: Count
-    """Epochs, the warm-up included."""
-    peak_lr: Rate
-    """Highest learning rate."""
-    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
-    """Epochs of the warm-up."""
-    warmup_lr: Annotated[float, Field(ge=0)] = 0.0
-    """Learning rate at the beginning of the warm-up."""
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.warmup_epochs >= self.epochs:
-            raise ValueError(f"warmup_epochs {self.warmup_epochs:g} must be below epochs {self.epochs}")
-        if self.warmup_lr > self.peak_lr:
-            raise ValueError(f"warmup_lr {self.warmup_lr:g} must not be above peak_lr {self.peak_lr:g}")
-        return self
-
-
-class _Training(Section):
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    """Nesterov momentum of SGD."""
-    weight_decay: Annotated[float, Field(ge=0)] = 3e-5
-    """Weight decay; biases and BatchNorm have none."""
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """Smoothing of the labels."""
-
-
-class SingleStageSettings(_Training):
-    """Largest, smallest and random sub-networks in every step; the largest teaches the others."""
-
-    method: Literal["single_stage"]
-    """'single_stage' or 'progressive_shrinking'."""
-    schedule: ScheduleSettings
-    """Of the training of all sub-networks."""
-    largest: ScheduleSettings | None = None
-    """Of the largest network alone before that; default none."""
-    n_random: Annotated[int, Field(ge=0)] = 2
-    """Random sub-networks per step, beside the largest and the smallest."""
-    label_weight: tuple[Share, Share] = (1.0, 0.0)
-    """Weight of the labels against the teacher's, at the first and at the last step."""
-    clip: Rate | None = 1.0
-    """Limit of the elements of the gradient."""
-
-
-class SubnetsPerStep(Section):
-    """Sub-networks per step of the phases of progressive shrinking."""
-
-    kernel: Count = 1
-    """In the kernel phase."""
-    depth: Count = 2
-    """In the depth phases."""
-    expand: Count = 4
-    """In the expansion phases."""
-
-
-class ProgressiveShrinkingSettings(_Training):
-    """The largest network first, then ever smaller ones with it, taught by the largest (Cai et al. 2020)."""
-
-    method: Literal["progressive_shrinking"]
-    """'single_stage' or 'progressive_shrinking'."""
-    largest: ScheduleSettings
-    """Of the largest network, before anything shrinks."""
-    full: ScheduleSettings
-    """Of the kernel phase, which opens all kernels."""
-    step: ScheduleSettings
-    """Of every phase that opens a depth or expansion, but the last of each."""
-    last_step: ScheduleSettings
-    """Of the phases that open the smallest depth or expansion."""
-    subnets: SubnetsPerStep = SubnetsPerStep()
-    """Sub-networks per step."""
-    distillation_weight: Annotated[float, Field(ge=0)] = 1.0
-    """Weight of the teacher beside the labels; 0: no teacher."""
-
-
-TrainingSettings = SingleStageSettings | ProgressiveShrinkingSettings
-
-
-class RollbackSettings(Section):
-    """What happens when training collapses: a loss that is not finite, or a largest network that has got much worse."""
-
-    at_most: Annotated[int, Field(ge=0)] = 3
-    """Times that a run goes back to its last good checkpoint."""
-    factor: Part = 0.5
-    """Of the learning rates, each time."""
-    margin: Portion | None = 0.2
-    """Fall of the largest network's validation accuracy below its best, in [0, 1], that is a collapse."""
-
-
-class EngineSettings(Section):
-    """How training computes, saves and recovers."""
-
-    optimizer: Literal["sgd", "adamw", "lamb"] = "sgd"
-    """timm's; sgd has Nesterov momentum."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Of activations; weights stay fp32."""
-    channels_last: bool = True
-    """Memory format of images and weights."""
-    accumulation: Count = 1
-    """Micro-batches per step and process; every one has BatchNorm statistics of its own."""
-    ema: Part | None = None
-    """Decay of an average of the weights, which is then what is validated, written and scored; default none."""
-    sync_batch_norm: bool = False
-    """Whether BatchNorm sees the images of all processes."""
-    compile: bool = False
-    """Whether blocks go through torch.compile."""
-    mixup: Annotated[float, Field(ge=0)] = 0.0
-    """Alpha of mixup; 0: none."""
-    cutmix: Annotated[float, Field(ge=0)] = 0.0
-    """Alpha of cutmix; 0: none."""
-    mix_probability: Portion = 1.0
-    """That a step mixes its images."""
-    cutmix_probability: Share = 0.5
-    """That it is cutmix, where both are on."""
-    rollback: RollbackSettings = RollbackSettings()
-    """What happens when training collapses."""
-    validate_every: Annotated[int, Field(ge=0)] = 1
-    """Epochs between validations of the largest, a middle and the smallest sub-network; 0: none."""
-    save_seconds: Rate = 60.0
-    """Seconds between checkpoints within an epoch."""
-    keep: Count = 2
-    """Checkpoints that stay, beside the last good one."""
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.compile and self.sync_batch_norm:
-            raise ValueError("compile and sync_batch_norm do not go together; set one of them to false")
-        return self
-
-
-class DeviceSettings(Section):
-    """What latency is measured on: this machine with one runtime, batch size and number of threads."""
-
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-    """A name for commands: letters, digits, . _ -."""
-    runtime: Literal["onnxruntime", "torch"] = "onnxruntime"
-    """What runs the network."""
-    batch_size: Count = 1
-    """Images per run."""
-    threads: Count = 1
-    """Threads of the runtime."""
-    provider: Literal["cpu", "cuda"] = "cpu"
-    """Where the runtime computes."""
-
-
-class MeasureSettings(Section):
-    """How many sub-networks are measured per device, and how well."""
-
-    n_architectures: Annotated[int, Field(ge=8)] = 100
-    """Sub-networks that predictors learn from first. All are measured and scored, so the larger of this and
-    score.n_architectures counts."""
-    relative_half_width: Part = 0.02
-    """Repeat until the 95 % interval of the median is within this share."""
-    max_repeats: Annotated[int, Field(ge=5)] = 200
-    """Repeats after which a measurement ends with a warning."""
 
 
 class ScoreSettings(Section):

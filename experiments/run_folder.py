@@ -18,6 +18,7 @@ from supernet.architecture import Architecture
 
 if TYPE_CHECKING:
     from experiments.data.image_data import ImageData
+    from hardware.device import Device
     from hardware.store import Store
     from supernet.timm_supernet import TimmSupernet
 
@@ -86,6 +87,10 @@ class RunFolder:
     @property
     def plans(self) -> Path:
         return self.path / "plans"
+
+    @property
+    def devices(self) -> Path:
+        return self.path / "devices"
 
     @property
     def predictors(self) -> Path:
@@ -167,6 +172,27 @@ class RunFolder:
         if not artefact.exists():
             raise ValueError(f"{self.path} has no {artefact.name}; make it with `supernet {verb} {self.path}`")
 
+    # -- devices that were added --------------------------------------------------------------------------------------
+
+    def added_devices(self) -> dict[str, Device]:
+        """The devices elsewhere that measured for this run, by name; those of the recipe are not among them."""
+        from hardware.device import Device
+
+        paths = sorted(self.devices.glob("[!.]*.json"))
+        return {path.stem: Device.from_dict(read_json(path)) for path in paths}
+
+    def added_device(self, name: str) -> Device:
+        """The one of that name.
+
+        Raises:
+            ValueError: there is none; the message names those there are.
+        """
+        found = self.added_devices()
+        if name not in found:
+            names = ", ".join([*(device.name for device in self.recipe.devices), *found])
+            raise ValueError(f"no device {name!r} in {self.path}; there are {names}")
+        return found[name]
+
     # -- plans --------------------------------------------------------------------------------------------------------
 
     def plan(self, name: str) -> Plan | None:
@@ -189,7 +215,7 @@ class RunFolder:
 
     def all_plans(self) -> list[Plan]:
         """Every plan there is, in the order of their names."""
-        found = (self.plan(path.stem) for path in sorted(self.plans.glob("*.json")))
+        found = (self.plan(path.stem) for path in sorted(self.plans.glob("[!.]*.json")))
         return [plan for plan in found if plan is not None]
 
     @cached_property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from experiments import fitting
-from experiments.measuring import Scorer, profilers
+from experiments.files import read_json
+from experiments.measuring import Scorer, measured_architectures, profilers
 from experiments.progress import Reporter
 from experiments.run_folder import Plan, RunFolder
 from hardware.measurement import Measurement
@@ -19,7 +21,7 @@ from search.objectives import Objective
 from search.spread import select_spread
 from supernet.architecture import Architecture
 
-__all__ = ["ACCURACY", "AXES", "LATENCY", "front_of_run", "initial_plan", "propose", "search_plans"]
+__all__ = ["ACCURACY", "AXES", "LATENCY", "front_of_run", "initial_plan", "propose", "round_name", "search_plans"]
 
 ACCURACY = Axis("accuracy", "", maximize=True)
 LATENCY = Axis("latency", "s", maximize=False)
@@ -49,17 +51,30 @@ def draw(run: RunFolder, n: int) -> list[Architecture]:
     return list(archs)[:n]
 
 
-def search_plans(run: RunFolder) -> list[Plan]:
-    """The initial plan and the rounds of search: what the search has seen, and nothing a baseline has."""
-    return [plan for plan in run.all_plans() if plan.name[0].isdigit()]
+def round_name(number: int, device: str | None = None) -> str:
+    """The name of the plan of a round of search, for the devices of the recipe or for an added one."""
+    return f"{number}-round" if device is None else f"device-{device}-{number:03}-round"
 
 
-def propose(run: RunFolder, number: int, report: Reporter) -> Plan:
-    """The plan of round `number`: per device some of the predicted front, well spread, that no plan has yet."""
+def search_plans(run: RunFolder, device: str | None = None) -> list[Plan]:
+    """The initial plan and the rounds of search: what the search has seen, and nothing a baseline has.
+
+    With an added device, its own rounds as well.
+    """
+    own = re.compile(re.escape(f"device-{device}-") + r"\d+-round")
+    return [plan for plan in run.all_plans() if plan.name[0].isdigit() or own.fullmatch(plan.name)]
+
+
+def propose(run: RunFolder, number: int, report: Reporter, device: str | None = None) -> Plan:
+    """The plan of round `number`: per device some of the predicted front, well spread, that no plan has yet.
+
+    With an added device, for that one only.
+    """
     settings, space = run.recipe.search, run.untrained_supernet.space
-    known = {arch for plan in search_plans(run) for arch in plan.archs}
+    known = {arch for plan in search_plans(run, device) for arch in plan.archs}
     accuracy = fitting.load(run, "accuracy").predictor
-    latencies = {d.name: fitting.load(run, f"latency-{d.name}").predictor for d in run.recipe.devices}
+    names = [settings.name for settings in run.recipe.devices] if device is None else [device]
+    latencies = {name: fitting.load(run, f"latency-{name}").predictor for name in names}
     chosen: dict[Architecture, dict[str, Any]] = {}
     for name, latency in latencies.items():
         result = run_nsga2(
@@ -85,7 +100,7 @@ def propose(run: RunFolder, number: int, report: Reporter) -> Plan:
         predicted["accuracy"] = accuracy.predict(genes)
         for i, notes in enumerate(chosen.values()):
             notes["predicted"] = {name: float(values[i]) for name, values in predicted.items()}
-    return run.write_plan(f"{number}-round", list(chosen), list(chosen.values()))
+    return run.write_plan(round_name(number, device), list(chosen), list(chosen.values()))
 
 
 @dataclass(frozen=True)
@@ -98,9 +113,12 @@ class _Known:
     parameters: Mapping[str, int]
 
 
-def front_of_run(run: RunFolder, scorer: Scorer, report: Reporter) -> dict[str, Any]:
-    """``front.json``: per device all measured candidates of the search, their Pareto front and its hypervolume."""
-    plans = search_plans(run)
+def front_of_run(run: RunFolder, scorer: Scorer, report: Reporter, device: str | None = None) -> dict[str, Any]:
+    """``front.json``: per device all measured candidates of the search, their Pareto front and its hypervolume.
+
+    Fronts of other devices that are in the file, of the same scores, stay there.
+    """
+    plans = search_plans(run, device)
     archs = [arch for plan in plans for arch in plan.archs]
     space = run.untrained_supernet.space
     genes = space.encode(archs)
@@ -112,14 +130,15 @@ def front_of_run(run: RunFolder, scorer: Scorer, report: Reporter) -> dict[str, 
         {arch.id: int(n) for arch, n in zip(archs, run.untrained_supernet.n_parameters(genes), strict=True)},
     )
     accuracy = fitting.load(run, "accuracy")
-    devices = {}
+    before = read_json(run.front) if run.front.exists() else {"scores": scorer.digest, "devices": {}}
+    devices = before["devices"] if before["scores"] == scorer.digest else {}
     with run.store() as store:
-        for profiler in profilers(run):
+        for profiler in profilers(run, device):
             name = profiler.device.name
             latency = fitting.load(run, f"latency-{name}")
             candidates = [
-                _candidate(arch, store.measurement(arch.id, arch.resolution, profiler.device), known, accuracy, latency)
-                for arch in archs
+                _candidate(arch, measurement, name, known, accuracy, latency)
+                for arch, measurement in measured_architectures(store, archs, profiler.device).items()
             ]
             front = ParetoFront(candidates, AXES)
             reference = {
@@ -138,10 +157,14 @@ def front_of_run(run: RunFolder, scorer: Scorer, report: Reporter) -> dict[str, 
 
 
 def _candidate(
-    arch: Architecture, measurement: Measurement, known: _Known, accuracy: fitting.Fitted, latency: fitting.Fitted
+    arch: Architecture,
+    measurement: Measurement,
+    device: str,
+    known: _Known,
+    accuracy: fitting.Fitted,
+    latency: fitting.Fitted,
 ) -> Candidate:
     notes = known.notes[arch.id]
-    device = measurement.device.name
     predicted = notes.get("predicted", {})
     extras = {
         "origin": notes["origin"],

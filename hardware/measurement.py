@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from statistics import median
 from typing import Any, Self
@@ -18,8 +18,13 @@ __all__ = ["Measurement", "median_interval"]
 class Measurement:
     """How long one forward call of one batch takes, with every repeat kept.
 
+    `started` gives with every repeat when it began, in seconds since the start of its campaign: sorted over all
+    measurements of a campaign they are the order in which everything was run. Measurements that were imported from
+    elsewhere or are older may have none.
+
     Raises:
-        ValueError: no repeats, or one that is not a positive finite number of seconds.
+        ValueError: no repeats, one that is not a positive finite number of seconds, starting times for some of them
+            only, or an extra that is not a finite number.
     """
 
     device: Device
@@ -29,13 +34,36 @@ class Measurement:
     calls_per_repeat: int = 1  # very short calls are timed several at a time; a repeat is their mean
     reference_seconds: tuple[float, ...] = ()  # the same for the reference network, taken in between
     warnings: tuple[str, ...] = ()  # what is doubtful, and what to do about it
+    started: tuple[float, ...] = ()  # per repeat, or empty
+    reference_started: tuple[float, ...] = ()
+    # Repeats from stretches in which the reference network was slow, as (started, seconds). They were made again and
+    # take no part in the median.
+    disturbed: tuple[tuple[float, float], ...] = ()
+    # What else was found out, by name with its unit: peak_memory_bytes, file_bytes, energy_joules (of one call).
+    extras: Mapping[str, float] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         if not self.seconds:
             raise ValueError(f"the measurement of {self.key!r} has no repeats")
-        for value in (*self.seconds, *self.reference_seconds):
+        for value in (*self.seconds, *self.reference_seconds, *(seconds for _, seconds in self.disturbed)):
             if not (math.isfinite(value) and value > 0):
                 raise ValueError(f"the measurement of {self.key!r} has a repeat of {value} s; times are positive")
+        for value in (*self.started, *self.reference_started, *(started for started, _ in self.disturbed)):
+            if not (math.isfinite(value) and value >= 0):
+                raise ValueError(
+                    f"the measurement of {self.key!r} has a repeat that began at {value} s, before the start"
+                )
+        for what, repeats, starts in (
+            ("repeats", self.seconds, self.started),
+            ("repeats of the reference network", self.reference_seconds, self.reference_started),
+        ):
+            if len(starts) not in (0, len(repeats)):
+                raise ValueError(
+                    f"the measurement of {self.key!r} has {len(repeats)} {what}, {len(starts)} with a start"
+                )
+        for name, value in self.extras.items():
+            if not math.isfinite(value):
+                raise ValueError(f"{name} of the measurement of {self.key!r} is {value}; only finite numbers are kept")
         if self.resolution < 1 or self.calls_per_repeat < 1:
             raise ValueError(
                 f"the measurement of {self.key!r} has resolution {self.resolution} and "
@@ -68,14 +96,18 @@ class Measurement:
             "calls_per_repeat": self.calls_per_repeat,
             "reference_seconds": list(self.reference_seconds),
             "warnings": list(self.warnings),
+            "started": list(self.started),
+            "reference_started": list(self.reference_started),
+            "disturbed": [list(repeat) for repeat in self.disturbed],
+            "extras": dict(self.extras),
         }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """The inverse of `to_dict`.
+        """The inverse of `to_dict`; what older versions did not write (from `started` on) may be missing.
 
         Raises:
-            ValueError: something is missing, is not of the form that `to_dict` writes, or is no possible time.
+            ValueError: something else is missing, is not of the form that `to_dict` writes, or is no possible time.
         """
         try:
             return cls(
@@ -86,8 +118,12 @@ class Measurement:
                 calls_per_repeat=int(data["calls_per_repeat"]),
                 reference_seconds=tuple(map(float, data["reference_seconds"])),
                 warnings=tuple(map(str, data["warnings"])),
+                started=tuple(map(float, data.get("started", ()))),
+                reference_started=tuple(map(float, data.get("reference_started", ()))),
+                disturbed=tuple((float(start), float(seconds)) for start, seconds in data.get("disturbed", ())),
+                extras={str(name): float(value) for name, value in data.get("extras", {}).items()},
             )
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not a measurement: {str(data)[:80]!r} ({error})") from error
 
     def __str__(self) -> str:

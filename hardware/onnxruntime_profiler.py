@@ -2,133 +2,120 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from dataclasses import KW_ONLY, dataclass
+from pathlib import Path
 from time import perf_counter_ns
+from typing import Literal
 
 import numpy as np
 import onnxruntime
-from onnxruntime.capi import onnxruntime_pybind11_state as exceptions  # pyright: ignore[reportAttributeAccessIssue]
-from torch import nn
+from numpy.typing import NDArray
 
 from hardware.device import Device, cpu_description
+from hardware.energy import energy_meter, joules_per_call
+from hardware.gpu import gpu_description, gpu_state
+from hardware.interleaving import measure_interleaved
 from hardware.measurement import Measurement
-from hardware.onnx_export import export_onnx
-from hardware.profiling import Runner, Sampling, Workload, measure_interleaved
+from hardware.memory import peak_memory
+from hardware.onnx_file import Calibration, onnx_file
+from hardware.onnxruntime_session import GraphOptimization, OnnxProvider, SessionSettings
+from hardware.profiling import Cost, OnFailure, Prepared, Runner, Sampling, Workload
 from hardware.reference import reference_workload
 
 __all__ = ["OnnxRuntimeProfiler"]
 
-_PROVIDER = "CPUExecutionProvider"
-_LOADING_ERRORS = (
-    exceptions.Fail,
-    exceptions.InvalidArgument,
-    exceptions.InvalidGraph,
-    exceptions.InvalidProtobuf,
-    exceptions.NoSuchFile,
-    exceptions.NotImplemented,
-)
 
-
+@dataclass(frozen=True)
 class OnnxRuntimeProfiler:
-    """A `Profiler` that runs ONNX Runtime sessions on the CPU with all graph optimisations.
+    """A `Profiler` that runs ONNX Runtime sessions."""
 
-    Args:
-        name: label of the device.
-        batch_size: images a call; the time is that of the whole batch.
-        threads: within one operator; operators run one after the other.
-        reference: measured throughout; without one it is the `reference_workload`.
-        sampling: how long to measure.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        batch_size: int = 1,
-        threads: int = 1,
-        *,
-        reference: Workload | None = None,
-        sampling: Sampling | None = None,
-    ) -> None:
-        self.name = name
-        self.batch_size = batch_size
-        self.threads = threads
-        self.reference = reference
-        self.sampling = sampling
+    name: str  # label of the device
+    batch_size: int = 1  # images a call; the time is that of the whole batch
+    threads: int = 1  # within one operator; operators run one after the other
+    _: KW_ONLY
+    provider: OnnxProvider = "cpu"
+    precision: Literal["fp32", "fp16", "int8"] = "fp32"  # fp16 with TensorRT only, int8 on the CPU only
+    graph_optimization: GraphOptimization = "all"
+    calibration: Calibration | None = (
+        None  # images for int8; without it they are random, which is good for latency only
+    )
+    costs: tuple[Cost, ...] = ()  # what else to measure; memory on the CPU only
+    reference: Workload | None = None  # measured throughout; without one it is the `reference_workload`
+    sampling: Sampling | None = None  # how long to measure
 
     @property
     def device(self) -> Device:
-        return Device(
-            name=self.name,
-            hardware=cpu_description(),
-            runtime="onnxruntime",
-            runtime_version=onnxruntime.__version__,
-            provider=_PROVIDER,
-            threads=self.threads,
-            batch_size=self.batch_size,
-        )
-
-    def measure(self, workloads: Iterable[Workload]) -> Iterator[Measurement]:
-        """See `Profiler.measure`.
+        """What the measurements hold for.
 
         Raises:
-            ValueError: a workload that ONNX Runtime cannot run here, or a file made for another input shape.
+            ValueError: the installed package does not have the provider, or it does not have the precision.
         """
-        reference = self.reference or reference_workload()
-        return measure_interleaved(self.device, workloads, self.prepare, reference, self.sampling or Sampling())
+        self._session_settings.require()
+        if self.precision == "int8" and self.provider != "cpu":
+            raise ValueError(f"int8 is measured on provider 'cpu', not {self.provider!r}")
+        optimization = self.graph_optimization
+        return Device(
+            name=self.name,
+            hardware=cpu_description() if self.provider == "cpu" else gpu_description(),
+            runtime="onnxruntime",
+            runtime_version=onnxruntime.__version__,
+            provider=self._session_settings.provider_name,
+            threads=self.threads,
+            batch_size=self.batch_size,
+            precision=self.precision,
+            options=() if optimization == "all" else (f"graph_optimization={optimization}",),
+        )
 
-    def prepare(self, workload: Workload) -> Runner:
-        """A session of the workload, ready to run on one batch of random images."""
-        shape = (self.device.batch_size, workload.channels, workload.resolution, workload.resolution)
-        session = self._session(workload, shape)
+    def measure(self, workloads: Iterable[Workload], failed: OnFailure | None = None) -> Iterator[Measurement]:
+        """See `Profiler.measure`. A module is exported (and for int8 quantised); a file is run as it is."""
+        return measure_interleaved(
+            self.device,
+            workloads,
+            self.prepare,
+            self.reference or reference_workload(),
+            self.sampling or Sampling(),
+            failed=failed,
+            state=None if self.provider == "cpu" else gpu_state,
+        )
+
+    def prepare(self, workload: Workload) -> Prepared:
+        """A session of the workload on one batch of random images.
+
+        Raises:
+            ValueError: it does not run here, is made for another input shape, or has another precision.
+        """
+        shape = (self.batch_size, workload.channels, workload.resolution, workload.resolution)
+        model = onnx_file(workload, shape, self.precision == "int8", self.calibration)
+        session = self._session_settings.open(model, workload.key, shape)
         images = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
+        run = self._runner(session, images)
+        extras = {"file_bytes": float(model.stat().st_size if isinstance(model, Path) else len(model))}
+        if "memory" in self.costs:
+            extras["peak_memory_bytes"] = float(peak_memory(model, shape, self.threads, self.graph_optimization))
+        if "energy" in self.costs:
+            extras["energy_joules"] = joules_per_call(run, energy_meter("cpu" if self.provider == "cpu" else "cuda"))
+        return Prepared(run, extras)
+
+    def _runner(self, session: onnxruntime.InferenceSession, images: NDArray[np.float32]) -> Runner:
         # Bound once, the input is neither checked nor copied again and the output keeps its place.
         binding = session.io_binding()
-        binding.bind_cpu_input(session.get_inputs()[0].name, images)
+        where = "cpu" if self.provider == "cpu" else "cuda"
+        value = onnxruntime.OrtValue.ortvalue_from_numpy(images, where, 0)
+        binding.bind_ortvalue_input(session.get_inputs()[0].name, value)
         for output in session.get_outputs():
-            binding.bind_output(output.name)
-        run = session.run_with_iobinding
+            binding.bind_output(output.name, where)
+        run, finish = session.run_with_iobinding, binding.synchronize_outputs
 
         def runner(calls: int) -> float:
             start = perf_counter_ns()
             for _ in range(calls):
                 run(binding)
+            finish()
             return (perf_counter_ns() - start) * 1e-9
 
         return runner
 
-    def _session(self, workload: Workload, shape: tuple[int, ...]) -> onnxruntime.InferenceSession:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = self.threads
-        options.inter_op_num_threads = 1
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-        options.log_severity_level = 3  # errors; they are raised as well
-        # Threads of a session that has its turn behind it must not spin on the cores of the next.
-        options.add_session_config_entry("session.force_spinning_stop", "1")
-        model = workload.model
-        if isinstance(model, nn.Module):
-            model = export_onnx(model, shape)
-        try:
-            # A path, not the bytes, for a file on disk: its weights may lie in further files beside it.
-            session = onnxruntime.InferenceSession(
-                model if isinstance(model, bytes) else str(model), options, providers=[_PROVIDER]
-            )
-        except _LOADING_ERRORS as error:
-            reason = str(error).splitlines()[0]
-            raise ValueError(f"ONNX Runtime cannot load {workload.key!r}: {reason}") from error
-        if session.get_providers() != [_PROVIDER]:
-            raise ValueError(f"{workload.key!r} would run on {session.get_providers()}, asked for was {_PROVIDER}")
-        inputs = session.get_inputs()
-        if len(inputs) != 1 or not _fits(inputs[0].shape, shape):
-            shapes = ", ".join(f"{given.name} {given.shape}" for given in inputs)
-            raise ValueError(
-                f"{workload.key!r} takes {shapes}, but images {list(shape)} are to be measured: "
-                "export it for this batch size and resolution"
-            )
-        return session
-
-
-def _fits(declared: Sequence[int | str | None], shape: Sequence[int]) -> bool:
-    """Whether images of `shape` may be given; a name or None in `declared` stands for any size."""
-    return len(declared) == len(shape) and all(
-        size == wanted for size, wanted in zip(declared, shape, strict=True) if isinstance(size, int)
-    )
+    @property
+    def _session_settings(self) -> SessionSettings:
+        return SessionSettings(self.provider, self.threads, self.graph_optimization, fp16=self.precision == "fp16")

@@ -3,132 +3,118 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from time import perf_counter_ns
+from dataclasses import KW_ONLY, dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from hardware.device import Device, cpu_description
+from hardware.energy import energy_meter, joules_per_call
+from hardware.gpu import gpu_state
+from hardware.interleaving import measure_interleaved
 from hardware.measurement import Measurement
-from hardware.profiling import Runner, Sampling, Workload, measure_interleaved
+from hardware.profiling import Cost, OnFailure, Prepared, Sampling, Workload
 from hardware.reference import reference_workload
+from hardware.torch_runner import compiled, cpu_runner, cuda_graph, cuda_runner, using_threads
 
 __all__ = ["TorchProfiler"]
 
+_TYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_CAPABILITY = "ATEN_CPU_CAPABILITY"  # torch's own switch for older vector instructions than the CPU has
 
+
+@dataclass(frozen=True)
 class TorchProfiler:
-    """A `Profiler` that runs torch modules eagerly in inference mode.
+    """A `Profiler` that runs torch modules in inference mode."""
 
-    Args:
-        name: label of the device.
-        batch_size: images a call; the time is that of the whole batch.
-        threads: of the CPU; the process has its own number again after every call.
-        accelerator: "cpu", or "cuda" for the current GPU, timed there with CUDA events.
-        channels_last: memory format of images and weights.
-        reference: measured throughout; without one it is the `reference_workload`.
-        sampling: how long to measure.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        batch_size: int = 1,
-        threads: int = 1,
-        *,
-        accelerator: Literal["cpu", "cuda"] = "cpu",
-        channels_last: bool = False,
-        reference: Workload | None = None,
-        sampling: Sampling | None = None,
-    ) -> None:
-        self.name = name
-        self.batch_size = batch_size
-        self.threads = threads
-        self.accelerator = accelerator
-        self.channels_last = channels_last
-        self.reference = reference
-        self.sampling = sampling
+    name: str  # label of the device
+    batch_size: int = 1  # images a call; the time is that of the whole batch
+    threads: int = 1  # of the CPU; the process has its own number again after every call
+    _: KW_ONLY
+    accelerator: Literal["cpu", "cuda"] = "cpu"  # "cuda" is the current GPU, timed with CUDA events
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"  # of weights and images
+    compiled: bool = False  # by torch.compile, as one graph
+    channels_last: bool = False  # memory format of images and weights
+    cuda_graph: bool = False  # record the network once and replay it; "cuda" only
+    flush_l2: bool = False  # empty the GPU's cache before every call; "cuda" only
+    costs: tuple[Cost, ...] = ()  # what else to measure; memory on "cuda" only
+    reference: Workload | None = None  # measured throughout; without one it is the `reference_workload`
+    sampling: Sampling | None = None  # how long to measure
 
     @property
     def device(self) -> Device:
         """What the measurements hold for.
 
         Raises:
-            ValueError: another accelerator than "cpu" and "cuda", or a GPU that torch cannot use here.
+            ValueError: settings that do not go together, or a GPU that torch cannot use here.
         """
         if self.accelerator not in ("cpu", "cuda"):
             raise ValueError(f"accelerator {self.accelerator!r} must be 'cpu' or 'cuda'")
+        if self.precision not in _TYPES:
+            raise ValueError(f"precision {self.precision!r} is not one of {', '.join(_TYPES)}")
+        if self.accelerator == "cpu" and (self.cuda_graph or self.flush_l2):
+            raise ValueError("cuda_graph and flush_l2 need accelerator='cuda'")
         if self.accelerator == "cuda" and not torch.cuda.is_available():
             raise ValueError("torch sees no CUDA GPU here; measure with accelerator='cpu' or on another machine")
+        # Whatever decides which kernels run must keep measurements apart.
+        names = ("compiled", "channels_last", "cuda_graph", "flush_l2")
+        options = [name for name in names if getattr(self, name)]
+        if self.accelerator == "cpu" and _CAPABILITY in os.environ:
+            options.append(f"{_CAPABILITY}={os.environ[_CAPABILITY]}")
         return Device(
             name=self.name,
             hardware=cpu_description() if self.accelerator == "cpu" else torch.cuda.get_device_name(),
             runtime="torch",
             runtime_version=torch.__version__,
-            # The memory format decides which kernels run, so it must keep measurements apart.
-            provider=self.accelerator + (" channels_last" if self.channels_last else ""),
+            provider=self.accelerator,
             threads=self.threads,
             batch_size=self.batch_size,
+            precision=self.precision,
+            options=tuple(options),
         )
 
-    def measure(self, workloads: Iterable[Workload]) -> Iterator[Measurement]:
-        """See `Profiler.measure`.
+    def measure(self, workloads: Iterable[Workload], failed: OnFailure | None = None) -> Iterator[Measurement]:
+        """See `Profiler.measure`."""
+        return measure_interleaved(
+            self.device,
+            workloads,
+            self.prepare,
+            self.reference or reference_workload(),
+            self.sampling or Sampling(),
+            failed=failed,
+            state=gpu_state if self.accelerator == "cuda" else None,
+        )
+
+    def prepare(self, workload: Workload) -> Prepared:
+        """A copy of the module on the device, ready to run on one batch of random images.
 
         Raises:
-            ValueError: a workload that is an ONNX file, or a device that is not there.
+            ValueError: it is an ONNX file, or cannot be compiled or recorded here.
         """
-        reference = self.reference or reference_workload()
-        return measure_interleaved(self.device, workloads, self.prepare, reference, self.sampling or Sampling())
-
-    def prepare(self, workload: Workload) -> Runner:
-        """A copy of the module on the device, ready to run on one batch of random images."""
         if not isinstance(workload.model, nn.Module):
             raise ValueError(f"{workload.key!r} is an ONNX file, torch runs modules only; use OnnxRuntimeProfiler")
-        shape = (self.device.batch_size, workload.channels, workload.resolution, workload.resolution)
-        images = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(self.accelerator)
-        module = copy.deepcopy(workload.model).eval().to(self.accelerator)
+        on_gpu, extras = self.accelerator == "cuda", dict[str, float]()
+        before = torch.cuda.memory_allocated() if on_gpu else 0
+        if on_gpu:
+            torch.cuda.reset_peak_memory_stats()
+        shape = (self.batch_size, workload.channels, workload.resolution, workload.resolution)
+        images = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        images = images.to(self.accelerator, _TYPES[self.precision])
+        module = copy.deepcopy(workload.model).eval().to(self.accelerator, _TYPES[self.precision])
         if self.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
             module = module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        if self.accelerator == "cuda":
-            return _cuda_runner(module, images)
-        return _cpu_runner(module, images, self.threads)
-
-
-def _cpu_runner(module: nn.Module, images: Tensor, threads: int) -> Runner:
-    def runner(calls: int) -> float:
-        with _threads(threads), torch.inference_mode():
-            start = perf_counter_ns()
-            for _ in range(calls):
-                module(images)
-            return (perf_counter_ns() - start) * 1e-9
-
-    return runner
-
-
-def _cuda_runner(module: nn.Module, images: Tensor) -> Runner:
-    start, stop = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-
-    def runner(calls: int) -> float:
-        with torch.inference_mode():
-            torch.cuda.synchronize()
-            start.record()
-            for _ in range(calls):
-                module(images)
-            stop.record()
-            stop.synchronize()
-            return start.elapsed_time(stop) * 1e-3
-
-    return runner
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+        with torch.inference_mode(), using_threads(self.threads):
+            call = compiled(module, images, workload.key) if self.compiled else lambda: module(images)
+            if self.cuda_graph:
+                call = cuda_graph(call, workload.key)
+            call()
+        if on_gpu and "memory" in self.costs:
+            extras["peak_memory_bytes"] = float(torch.cuda.max_memory_allocated() - before)
+        run = cuda_runner(call, self.flush_l2) if on_gpu else cpu_runner(call, self.threads)
+        if "energy" in self.costs:
+            extras["energy_joules"] = joules_per_call(run, energy_meter(self.accelerator))
+        return Prepared(run, extras)

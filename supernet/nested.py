@@ -37,20 +37,20 @@ class NestedFamily:
         """`n_levels` levels from the smallest to the largest architecture, all dimensions growing together.
 
         Raises:
-            ValueError: the space has too few choices for so many levels, or a level does not hold its relations.
+            ValueError: the space has too few choices for so many levels.
         """
         if n_levels < 2:
             raise ValueError(f"a nested family of {n_levels} level; give at least 2")
-        shares = np.linspace(0, 1, n_levels)[:, None]
-        # Later genes grow a little earlier, so that there are more levels than a gene has choices.
-        delay = np.arange(len(space.genes)) / len(space.genes)
-        genes = space.canonical(np.floor(shares * (space.n_choices - 1) + np.where(shares < 1, delay, 0)).astype(int))
-        if not space.holds(genes).all():
-            raise ValueError("levels between the ends do not hold the relations of the space; list the levels yourself")
-        levels = tuple(space.decode(genes))
-        if len(set(levels)) < n_levels:
-            raise ValueError(f"the space has no {n_levels} nested levels of this kind; {len(set(levels))} are distinct")
-        return cls(levels)
+        # The next choice of every gene opens at a time of its own in (0, 1], so that one grows after the other.
+        early = np.arange(len(space.genes)) / len(space.genes)
+        opens = [(np.arange(1, n) - e) / max(n - 1, 1) for n, e in zip(space.n_choices, early, strict=True)]
+        times = np.unique(np.concatenate([[0.0], *opens]))
+        genes = space.canonical(np.stack([np.searchsorted(t, times, side="right") for t in opens], axis=1))
+        genes = genes[space.holds(genes)]
+        genes = genes[np.append(True, (genes[1:] != genes[:-1]).any(axis=1))]  # in an absent block nothing opens
+        if len(genes) < n_levels:
+            raise ValueError(f"the space has no {n_levels} nested levels of this kind; {len(genes)} are distinct")
+        return cls(tuple(space.decode(genes[np.linspace(0, len(genes) - 1, n_levels).round().astype(int)])))
 
 
 def _not_contained(small: Architecture, large: Architecture) -> str | None:

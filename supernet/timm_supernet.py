@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from supernet.architecture import Architecture
 from supernet.counting import Costs, CostTable, Part
+from supernet.dropout import set_dropout
 from supernet.slicing import bare_copy, shell
 from supernet.space import Genes, SearchSpace
 
@@ -92,6 +93,11 @@ class TimmSupernet(nn.Module, Generic[_M]):
         """
         raise NotImplementedError
 
+    def set_dropout(self, drop_rate: float = 0.0, drop_path_rate: float = 0.0) -> Self:
+        """Dropout and stochastic depth for training; see `supernet.dropout.set_dropout`. Returns self."""
+        set_dropout(self._template[0], drop_rate, drop_path_rate)
+        return self
+
     def compile_blocks(self, **options: Any) -> Self:
         """From now on run every block through ``torch.compile(..., dynamic=False)``; returns self.
 
@@ -125,6 +131,11 @@ class TimmSupernet(nn.Module, Generic[_M]):
     def n_parameters(self, genes: Genes) -> Genes:
         """Numbers of parameters (n_archs,) of the extracted networks."""
         return self.costs(genes).parameters.sum(axis=1)
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The pieces whose costs add up to those of a network, and the genes that each depends on."""
+        return self._cost_table.parts
 
     # -- for families -------------------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 import dataclasses
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -30,7 +31,8 @@ def test_the_name_is_a_label_only():
 @pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(Device) if f.name != "name"])
 def test_everything_else_makes_another_device(field):
     value = getattr(DEVICE, field)
-    other = dataclasses.replace(DEVICE, **{field: value + 1 if isinstance(value, int) else value + "x"})
+    more: Any = {int: 1, str: "x", tuple: ("compiled",)}[type(value)]
+    other = dataclasses.replace(DEVICE, **{field: value + more})
     assert other != DEVICE
     assert other.fingerprint != DEVICE.fingerprint
 
@@ -41,8 +43,33 @@ def test_dictionary_round_trip_keeps_name_and_fingerprint():
     assert len(DEVICE.fingerprint) == 12
 
 
+def test_a_device_stored_before_there_were_options_keeps_its_fingerprint():
+    data = DEVICE.to_dict()
+    del data["options"]
+    again = Device.from_dict(data)
+    assert again == DEVICE
+    assert again.fingerprint == DEVICE.fingerprint == "608e0c779c19"  # as version 0.1.0 had it
+
+
+def test_the_order_of_options_means_nothing():
+    one, other = (dataclasses.replace(DEVICE, options=options) for options in (("a", "b"), ("b", "a")))
+    assert one == other and one.fingerprint == other.fingerprint != DEVICE.fingerprint
+    assert Device.from_dict(one.to_dict()) == one and "a, b" in str(one)
+
+
 @pytest.mark.parametrize(
-    "change", [{"threads": "1"}, {"threads": 0}, {"batch_size": True}, {"surprise": 1}, {"hardware": None}]
+    "change",
+    [
+        {"threads": "1"},
+        {"threads": 0},
+        {"batch_size": True},
+        {"surprise": 1},
+        {"hardware": None},
+        {"options": "compiled"},
+        {"options": [1]},
+        {"options": ["a", "a"]},
+        {"options": [""]},
+    ],
 )
 def test_what_is_not_a_device_is_refused(change):
     with pytest.raises(ValueError, match="device"):

@@ -36,9 +36,32 @@ def test_the_interval_follows_the_binomial_table():
 
 
 def test_dictionary_round_trip_through_json():
-    measurement = Measurement(DEVICE, "a", 32, (1e-3, 1.1e-3), 3, (2e-4,), ("be careful",))
+    measurement = Measurement(
+        DEVICE,
+        "a",
+        32,
+        (1e-3, 1.1e-3),
+        3,
+        (2e-4,),
+        ("be careful",),
+        started=(0.5, 1.5),
+        reference_started=(1.0,),
+        disturbed=((0.2, 3e-3),),
+        extras={"file_bytes": 1e6},
+    )
     assert Measurement.from_dict(json.loads(json.dumps(measurement.to_dict()))) == measurement
     assert "1.050 ms" in str(measurement)
+    assert measurement.median == pytest.approx(1.05e-3)  # the disturbed repeat takes no part
+
+
+def test_what_older_versions_wrote_is_read():
+    data = Measurement(DEVICE, "a", 32, (1e-3, 1.1e-3), 3, (2e-4,), ("be careful",)).to_dict()
+    for name in ("started", "reference_started", "disturbed", "extras"):
+        del data[name]
+    del data["device"]["options"]
+    again = Measurement.from_dict(data)
+    assert again.seconds == (1e-3, 1.1e-3) and again.started == () and again.extras == {}
+    assert again.device == DEVICE
 
 
 @pytest.mark.parametrize("seconds", [(), (0.0,), (-1.0,), (math.nan,), (math.inf,)])
@@ -47,7 +70,22 @@ def test_impossible_times_are_refused(seconds):
         Measurement(DEVICE, "a", 32, seconds)
 
 
-@pytest.mark.parametrize("change", [{"seconds": None}, {"device": 3}, {"resolution": 0}, {"seconds": ["x"]}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seconds": None},
+        {"device": 3},
+        {"resolution": 0},
+        {"seconds": ["x"]},
+        {"started": [0.1, 0.2]},
+        {"started": [-0.1]},
+        {"reference_started": [0.1]},
+        {"disturbed": [[0.1, -1.0]]},
+        {"disturbed": [0.1]},
+        {"extras": {"energy_joules": math.nan}},
+        {"extras": [1.0]},
+    ],
+)
 def test_what_is_not_a_measurement_is_refused(change):
     data = Measurement(DEVICE, "a", 32, (1e-3,)).to_dict()
     with pytest.raises(ValueError):

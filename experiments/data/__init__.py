@@ -16,7 +16,7 @@ __all__ = ["create_data"]
 def create_data(settings: DataSettings, *, seed: int, resolution: int, cache_folder: Path | None = None) -> ImageData:
     """The data of a recipe as images of `resolution` pixels, the largest that a network of the run takes.
 
-    Decoded images are kept in `cache_folder`, if the recipe asks for them; by default in a temporary file.
+    Decoded images, if the recipe asks for them, are kept in `cache_folder`; by default in a temporary file.
 
     Raises:
         ValueError: there is nothing to read, or not enough for the splits and one batch.
@@ -41,7 +41,7 @@ def create_data(settings: DataSettings, *, seed: int, resolution: int, cache_fol
         validation_fraction=settings.validation_fraction,
         test_fraction=settings.test_fraction,
         limits={"train": settings.train_images, "validation": settings.validation_images, "test": settings.test_images},
-        image_mode="L" if settings.in_channels == 1 else "RGB",
+        cache_folder=cache_folder,
     )
     data = TimmData(
         splits,
@@ -54,6 +54,7 @@ def create_data(settings: DataSettings, *, seed: int, resolution: int, cache_fol
         settings.evaluation_crop,
         settings.cache,
         cache_folder,
+        settings.shuffle_shards,
     )
     if data.steps_per_epoch == 0:
         raise ValueError(

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from experiments.data.splits import ImageSplit, Rows
+from experiments.data.image_files import ImageFiles, Rows
+from experiments.data.splits import ImageSplit
 from experiments.files import replacing
 
 __all__ = ["DecodedImages", "decoded"]
@@ -20,7 +21,7 @@ __all__ = ["DecodedImages", "decoded"]
 
 @dataclass(frozen=True)
 class DecodedImages:
-    """The images of a split in its order: (PIL image, label), from pixels that all processes share.
+    """The images of a split in its order, from pixels that all processes share.
 
     `pixels` are uint8 of all images one after the other; image i begins at `starts[i]` and is `sizes[i]` = (height,
     width); both int64 (n_images, ...).
@@ -30,18 +31,13 @@ class DecodedImages:
     pixels: NDArray[np.uint8] = field(repr=False)
     starts: Rows
     sizes: NDArray[np.int64]
-    labels: Rows
 
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, place: int) -> tuple[Image.Image, int]:
-        height, width = self.sizes[place].tolist()
-        channels = len(self.mode)
-        start = int(self.starts[place])
-        raw = self.pixels[start : start + height * width * channels]
-        image = Image.frombuffer(self.mode, (width, height), raw, "raw", self.mode, 0, 1)
-        return image, int(self.labels[place])
+    def image(self, row: int) -> Image.Image:
+        """The decoded image."""
+        height, width = self.sizes[row].tolist()
+        start = int(self.starts[row])
+        raw = self.pixels[start : start + height * width * len(self.mode)]
+        return Image.frombuffer(self.mode, (width, height), raw, "raw", self.mode, 0, 1)
 
 
 def decoded(split: ImageSplit, mode: str, folder: Path | None) -> ImageSplit:
@@ -58,7 +54,7 @@ def decoded(split: ImageSplit, mode: str, folder: Path | None) -> ImageSplit:
         found = np.empty((len(split), 2), np.int64)
         with replacing(pixels) as temporary, temporary.open("wb") as file:
             for place, row in enumerate(split.rows.tolist()):
-                image = split.dataset[row][0].convert(mode)
+                image = split.source.image(row).convert(mode)
                 found[place] = image.height, image.width
                 file.write(image.tobytes())
         with replacing(sizes) as temporary:
@@ -67,16 +63,13 @@ def decoded(split: ImageSplit, mode: str, folder: Path | None) -> ImageSplit:
     stops = np.cumsum(shapes.prod(axis=1) * len(mode))
     mapped = np.memmap(pixels, np.uint8, mode="r", shape=(int(stops[-1]),))
     starts = np.concatenate([[0], stops[:-1]])
-    return ImageSplit(DecodedImages(mode, mapped, starts, shapes, split.labels), np.arange(len(split)), split.labels)
+    return ImageSplit(DecodedImages(mode, mapped, starts, shapes), np.arange(len(split)), split.labels)
 
 
 def _stamp(split: ImageSplit) -> list[tuple[int, int]]:
     """Sizes and times of the files of a split: they change where images are replaced under their names."""
-    root = getattr(getattr(split.dataset, "reader", None), "root", None)
-    if root is None:
+    source = split.source
+    if not isinstance(source, ImageFiles):
         return []
-    if Path(root).is_file():
-        paths = [root]
-    else:
-        paths = [split.dataset.filename(row, absolute=True) for row in split.rows.tolist()]
-    return [(status.st_size, status.st_mtime_ns) for status in map(os.stat, paths)]
+    used = np.unique(source.files[split.rows])
+    return [(status.st_size, status.st_mtime_ns) for status in (os.stat(path) for path in source.paths[used].tolist())]

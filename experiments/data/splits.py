@@ -1,4 +1,4 @@
-"""Three splits of any data set that timm opens: those on disk where there are, else carved from training."""
+"""Three splits of any data set that timm opens, and of WebDataset shards: those on disk, else carved from training."""
 
 from __future__ import annotations
 
@@ -6,30 +6,36 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
+from PIL import Image
 
 from experiments.data.image_data import Split
+from experiments.data.image_files import ImageFiles, Rows, decode
+from experiments.data.locating import HELD_OUT, SPLIT_NAMES, find_folders, find_shards
+from experiments.data.shards import index_tars
 
-__all__ = ["ImageSplit", "open_splits"]
+__all__ = ["ImageSource", "ImageSplit", "open_splits"]
 
-Rows = NDArray[np.int64]
 
-_NAMES: Mapping[Split, tuple[str, ...]] = {
-    "train": ("train", "training"),
-    "validation": ("validation", "val", "valid"),
-    "test": ("test", "testing"),
-}
-_HELD_OUT: tuple[Split, ...] = ("validation", "test")
+class ImageSource(Protocol):
+    """Images by number; any process may read any of them at any time."""
+
+    def image(self, row: int) -> Image.Image:
+        """The decoded image.
+
+        Raises:
+            ValueError: it cannot be read; one line that names it.
+        """
+        ...
 
 
 @dataclass(frozen=True)
 class ImageSplit:
-    """The images at positions `rows` of an indexable data set of (PIL image, label); `labels` are int64 (n_images,)."""
+    """The images `rows` of a source, and their labels, both int64 (n_images,)."""
 
-    dataset: Any
+    source: ImageSource
     rows: Rows
     labels: Rows
 
@@ -42,10 +48,10 @@ class ImageSplit:
 
     @property
     def digest(self) -> str:
-        """Of labels and, where the data set has some, file names, in order; where the files lie does not matter."""
+        """Of labels and, where images have some, names, in order; where the files lie does not matter."""
         hashed = hashlib.sha256(self.rows.tobytes() + self.labels.tobytes())
-        if hasattr(self.dataset, "filename"):
-            hashed.update("\n".join(str(self.dataset.filename(row)) for row in self.rows.tolist()).encode())
+        if isinstance(self.source, ImageFiles):
+            hashed.update(b"\n".join(self.source.names[self.rows].tolist()))
         return hashed.hexdigest()[:16]
 
 
@@ -57,19 +63,25 @@ def open_splits(
     validation_fraction: float,
     test_fraction: float,
     limits: Mapping[Split, int | None],
-    image_mode: str = "RGB",
+    cache_folder: Path | None = None,
 ) -> dict[Split, ImageSplit]:
-    """Train, validation and test images of `timm.data.create_dataset(source, root=root)`.
+    """Train, validation and test images of a source.
 
-    A folder may hold ``train``, ``validation`` and ``test``, each a folder or a .tar file of one folder per class.
-    Where only two are there, as in ImageNet, the second is the test split and validation is carved from train; where
-    none is, both are. Carving and `limits` (how many images of a split are used) draw with the seed and keep the share
-    of every class.
+    - ``folder``, ``tar``: one folder per class, as files or in a .tar file. `root` is one of them, or holds ``train``,
+      ``validation`` and ``test``.
+    - ``wds``: WebDataset shards. `root` holds a folder of shards per split, or shards named after their split, or is
+      a pattern such as ``shards/{train,val}-{0000..0009}.tar``.
+    - ``torch/NAME``, ``hfds/NAME``: what `timm.data.create_dataset` calls so.
+
+    Where only two splits are there, as in ImageNet, the second is the test split and validation is carved from train;
+    where one is, both are (a Hugging Face split without labels counts as none). Carving and `limits` (how many images
+    of a split are used) draw with the seed and keep the share of every class. Where images lie in tar files is noted
+    beside them, or in `cache_folder`.
 
     Raises:
-        ValueError: nothing to read there, a class that train lacks, or a split that would be empty.
+        ValueError: nothing to read there, a class that train lacks, a split that would be empty, or one file in two.
     """
-    opened = _open_all(source, root, image_mode)
+    opened = _open_all(source, root, cache_folder)
     if "test" not in opened and "validation" in opened:
         opened["test"] = opened.pop("validation")
     n_found, splits = len(opened["train"]), dict(opened)
@@ -80,7 +92,7 @@ def open_splits(
             n_carved = round(fraction * n_found)
             splits[name] = splits["train"].take(np.sort(order[:n_carved]))
             splits["train"] = splits["train"].take(np.sort(order[n_carved:]))
-    for stream, name in enumerate(_NAMES):
+    for stream, name in enumerate(SPLIT_NAMES):
         split, limit = splits[name], limits.get(name)
         if limit is not None and limit < len(split):
             order = _stratified_order(split.labels, np.random.default_rng((seed, 1, stream)))
@@ -93,8 +105,24 @@ def open_splits(
     return splits
 
 
-def _open_all(source: str, root: str | None, image_mode: str) -> dict[Split, ImageSplit]:
+def _open_all(source: str, root: str | None, cache_folder: Path | None) -> dict[Split, ImageSplit]:
     """Every split that is there on its own, at least "train"."""
+    splits: dict[Split, ImageSplit] = {}
+    if source == "wds":
+        for name, shards in find_shards(root).items():
+            found = index_tars(shards, "webdataset", cache_folder)
+            splits[name] = _whole(found.images, found.labels)
+        return splits
+    if source in ("", "folder", "tar"):
+        classes: dict[str, int] = {}
+        for name, path in find_folders(root).items():
+            images, labels, names = _open_path(path, cache_folder)
+            classes = classes or {name: number for number, name in enumerate(names)}  # train comes first
+            if unknown := sorted(set(names) - set(classes)):
+                raise ValueError(f"data: class {unknown[0]!r} of {path} does not occur in the training images")
+            # A class may be absent: the numbers must be those of the training split.
+            splits[name] = _whole(images, np.array([classes[name] for name in names], np.int64)[labels])
+        return splits
     kind = source.partition("/")[0].lower() if "/" in source else ""
     if kind == "torch" and source.lower() not in ("torch/image_folder", "torch/folder"):
         datasets: dict[Split, Any] = {
@@ -102,63 +130,70 @@ def _open_all(source: str, root: str | None, image_mode: str) -> dict[Split, Ima
             "test": _create(source, root, "validation"),
         }
     elif kind == "hfds":
-        datasets = {"train": _create(source, root, "train", input_img_mode=image_mode)}
-        for name in _HELD_OUT:
-            try:
-                datasets[name] = _create(source, root, name, input_img_mode=image_mode)
-            except ValueError:
-                continue  # the data set has no such split
-    elif source in ("", "folder", "tar"):
-        datasets = _open_files(root, image_mode)
+        datasets = _huggingface(source, root)
     else:
         raise ValueError(
-            f"data.source {source!r} cannot be read at random; there are 'digits', 'folder', 'tar', 'torch/NAME' and "
-            "'hfds/NAME': unpack a stream (WebDataset, tfds) into a folder or tar file of one folder per class"
+            f"data.source {source!r} cannot be read at random; there are 'digits', 'folder', 'tar', 'wds' with the "
+            "shards as root, 'torch/NAME' and 'hfds/NAME': unpack another stream into one folder per class"
         )
-    splits: dict[Split, ImageSplit] = {}
     for name, dataset in datasets.items():
-        labels = _labels(dataset)
-        splits[name] = ImageSplit(dataset, np.arange(len(labels)), labels)
+        splits[name] = _whole(_Indexed(dataset, f"{source} {name}"), _labels(dataset))
     return splits
 
 
-def _open_files(root: str | None, image_mode: str) -> dict[Split, Any]:
-    if not root:
-        raise ValueError("data.root is missing: the folder or .tar file of the images, one folder per class")
-    base = Path(root)
-    if not base.exists():
-        raise ValueError(f"data.root {root} does not exist; give a folder or .tar file of one folder per class")
-    if base.is_file() and base.suffix.lower() != ".tar":
-        raise ValueError(f"data.root {root} is neither a folder nor a .tar file; unpack it, or pack it as .tar")
-    found: dict[Split, Path] = {}
-    for split, names in _NAMES.items():
-        candidates = [base / name for name in names] + [base / f"{name}.tar" for name in names]
-        there = [path for path in candidates if path.is_dir() or path.is_file()]
-        if there:
-            found[split] = there[0]
-    if found and "train" not in found:
-        raise ValueError(f"data.root {root} has {', '.join(found)} but no train; name the training folder 'train'")
-    found = found or {"train": base}
-    train, class_names = _open_path(found["train"], image_mode)
-    datasets: dict[Split, Any] = {"train": train}
-    for split in _HELD_OUT:
-        if split in found:
-            dataset, names = _open_path(found[split], image_mode)
-            if unknown := sorted(set(names) - set(class_names)):
-                raise ValueError(f"data: class {unknown[0]!r} of {found[split]} does not occur in {found['train']}")
-            if names != class_names:  # a class may be absent: the numbers must be those of the training split
-                dataset, _ = _open_path(found[split], image_mode, class_map=class_names)
-            datasets[split] = dataset
+def _huggingface(source: str, root: str | None) -> dict[Split, Any]:
+    """Every split with labels; published test splits may come without."""
+    datasets: dict[Split, Any] = {"train": _create(source, root, "train")}
+    for split in HELD_OUT:
+        for name in SPLIT_NAMES[split]:
+            try:
+                found = _create(source, root, name)
+            except ValueError as error:
+                if "Unknown split" in str(error):
+                    continue
+                raise
+            if _labels(found).min() >= 0:
+                datasets[split] = found
+            break
     return datasets
 
 
-def _open_path(path: Path, image_mode: str, class_map: dict[str, int] | None = None) -> tuple[Any, dict[str, int]]:
-    """The data set of one folder or tar file, and the numbers of its classes."""
-    # timm's cache of a tar's contents is a pickle beside the data: none is read or written.
-    kwargs = {"cache_tarinfo": False} if path.suffix.lower() == ".tar" and path.is_file() else {}
-    dataset = _create("", str(path), "", search_split=False, class_map=class_map, input_img_mode=image_mode, **kwargs)
-    reader = dataset.reader
-    return dataset, dict(reader.class_name_to_idx if kwargs else reader.class_to_idx)
+def _whole(source: ImageSource, labels: Rows) -> ImageSplit:
+    return ImageSplit(source, np.arange(len(labels)), labels)
+
+
+def _open_path(path: Path, cache_folder: Path | None) -> tuple[ImageFiles, Rows, tuple[str, ...]]:
+    """The images of a folder or tar file of one folder per class, their labels, and the names of the classes."""
+    if path.is_file():
+        found = index_tars([path], "folders", cache_folder)
+        return found.images, found.labels, found.classes
+    reader = _create("", str(path), "", search_split=False).reader
+    paths = [name for name, _ in reader.samples]
+    labels = np.array([label for _, label in reader.samples], np.int64)
+    names = np.array([str(Path(name).relative_to(path)).encode(errors="surrogateescape") for name in paths])
+    images = ImageFiles(
+        np.array([name.encode(errors="surrogateescape") for name in paths]),
+        names,
+        np.arange(len(names)),
+        np.zeros(len(names), np.int64),
+        np.full(len(names), -1),
+    )
+    return images, labels, tuple(sorted(reader.class_to_idx, key=reader.class_to_idx.__getitem__))
+
+
+@dataclass(frozen=True)
+class _Indexed:
+    """An indexable data set of timm or torchvision."""
+
+    dataset: Any
+    name: str
+
+    def image(self, row: int) -> Image.Image:
+        # timm's own indexing puts the next image in the place of a damaged one: its reader does not.
+        reader = getattr(self.dataset, "reader", None)
+        if reader is None:
+            return self.dataset[row][0]
+        return decode(lambda: reader[row][0], f"{self.name}, image {row}")
 
 
 def _create(source: str, root: str | None, split: str, **kwargs: Any) -> Any:
@@ -176,10 +211,6 @@ def _labels(dataset: Any) -> Rows:
     reader: Any = getattr(dataset, "reader", None)
     if hasattr(dataset, "targets"):  # torchvision
         labels = dataset.targets
-    elif hasattr(reader, "targets"):  # timm, tar
-        labels = reader.targets
-    elif hasattr(reader, "samples"):  # timm, folder
-        labels = [label for _, label in reader.samples]
     elif hasattr(reader, "label_key"):  # timm, Hugging Face
         labels = reader.dataset[reader.label_key]
     else:

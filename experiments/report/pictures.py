@@ -14,16 +14,24 @@ import matplotlib as mpl
 from markupsafe import Markup, escape
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from experiments.files import replacing
 
-__all__ = ["front_picture", "prediction_picture", "training_picture", "write_front_picture"]
+__all__ = [
+    "COLOURS",
+    "figure_of_panels",
+    "front_picture",
+    "prediction_picture",
+    "training_picture",
+    "write_front_picture",
+    "write_training_picture",
+]
 
 Data = Mapping[str, Any]
 
 # Every colour has its name in the page's style sheet, where the dark theme has another value for it.
-_COLOURS = {
+COLOURS = {
     "ink": "#1d2530",
     "faint": "#5d6875",
     "line": "#d5dbe2",
@@ -42,24 +50,30 @@ _STYLES = {  # series: colour, marker, size in points
     "smallest": ("ends", "v", 7.5),
     "largest": ("ends", "^", 7.5),
 }
+_KINDS = {
+    "largest": "front",
+    "middle": "uniform",
+    "random": "random",
+    "smallest": "ends",
+}  # of sub-networks in training
 _OTHER_MARKERS = "*PXhp"
 _LONGEST_NAME = 34  # characters of a name in a legend
 _SETTINGS: Any = {
     "svg.fonttype": "none",  # text stays text: it can be searched, and takes the font and the theme of the page
     "text.parse_math": False,  # a name with dollar signs is a name
     "font.size": 10,
-    "axes.edgecolor": _COLOURS["line"],
-    "axes.labelcolor": _COLOURS["faint"],
-    "axes.titlecolor": _COLOURS["ink"],
+    "axes.edgecolor": COLOURS["line"],
+    "axes.labelcolor": COLOURS["faint"],
+    "axes.titlecolor": COLOURS["ink"],
     "axes.grid": True,
     "axes.axisbelow": True,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "grid.color": _COLOURS["line"],
+    "grid.color": COLOURS["line"],
     "grid.linewidth": 0.6,
-    "text.color": _COLOURS["ink"],
-    "xtick.color": _COLOURS["faint"],
-    "ytick.color": _COLOURS["faint"],
+    "text.color": COLOURS["ink"],
+    "xtick.color": COLOURS["faint"],
+    "ytick.color": COLOURS["faint"],
     "xtick.minor.visible": False,
     "legend.frameon": False,
     "legend.fontsize": 9,
@@ -68,7 +82,7 @@ _SETTINGS: Any = {
 
 def front_picture(device: Data) -> Markup:
     """Accuracy against measured latency of every series of a device, as inline SVG."""
-    with _figure(1, width=7.6, height=4.4) as (figure, (axes,)):
+    with figure_of_panels(1, width=7.6, height=4.4) as (figure, (axes,)):
         _draw_front(axes, device["series"])
         _legend(figure, [axes], n_columns=3)
         names = ", ".join(series["name"] for series in device["series"] if series["points"])
@@ -79,7 +93,7 @@ def front_picture(device: Data) -> Markup:
 def prediction_picture(device: Data) -> Markup:
     """Predicted against measured, latency on the left and accuracy on the right, as inline SVG."""
     milliseconds, percent = 1e3, 1e2
-    with _figure(2, width=7.6, height=3.5) as (figure, (left, right)):
+    with figure_of_panels(2, width=7.6, height=3.5) as (figure, (left, right)):
         _draw_predicted(left, device["series"], "predicted_latency", "latency", milliseconds, band=0.1)
         left.set(title="Latency, with ±10 %", xlabel="predicted (ms)", ylabel="measured (ms)")
         _draw_predicted(right, device["series"], "predicted_accuracy", "accuracy_validation", percent)
@@ -89,32 +103,31 @@ def prediction_picture(device: Data) -> Markup:
 
 
 def training_picture(training: Sequence[Data]) -> Markup:
-    """Loss of the largest, the smallest and random sub-networks over the epochs, as inline SVG."""
-    kinds = list(dict.fromkeys(kind for entry in training for kind in entry["loss"]))
-    colours = {"largest": "front", "smallest": "ends", "random": "random"}
-    with _figure(1, width=7.6, height=3.2) as (figure, (axes,)):
-        for kind in kinds:
-            known = [(i + 1, e["loss"][kind]) for i, e in enumerate(training) if e["loss"].get(kind) is not None]
-            if known:
-                axes.plot(*zip(*known, strict=True), color=_COLOURS[colours.get(kind, "uniform")], label=kind, lw=1.6)
-        axes.set(xlabel="epoch", ylabel="training loss")
-        starts = [0, *(i + 1 for i, (a, b) in enumerate(pairwise(training)) if a["phase"] != b["phase"])]
-        for start in starts:
-            if start:
-                axes.axvline(start + 0.5, color=_COLOURS["line"], lw=1)
-            axes.annotate(
-                str(training[start]["phase"]), (start + 0.6, 1.0), xycoords=("data", "axes fraction"), va="bottom",
-                color=_COLOURS["faint"], fontsize=9,
-            )  # fmt: skip
-        axes.legend()
-        label = f"Training loss of {', '.join(kinds)} sub-networks over {len(training)} epochs."
+    """Loss and validation accuracy per kind of sub-network over the epochs of all phases, as inline SVG.
+
+    Args:
+        training: per epoch its "phase", its mean "loss" by kind of sub-network (largest, smallest, random) and, where
+            it was validated, the accuracies in "validation" (largest, middle, smallest), recalibrated.
+    """
+    with figure_of_panels(1 + _is_validated(training), width=7.6, height=3.2) as (figure, panels):
+        kinds = _draw_training(panels, training)
+        label = f"Course of the training of {', '.join(kinds)} sub-networks over {len(training)} epochs."
         return _inline(figure, "training", label)
+
+
+def write_training_picture(training: Sequence[Data], path: str | os.PathLike[str]) -> None:
+    """The same as a file; the suffix of `path` says whether it is PNG or SVG."""
+    n_panels = 1 + _is_validated(training)
+    with figure_of_panels(n_panels, width=5.2 * n_panels, height=3.8) as (figure, panels):
+        _draw_training(panels, training)
+        with replacing(path) as temporary:
+            figure.savefig(temporary, dpi=160, facecolor="white")
 
 
 def write_front_picture(comparison: Data, path: str | os.PathLike[str]) -> None:
     """The fronts of all devices side by side; the suffix of `path` says whether it is PNG or SVG."""
     devices = comparison["devices"]
-    with _figure(len(devices), width=5.2 * len(devices), height=4.4, sharey=True) as (figure, all_axes):
+    with figure_of_panels(len(devices), width=5.2 * len(devices), height=4.4, sharey=True) as (figure, all_axes):
         for axes, device in zip(all_axes, devices, strict=True):
             _draw_front(axes, device["series"])
             axes.set_title(device["name"], fontsize=11)
@@ -123,6 +136,36 @@ def write_front_picture(comparison: Data, path: str | os.PathLike[str]) -> None:
         _legend(figure, all_axes, n_columns=2 * len(devices))
         with replacing(path) as temporary:
             figure.savefig(temporary, dpi=160, facecolor="white")
+
+
+def _is_validated(training: Sequence[Data]) -> bool:
+    return any(entry.get("validation") for entry in training)
+
+
+def _draw_training(panels: Sequence[Axes], training: Sequence[Data]) -> list[str]:
+    """Losses on the first panel and accuracies on the second, with every phase marked; returns the kinds drawn."""
+    kinds: list[str] = []
+    for axes, key, scale in zip(panels, ("loss", "validation"), (1.0, 1e2), strict=False):
+        names = list(dict.fromkeys(kind for entry in training for kind in entry.get(key, {}) if kind in _KINDS))
+        kinds += [name for name in names if name not in kinds]
+        for kind in names:
+            known = [
+                (i + 1, e[key][kind] * scale) for i, e in enumerate(training) if e.get(key, {}).get(kind) is not None
+            ]
+            axes.plot(*zip(*known, strict=True), color=COLOURS[_KINDS[kind]], label=kind, lw=1.6)
+        starts = [0, *(i + 1 for i, (a, b) in enumerate(pairwise(training)) if a["phase"] != b["phase"])]
+        for number, start in enumerate(starts):
+            if start:
+                axes.axvline(start + 0.5, color=COLOURS["faint"], lw=0.8, ls=":")
+            axes.annotate(  # names of short phases would overlap, so that they take turns in height
+                str(training[start]["phase"]), (start + 0.6, 1.0 + 0.07 * (number % 3)),
+                xycoords=("data", "axes fraction"), va="bottom", color=COLOURS["faint"], fontsize=8,
+            )  # fmt: skip
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set(xlabel="epoch", ylabel="training loss" if key == "loss" else "accuracy on validation (%)")
+        if names:
+            axes.legend()
+    return kinds
 
 
 def _draw_front(axes: Axes, series: Sequence[Data]) -> None:
@@ -142,9 +185,9 @@ def _draw_front(axes: Axes, series: Sequence[Data]) -> None:
                 [max(0.0, p["latency_interval"][1] - p["latency"]) * 1e3 for p in points]]  # fmt: skip
         is_front, is_cloud = name == "searched front", name == "measured sub-networks"
         if is_front:
-            axes.plot(x, y, drawstyle="steps-post", color=_COLOURS[colour], lw=1.4, alpha=0.6, zorder=3)
+            axes.plot(x, y, drawstyle="steps-post", color=COLOURS[colour], lw=1.4, alpha=0.6, zorder=3)
         axes.errorbar(
-            x, y, xerr=bars, fmt=marker, ms=size, color=_COLOURS[colour], elinewidth=1, label=accuracy_of,
+            x, y, xerr=bars, fmt=marker, ms=size, color=COLOURS[colour], elinewidth=1, label=accuracy_of,
             alpha=0.6 if is_cloud else 1, zorder=4 if is_front else 2, mec="none" if is_cloud else None,
         )  # fmt: skip
     axes.set(xlabel="latency (ms), measured, 95 % interval", ylabel="accuracy on test (%)")
@@ -177,18 +220,18 @@ def _draw_predicted(
         ]
     values = [value for group in groups.values() for pair in group for value in pair]
     if not values:
-        axes.annotate("no predictions", (0.5, 0.5), xycoords="axes fraction", ha="center", color=_COLOURS["faint"])
+        axes.annotate("no predictions", (0.5, 0.5), xycoords="axes fraction", ha="center", color=COLOURS["faint"])
         return
     margin = 0.04 * (max(values) - min(values)) or 0.04 * max(values)
     ends = [max(min(values) - margin, min(values) / 1.1), max(values) + margin]
-    axes.plot(ends, ends, color=_COLOURS["faint"], lw=1)
+    axes.plot(ends, ends, color=COLOURS["faint"], lw=1)
     if band:
         low, high = [end * (1 - band) for end in ends], [end * (1 + band) for end in ends]
-        axes.fill_between(ends, low, high, color=_COLOURS["front"], alpha=0.12, lw=0)
+        axes.fill_between(ends, low, high, color=COLOURS["front"], alpha=0.12, lw=0)
     for is_front, label in ((False, "other sub-networks"), (True, "searched front")):
         if groups[is_front]:
             colour, marker, size = _STYLES["searched front" if is_front else "measured sub-networks"]
-            axes.plot(*zip(*groups[is_front], strict=True), marker, color=_COLOURS[colour], ms=size - 1.5 * is_front,
+            axes.plot(*zip(*groups[is_front], strict=True), marker, color=COLOURS[colour], ms=size - 1.5 * is_front,
                       mec="none", label=label)  # fmt: skip
     axes.set(xlim=ends, ylim=ends)
     for axis in (axes.xaxis, axes.yaxis) if band else ():
@@ -209,7 +252,9 @@ def _maybe_log(axes: Axes, values: Sequence[float], axis: Any) -> None:
 
 
 @contextmanager
-def _figure(n: int, width: float, height: float, sharey: bool = False) -> Iterator[tuple[Figure, Sequence[Axes]]]:
+def figure_of_panels(
+    n: int, width: float, height: float, sharey: bool = False
+) -> Iterator[tuple[Figure, Sequence[Axes]]]:
     """A figure of `n` panels side by side, in inches, drawn without touching anybody's matplotlib settings."""
     with mpl.rc_context(_SETTINGS):
         figure = Figure(figsize=(width, height), layout="constrained")
@@ -226,6 +271,6 @@ def _inline(figure: Figure, name: str, label: str) -> Markup:
     svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     svg = re.sub(r' xmlns(:\w+)?="[^"]*"', "", svg).replace("xlink:href", "href")
     svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # nothing refers to groups, and all pictures name them alike
-    for colour, value in _COLOURS.items():
+    for colour, value in COLOURS.items():
         svg = svg.replace(value, f"var(--{colour})")
     return Markup(svg.replace("<svg", f'<svg role="img" aria-label="{escape(label)}"', 1))

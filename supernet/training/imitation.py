@@ -13,6 +13,7 @@ from torch.nn import functional as F
 __all__ = ["AlphaDivergence", "Imitation", "MeanSquare", "SoftLabels", "alpha_divergence", "soft_cross_entropy"]
 
 _SAFE_CLAMP, _SAFE_WEIGHT = 1.0, 0.3
+_LARGEST_EXPONENT = 60.0  # a value that is not finite would be taken for a collapse
 
 
 class Imitation(Protocol):
@@ -31,7 +32,8 @@ def alpha_divergence(logits: Tensor, teacher: Tensor, alpha: float, clamp: float
 
     D_α(p‖q) = Σ q ((p/q)^α − 1) / (α (α − 1)), and KL(p‖q) for α = 1. Negative α punishes a student that is sure where
     its teacher is not (AlphaNet, Wang et al. 2021). The gradient is that of the paper, −(1/α) Σ q (p/q)^α ∇log q, with
-    (p/q)^α limited to `clamp`; without a limit it is the gradient of D_α. For α = 1 nothing is limited.
+    (p/q)^α limited to `clamp`; without a limit it is the gradient of D_α. For α = 1 nothing is limited. The value is
+    never limited, so that one knows which of two divergences is the larger.
 
     Raises:
         ValueError: α = 0, where the formula has no value.
@@ -43,9 +45,9 @@ def alpha_divergence(logits: Tensor, teacher: Tensor, alpha: float, clamp: float
         return (log_p.exp() * (log_p - log_q)).sum(dim=1)
     with torch.no_grad():
         q = log_q.exp()
-        ratio = (alpha * (log_p - log_q)).exp().clamp(max=clamp)
+        ratio = (alpha * (log_p - log_q)).clamp(max=_LARGEST_EXPONENT).exp()
         value = (q * (ratio - 1)).sum(dim=1) / (alpha * (alpha - 1))
-    surrogate = -(q * ratio * log_q).sum(dim=1) / alpha
+    surrogate = -(q * ratio.clamp(max=clamp) * log_q).sum(dim=1) / alpha
     return value + surrogate - surrogate.detach()
 
 
@@ -74,7 +76,7 @@ class AlphaDivergence:
 
     Attributes:
         alphas: the two α.
-        clamp: limit of (p/q)^α.
+        clamp: limit of (p/q)^α in the gradient.
         weight: factor of the divergence.
     """
 

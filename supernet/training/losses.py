@@ -74,8 +74,8 @@ class Distillation:
         if isinstance(self.imitation, AlphaDivergence):
             if self.teacher == "frozen":
                 raise ValueError(
-                    "an α-divergence from a frozen teacher explodes on small sub-networks, which are far from it from "
-                    "the first step; use SoftLabels, or a teacher in place"
+                    "an α-divergence from a frozen teacher explodes on small sub-networks, which are far from it at "
+                    "first; use SoftLabels, or a teacher in place"
                 )
             if self.weight != 1:
                 raise ValueError(f"weight {self.weight} belongs to the AlphaDivergence, whose safe range depends on it")

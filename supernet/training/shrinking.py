@@ -15,7 +15,7 @@ from supernet.training.samplers import Uniform
 __all__ = ["keep_largest", "progressive_shrinking"]
 
 # Published for 32 processes as 2.6, 0.96, 0.08 and 0.24; the warm-up starts at the rate of one process.
-_LARGEST = Schedule(180, 2.6 / 32, 5)
+_LARGEST = Schedule(180, 2.6 / 32, 5, 2.6 / 32)
 _FULL = Schedule(125, 3e-2, 5, 3e-2)
 _STEP = Schedule(25, 2.5e-3)
 _LAST_STEP = Schedule(125, 7.5e-3, 5, 7.5e-3)
@@ -31,7 +31,7 @@ _STEP_BY_STEP = (
 def progressive_shrinking(
     space: SearchSpace,
     largest: Schedule | None = _LARGEST,
-    full: Schedule = _FULL,
+    full: Schedule | None = _FULL,
     step: Schedule = _STEP,
     last_step: Schedule = _LAST_STEP,
     at_once: Sequence[Sequence[str]] = _AT_ONCE,
@@ -52,7 +52,7 @@ def progressive_shrinking(
     Args:
         space: the whole space; a name that it does not have, or with a single choice, gives no phase.
         largest: schedule of the first phase; None when the largest network is trained already.
-        full: schedule of the phases of `at_once`.
+        full: schedule of the phases of `at_once`; None for a space without such choices.
         step: schedule of every step of `step_by_step` but the last.
         last_step: schedule of the last step of each group.
         at_once: groups of names of choices that are opened all at once.
@@ -64,7 +64,7 @@ def progressive_shrinking(
         imitation: what to take from the teacher; default soft labels, the published alternative is `MeanSquare`.
 
     Raises:
-        ValueError: a choice of the space belongs to no group, so it would never be trained.
+        ValueError: a choice of the space belongs to no group or has no schedule, so it would never be trained.
     """
     n_choices = {gene.name: 0 for gene in space.genes}
     for gene in space.genes:
@@ -90,6 +90,8 @@ def progressive_shrinking(
         phases.append(Phase(name, keep_largest(space, kept), schedule, sampler, loss, sort))
 
     for group in _in(elastic, at_once):
+        if full is None:
+            raise ValueError(f"{', '.join(group)} would never shrink; give `full`, the schedule of its phase")
         kept.update((name, n_choices[name]) for name in group)
         open_next(group[0], group, full)
     for group in _in(elastic, step_by_step):

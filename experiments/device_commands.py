@@ -1,0 +1,157 @@
+"""The commands `supernet device ...`: browsers and remote hosts as devices of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from experiments.progress import Reporter
+    from experiments.run_folder import RunFolder
+    from hardware.measurement import Measurement
+    from hardware.remote.board import Progress
+    from hardware.remote.server import DeviceServer
+
+__all__ = ["app"]
+
+app = typer.Typer(help="Measure on browsers and on other hosts.", no_args_is_help=True)
+
+RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run, such as runs/digits.")]
+Name = Annotated[str, typer.Option("--device", metavar="NAME", help="The name under which the device is added.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Images in every call.")]
+Threads = Annotated[int, typer.Option(min=1, help="Threads of the runtime.")]
+N = Annotated[int | None, typer.Option("--n", min=1, help="Only the first so many planned sub-networks.")]
+
+
+@app.command()
+def serve(
+    run: RunPath,
+    device: Name = "browser",
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 is the whole network.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any that is free.")] = 0,
+    batch_size: BatchSize = 1,
+    n: N = None,
+    runtime_folder: Annotated[
+        Path | None, typer.Option(help="An unpacked npm package onnxruntime-web.  [default: fetched once with npm]")
+    ] = None,
+    certificate: Annotated[Path | None, typer.Option(help="PEM file, to serve by HTTPS; needs --key.")] = None,
+    key: Annotated[Path | None, typer.Option(help="PEM file with the key of the certificate.")] = None,
+    until_done: Annotated[bool, typer.Option("--until-done", help="End when everything planned is measured.")] = False,
+) -> None:
+    """Make a device of every browser that opens the printed address. Ctrl-C ends it; nothing is lost."""
+    if (certificate is None) != (key is None):
+        raise ValueError("--certificate and --key belong together: give both")
+    folder, report = _open(run)
+    from experiments.remote import RunCampaign, journal
+    from hardware.remote.board import Board
+    from hardware.remote.onnxruntime_web import runtime_folder as find_runtime
+    from hardware.remote.server import DeviceServer
+
+    def measured(measurement: Measurement, progress: Progress) -> None:
+        low, high = measurement.interval
+        report.say(
+            f"  {measurement.device.name}: {progress.done} of {progress.total}  {measurement.key} "
+            f"{measurement.median * 1e3:.3f} ms [{low * 1e3:.3f}, {high * 1e3:.3f}]"
+            + "".join(f"\n    {warning}" for warning in measurement.warnings)
+        )
+
+    runtime = find_runtime(runtime_folder)
+    server = DeviceServer(
+        Board(RunCampaign(folder, device, n), journal(folder)),
+        runtime,
+        host,
+        port,
+        batch_size,
+        certificate=None if certificate is None or key is None else (certificate, key),
+        on_event=lambda text: report.say(f"  {text}"),
+        on_measurement=measured,
+    )
+    report.say(f"open this address on the device: {server.address}")
+    if host in ("127.0.0.1", "localhost", "::1"):
+        report.say("  only this machine can; for a phone see docs/devices.md, or give --host 0.0.0.0")
+    _serve(server, until_done=until_done)
+    report.say("everything planned is measured")
+
+
+@app.command()
+def bundle(
+    run: RunPath,
+    device: Name,
+    out: Annotated[Path, typer.Option("--out", help="The new folder of the bundle.")],
+    batch_size: BatchSize = 1,
+    threads: Threads = 1,
+    n: N = None,
+) -> None:
+    """Write a folder that measures wherever it is copied, with numpy and onnxruntime."""
+    folder, report = _open(run)
+    from experiments.remote_bundles import BundleSettings, make_bundle
+
+    identity = make_bundle(folder, BundleSettings(device, batch_size, threads, n), out, report)
+    report.say(f"{out}: bundle {identity}")
+    report.say("  copy it to the device, there: python measure.py")
+    report.say(f"  bring results.jsonl back:  supernet device import {run} results.jsonl")
+
+
+@app.command(name="import")
+def import_(
+    run: RunPath,
+    result: Annotated[Path, typer.Argument(metavar="RESULT", help="The results.jsonl of a bundle of this run.")],
+    device: Annotated[
+        str | None, typer.Option("--device", metavar="NAME", help="Another name than that of the bundle.")
+    ] = None,
+) -> None:
+    """Take what a bundle has measured, after checking it."""
+    folder, report = _open(run)
+    from experiments.remote_bundles import import_results
+
+    report.say(str(import_results(folder, result, device)))
+
+
+@app.command()
+def ssh(
+    host: Annotated[str, typer.Argument(metavar="HOST", help="As ssh knows it, such as pi@raspberry.local.")],
+    run: RunPath,
+    device: Name,
+    batch_size: BatchSize = 1,
+    threads: Threads = 1,
+    n: N = None,
+    python: Annotated[str, typer.Option(help="Python there, with numpy and onnxruntime.")] = "python3",
+    ssh_command: Annotated[str, typer.Option("--ssh", help="The ssh command, such as 'ssh -p 2222'.")] = "ssh",
+) -> None:
+    """Measure on a host that ssh reaches without a password. Run again, it carries on."""
+    import shlex
+
+    folder, report = _open(run)
+    from experiments.remote_bundles import BundleSettings, measure_over_ssh
+    from hardware.remote.ssh import Host
+
+    there = Host(host, shlex.split(ssh_command), python)
+    measure_over_ssh(folder, BundleSettings(device, batch_size, threads, n), there, report)
+
+
+def _serve(server: DeviceServer, *, until_done: bool) -> None:
+    import threading
+    import time
+
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        while not (until_done and _finished(server)):
+            time.sleep(0.5)
+    finally:
+        server.close()
+        thread.join()
+
+
+def _finished(server: DeviceServer) -> bool:
+    devices = server.sessions().values()
+    return bool(devices) and all(server.board.progress(device).finished for device in devices)
+
+
+def _open(run: Path) -> tuple[RunFolder, Reporter]:
+    from experiments.progress import Reporter
+    from experiments.run_folder import RunFolder
+
+    return RunFolder(run), Reporter()

@@ -1,0 +1,105 @@
+"""``supernet measurements``: look at the store of a run, hand measurements on, take in others, save a damaged file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from hardware.device import Device
+    from hardware.store import Store
+
+__all__ = ["app"]
+
+app = typer.Typer(help="List, show, export, import and recover measurements.", no_args_is_help=True)
+
+StorePath = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run, or a store.sqlite.")]
+DeviceName = Annotated[str | None, typer.Option("--device", help="Only of devices of this name.")]
+
+
+@app.command("list")
+def list_measurements(run: StorePath, device: DeviceName = None) -> None:
+    """What was measured, planned and failed on every device, and why some of it is kept apart."""
+    from experiments.measurement_tables import print_devices
+
+    with _open(run) as store:
+        print_devices(store, _devices(store, device))
+
+
+@app.command("show")
+def show_measurement(
+    run: StorePath,
+    key: Annotated[str, typer.Argument(metavar="ID", help="Id of a sub-network or name of a model, or how it begins.")],
+    device: DeviceName = None,
+) -> None:
+    """Every measurement of one network: its repeats, how sure the median is, and what is doubtful."""
+    from experiments.measurement_tables import print_network
+
+    with _open(run) as store:
+        print_network(store, _devices(store, device), key)
+
+
+@app.command("export")
+def export_measurements(
+    run: StorePath,
+    out: Annotated[Path, typer.Option("--out", help="The table to write: a .csv or .parquet file.")],
+    device: DeviceName = None,
+) -> None:
+    """Write measurements with all their repeats as a table for other programs, and for `import`."""
+    from experiments.files import replacing
+    from hardware.store_exchange import write_measurements
+
+    with _open(run) as store:
+        found = [measurement for one in _devices(store, device) for measurement in store.measurements(one)]
+    with replacing(out) as temporary:
+        write_measurements(found, temporary)
+    typer.echo(f"{len(found)} measurements written to {out}")
+
+
+@app.command("import")
+def import_measurements(
+    run: StorePath, table: Annotated[Path, typer.Argument(metavar="TABLE", help="What `export` wrote.")]
+) -> None:
+    """Add the measurements of a table; all of them are checked first, and what is there already stays."""
+    from hardware.store_exchange import read_measurements
+
+    measurements = read_measurements(table)
+    with _open(run) as store:
+        added = store.add_measurements(measurements, origin=table.name)
+    typer.echo(f"{added} measurements added, {len(measurements) - added} were there already")
+
+
+@app.command("recover")
+def recover_store(
+    damaged: Annotated[Path, typer.Argument(metavar="FILE", help="The damaged store.sqlite.")],
+    out: Annotated[Path, typer.Option("--out", help="The new file.")],
+) -> None:
+    """Save what can be read of a damaged store into a new file; the damaged one stays as it is."""
+    from hardware.store_recovery import recover
+
+    done = recover(damaged, out)
+    saved = ", ".join(f"{n} {table}" for table, n in done.recovered.items())
+    lost = "an unknown number of rows" if done.lost is None else f"{done.lost} rows"
+    typer.echo(f"{out}: {saved} saved; {lost} could not be read, {done.rejected} were not as they had been written")
+    typer.echo(f"to go on with it: move {damaged} away (with its -wal and -shm, if any), and {out} into its place")
+
+
+def _open(run: Path) -> Store:
+    from hardware.store import Store
+
+    path = run / "store.sqlite" if run.is_dir() else run
+    if not path.is_file():  # opening it would make a new one
+        raise ValueError(f"there is no store at {path}; give the folder of a run that has measured something")
+    return Store(path)
+
+
+def _devices(store: Store, name: str | None) -> list[Device]:
+    devices = store.devices()
+    if name is None:
+        return devices
+    if found := [device for device in devices if device.name == name]:
+        return found
+    names = ", ".join(dict.fromkeys(device.name for device in devices)) or "none"
+    raise ValueError(f"nothing was measured on a device {name!r} in {store.path}; there are: {names}")

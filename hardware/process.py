@@ -1,0 +1,75 @@
+"""The process that measures: on the quietest cores, without garbage collection, and aware of being interrupted."""
+
+from __future__ import annotations
+
+import gc
+import os
+import time
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+__all__ = ["interruptions", "quietest_cores", "undisturbed"]
+
+_STAT = Path("/proc/stat")
+
+
+@contextmanager
+def undisturbed(cores: Collection[int]) -> Iterator[None]:
+    """Inside, the calling thread stays on `cores` and nothing is garbage collected; afterwards all is as it was.
+
+    No cores, or a platform on which a thread cannot be kept on cores (macOS, Windows): it runs where it likes.
+    """
+    collecting = gc.isenabled()
+    before = os.sched_getaffinity(0) if cores and hasattr(os, "sched_setaffinity") else None
+    gc.disable()
+    try:
+        if before is not None:
+            os.sched_setaffinity(0, cores)
+        yield
+    finally:
+        if before is not None:
+            os.sched_setaffinity(0, before)
+        if collecting:
+            gc.enable()
+
+
+def quietest_cores(n: int, seconds: float = 0.1, stat: Path = _STAT) -> tuple[int, ...]:
+    """The `n` cores that other programs used least during the next `seconds`, in which the caller sleeps.
+
+    No core where there is nothing to choose: the process may use no more than `n`, or the platform does not say how
+    busy they are.
+    """
+    if not hasattr(os, "sched_getaffinity") or not stat.exists():
+        return ()
+    allowed = sorted(os.sched_getaffinity(0))
+    if len(allowed) <= n:
+        return ()
+    before = _busy_ticks(stat)
+    time.sleep(seconds)
+    after = _busy_ticks(stat)
+    return tuple(sorted(allowed, key=lambda core: after.get(core, 0) - before.get(core, 0))[:n])
+
+
+def interruptions() -> int:
+    """How often the scheduler has taken a core from this process so far; always 0 where the platform does not count it.
+
+    A repeat during which this grows has waited for another program. It is a count of the kernel (`ru_nivcsw`) and so
+    sees what no statistics of the times can tell from a slow network.
+    """
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+
+
+def _busy_ticks(stat: Path) -> dict[int, int]:
+    """Per core, the clock ticks in which it was neither idle nor waiting for a disk; steal is part of them."""
+    ticks = {}
+    for line in stat.read_text().splitlines():
+        name, *values = line.split()
+        if name.startswith("cpu") and name[3:].isdigit():
+            counts = list(map(int, values[:8]))  # user, nice, system, idle, iowait, irq, softirq, steal
+            ticks[int(name[3:])] = sum(counts) - counts[3] - counts[4]
+    return ticks

@@ -1,0 +1,185 @@
+"""Campaigns and profiles of blocks as a user starts them: real measurements, killed and carried on."""
+
+import json
+import re
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from experiments.campaign import latencies
+from experiments.measuring import measure_missing
+from experiments.progress import Reporter
+from experiments.run_folder import RunFolder
+from hardware import OnnxRuntimeProfiler, Sampling, Store, Workload
+from supernet import Architecture
+
+
+@pytest.fixture
+def run(recipe_path, tmp_path) -> Path:
+    """A run that was started and did nothing yet: measuring needs no trained weights."""
+    return RunFolder.start(recipe_path, tmp_path / "run").path
+
+
+def measured(run: Path) -> list[tuple[str, int, str, float]]:
+    with sqlite3.connect(run / "store.sqlite") as database:
+        return database.execute("SELECT key, resolution, device, added FROM measurements ORDER BY rowid").fetchall()
+
+
+def test_a_campaign_measures_the_design_in_its_order_and_grows(command, run):
+    printed = command("profile", run, "--device", "one", "--n", 10).stdout
+    assert re.search(r"one: 10 measured in \d+\.\d min, 0 failed$", printed, re.MULTILINE)
+    plan = json.loads((run / "plans" / "campaign.json").read_text())["architectures"]
+    assert {row[0] for row in measured(run)} == {row["id"] for row in plan} and len(plan) == 10
+    supernet = RunFolder(run).untrained_supernet
+    ends = [supernet.space.smallest.id, supernet.space.largest.id]
+    assert [row["id"] for row in plan[:2]] == ends
+    before = measured(run)
+    command("profile", run, "--device", "one", "--n", 14)
+    assert measured(run)[:10] == before and len(measured(run)) == 14
+    longer = json.loads((run / "plans" / "campaign.json").read_text())["architectures"]
+    assert longer[:10] == plan and len(longer) == 14
+    assert "one: 0 measured" in command("profile", run, "--device", "one", "--n", 12).stdout
+    assert len(measured(run)) == 14
+
+
+def test_time_that_is_up_ends_a_campaign_which_says_how_to_go_on(command, run):
+    printed = command("profile", run, "--device", "one", "--minutes", 0.001).stdout
+    assert re.search(r"one: 8 measured in .* 0 failed, 56 of 64 left$", printed, re.MULTILINE)  # one group
+    assert f"go on with `supernet profile {run} --device one --minutes 0.001`" in printed
+    assert len(measured(run)) == 8
+    assert "56 are planned and not measured yet" in command("measurements", "list", run).stdout
+
+
+def test_a_campaign_that_is_killed_carries_on_and_measures_nothing_twice(run):
+    command = [sys.executable, "-m", "experiments", "profile", str(run), "--device", "eight", "--n", "40"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    while process.poll() is None and not (
+        (run / "store.sqlite").exists() and "measurements" in tables(run) and measured(run)
+    ):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    before = measured(run)
+    assert 0 < len(before) < 40
+    subprocess.run(command, check=True, capture_output=True)
+    assert measured(run)[: len(before)] == before
+    assert len({row[:3] for row in measured(run)}) == len(measured(run)) == 40
+
+
+def tables(run: Path) -> set[str]:
+    with sqlite3.connect(run / "store.sqlite") as database:
+        return {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
+
+
+class Unknown(torch.nn.Module):
+    """Calls an operator that neither exporter has a name for."""
+
+    def forward(self, x):
+        return torch.special.bessel_j0(x).mean(dim=(2, 3))
+
+
+def test_what_does_not_run_is_written_down_and_not_tried_again(tmp_path):
+    tried = []
+
+    def make(network):
+        tried.append(network[0])
+        module = Unknown() if network[0] == "broken" else torch.nn.Conv2d(1, 4, 3)
+        return Workload(network[0], module.eval(), network[1], 1)
+
+    networks = [("a", 16), ("broken", 16), ("b", 16)]
+    profiler = OnnxRuntimeProfiler("cpu", sampling=Sampling(relative_half_width=0.5))
+    with Store(tmp_path / "store.sqlite") as store:
+        done = measure_missing(store, profiler, networks, make, Reporter())
+        assert (done.measured, done.failed, done.left) == (2, 1, 0)
+        assert store.measured(profiler.device) == {("a", 16), ("b", 16)}
+        (failure,) = store.failures(profiler.device)
+        assert failure.key == "broken" and failure.reason and "\n" not in failure.reason
+        done = measure_missing(store, profiler, networks, make, Reporter())
+        assert (done.measured, done.failed, done.left) == (0, 0, 0) and tried == ["a", "broken", "b"]
+
+
+def test_latency_is_learned_from_the_campaign_too_and_never_from_another_device(command, run):
+    command("profile", run, "--device", "one", "--n", 12)
+    folder = RunFolder(run)
+    plan = folder.plan("campaign")
+    assert plan is not None
+    with folder.store() as store:
+        (device,) = store.devices()
+        archs, seconds = latencies(folder, store, device, plan.archs[:8], Reporter())
+        assert archs == list(plan.archs) and len(seconds) == 12
+        newer = type(device)(**{**device.to_dict(), "runtime_version": "99.0", "options": ()})
+        with pytest.raises(ValueError, match="nothing planned is measured") as caught:
+            latencies(folder, store, newer, plan.archs[:8], Reporter())
+    assert "12 measurements are kept apart, since runtime_version" in str(caught.value)
+    assert f"supernet profile {run}" in str(caught.value)
+
+
+def test_every_block_is_measured_alone_and_the_sum_is_judged(command, run):
+    command("profile", run, "--device", "one", "--n", 12)
+    printed = command("profile", run, "--device", "one", "--blocks", "--minutes", 0.0001).stdout
+    assert re.search(r"8 blocks measured in .*, 0 failed, (\d+) of (\d+) left", printed) and "go on with" in printed
+    assert not list(run.glob("blocks-*.png"))
+    before = measured(run)
+    printed = command("profile", run, "--device", "one", "--blocks").stdout
+    assert measured(run)[: len(before)] == before
+    blocks = json.loads((run / "blocks.json").read_text())["blocks"]
+    keys = [row[0] for row in measured(run) if row[0].startswith("block:")]
+    assert sorted(keys) == sorted([*(block["key"] for block in blocks), "block:empty"])
+    assert "sum of blocks against measured networks: Kendall τ" in printed and "12 held out" in printed
+    shares = [int(share) for share in re.findall(r"\): (\d+)% of the time", printed)]
+    assert len(shares) == 5 and shares == sorted(shares, reverse=True) and 0 < sum(shares) <= 101
+    assert (run / "blocks-one.png").read_bytes().startswith(b"\x89PNG")
+    plan = json.loads((run / "plans" / "campaign.json").read_text())["architectures"]
+    smallest = Architecture.from_dict(plan[0]["architecture"])
+    assert smallest.id in command("profile", run, "--device", "one", "--blocks", "--arch", smallest.id).stdout
+
+
+def test_wrong_requests_are_one_line(command, run):
+    for arguments, message in (
+        (("--device", "phone"), "no device 'phone'"),
+        (("--minutes", "0"), "--minutes 0 must be above 0"),
+        (("--minutes", "nan"), "--minutes nan must be above 0"),
+        (("--blocks", "--n", "5"), "--n is for sub-networks"),
+        (("--arch", "abc"), "--arch needs --blocks"),
+        (("--blocks", "--arch", "abc"), "has the id 'abc'"),
+    ):
+        done = command("profile", run, *arguments, check=2)
+        assert done.stderr.count("\n") == 1 and message in done.stderr, done.stderr
+    assert not (run / "plans").exists()
+
+
+def test_what_has_changed_since_is_said(command, finished_run, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(finished_run, run)
+    assert command("query", run, "--device", "one").stderr == ""
+    front = json.loads((run / "front.json").read_text())
+    front["devices"]["one"]["device"] |= {"runtime_version": "0.1", "hardware": "abacus"}
+    (run / "front.json").write_text(json.dumps(front))
+    done = command("query", run, "--device", "one", "--json")
+    assert "one is not here what it was when it was measured: hardware abacus → " in done.stderr
+    assert "runtime_version 0.1 → " in done.stderr and f"supernet search {run}" in done.stderr
+    assert len(json.loads(done.stdout)["changed"]) == 2
+    with sqlite3.connect(run / "store.sqlite") as database:  # as if all had been measured by an older runtime
+        for table in ("measurements", "planned"):
+            database.execute(
+                f'UPDATE {table} SET device = replace(device, \'"runtime_version": "\', \'"runtime_version": "0.\')'
+            )
+        rows = database.execute("SELECT DISTINCT device FROM measurements").fetchall()
+    from hardware import Device
+
+    with sqlite3.connect(run / "store.sqlite") as database:
+        for (text,) in rows:
+            fingerprint = Device.from_dict(json.loads(text)).fingerprint
+            for table in ("measurements", "planned"):
+                database.execute(f"UPDATE {table} SET fingerprint = ? WHERE device = ?", [fingerprint, text])
+        database.execute("UPDATE measurements SET checksum = ''")
+    done = command("fit", run, check=2)
+    assert "nothing planned is measured on one" in done.stderr
+    assert re.search(r"one: \d+ measurements are kept apart, since runtime_version 0\.[\d.]+ → ", done.stderr)
