@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from experiments.devices import create_profiler
 from experiments.progress import Reporter
 from experiments.run_folder import RunFolder
+from hardware.device import Device
 from hardware.measurement import Measurement
 from hardware.profiling import Profiler, Workload
 from hardware.store import Score, Store

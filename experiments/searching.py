@@ -137,7 +137,7 @@ def front_of_run(run: RunFolder, scorer: Scorer, report: Reporter, device: str |
             name = profiler.device.name
             latency = fitting.load(run, f"latency-{name}")
             candidates = [
-                _candidate(arch, measurement, known, accuracy, latency)
+                _candidate(arch, measurement, name, known, accuracy, latency)
                 for arch, measurement in measured_architectures(store, archs, profiler.device).items()
             ]
             front = ParetoFront(candidates, AXES)
@@ -157,10 +157,14 @@ def front_of_run(run: RunFolder, scorer: Scorer, report: Reporter, device: str |
 
 
 def _candidate(
-    arch: Architecture, measurement: Measurement, known: _Known, accuracy: fitting.Fitted, latency: fitting.Fitted
+    arch: Architecture,
+    measurement: Measurement,
+    device: str,
+    known: _Known,
+    accuracy: fitting.Fitted,
+    latency: fitting.Fitted,
 ) -> Candidate:
     notes = known.notes[arch.id]
-    device = measurement.device.name
     predicted = notes.get("predicted", {})
     extras = {
         "origin": notes["origin"],

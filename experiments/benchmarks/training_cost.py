@@ -9,6 +9,7 @@ scaling.py). Reading images and validation come on top.
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -56,7 +57,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=1_281_167, help="training images of an epoch (ImageNet's)")
     parser.add_argument("--classes", type=int, default=1000)
     parser.add_argument("--batch", type=int, default=64, help="images of a step on one device")
-    parser.add_argument("--steps", type=int, default=20, help="measured steps of a phase")
+    parser.add_argument("--steps", type=int, default=20, help="measured steps of a phase; 0: count operations only")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -71,7 +72,7 @@ def main() -> None:
     table = Table("phase", "epochs", "sub-networks a step", "images/s", "device hours", "EFLOP", box=None)
     total = exaflops = 0.0
     for phase in phases:
-        rate = throughput(supernet, phase, engine, options, resolution)
+        rate = throughput(supernet, phase, engine, options, resolution) if options.steps else math.inf
         hours = phase.schedule.epochs * options.images / rate / 3600
         total += hours
         n, work = work_per_image(supernet, phase)
