@@ -18,6 +18,7 @@ from experiments.searching import AXES, draw, search_plans
 from experiments.training import train_baseline
 from hardware.counting import count_macs, count_parameters
 from hardware.device import Device
+from hardware.device_changes import differences
 from hardware.measurement import Measurement
 from hardware.store import Score
 from search.front import Candidate, ParetoFront, hypervolume
@@ -35,6 +36,9 @@ def compare_run(run: RunFolder, report: Reporter) -> dict[str, Any]:
 
     Only here the test split is read. Every series is chosen on the validation split and reported on the test split.
     """
+    results = read_json(run.front)["devices"]
+    for profiler in profilers(run):
+        _check_unchanged(run, Device.from_dict(results[profiler.device.name]["device"]), profiler.device)
     random, uniform = _random_plan(run), _uniform_plan(run)
     archs = [*random.archs, *uniform.archs]
     measure_architectures(run, archs, report)
@@ -43,7 +47,6 @@ def compare_run(run: RunFolder, report: Reporter) -> dict[str, Any]:
     models = {f"timm:{name}": train_baseline(run, name, report) for name in run.recipe.baselines.timm_models}
     measure_models(run, models, report)
     scores = {key: _score_model(run, key, model) for key, model in models.items()}
-    results = read_json(run.front)["devices"]
     if unsearched := [device.name for device in run.recipe.devices if device.name not in results]:
         raise ValueError(f"{run.path} has no front for {', '.join(unsearched)} yet: `supernet search {run.path}`")
     plans = {plan.name: plan.archs for plan in (random, uniform)}
@@ -70,6 +73,14 @@ def compare_run(run: RunFolder, report: Reporter) -> dict[str, Any]:
         "devices": devices,
         "notes": _notes(run, random),
     }
+
+
+def _check_unchanged(run: RunFolder, before: Device, now: Device) -> None:
+    if changed := differences(before, now):
+        raise ValueError(
+            f"the front of {now.name} was measured before this changed: {'; '.join(changed)}; baselines measured now "
+            f"cannot be compared with it: search again with `supernet search {run.path}`"
+        )
 
 
 def _random_plan(run: RunFolder) -> Plan:
@@ -139,7 +150,12 @@ def _device_entry(
     with run.store() as store:
 
         def measured(archs: Sequence[Architecture]) -> list[Candidate]:
-            found = {arch: store.measurement(arch.id, arch.resolution, device) for arch in archs}
+            done = store.measured(device)  # what does not run on the device is not there
+            found = {
+                arch: store.measurement(arch.id, arch.resolution, device)
+                for arch in archs
+                if (arch.id, arch.resolution) in done
+            }
             return [
                 known.get(arch)
                 or Candidate(
@@ -158,7 +174,12 @@ def _device_entry(
             "smallest": measured([space.smallest]),
             "largest": measured([space.largest]),
         }
-        timm = {key: store.measurement(key, run.data.resolution, device) for key in models}
+        done = store.measured(device)
+        timm = {
+            key: store.measurement(key, run.data.resolution, device)
+            for key in models
+            if (key, run.data.resolution) in done
+        }
     tested = scorer.score([c.arch for points in fronts.values() for c in points], "test", report)
     series = {name: _points(run, points, tested) for name, points in fronts.items()}
     subnets = [point for points in series.values() for point in points]

@@ -166,6 +166,9 @@ def test_what_has_changed_since_is_said(command, finished_run, tmp_path):
     assert "one is not here what it was when it was measured: hardware abacus → " in done.stderr
     assert "runtime_version 0.1 → " in done.stderr and f"supernet search {run}" in done.stderr
     assert len(json.loads(done.stdout)["changed"]) == 2
+    assert (
+        "the front of one was measured before this changed: hardware abacus" in command("compare", run, check=2).stderr
+    )
     with sqlite3.connect(run / "store.sqlite") as database:  # as if all had been measured by an older runtime
         for table in ("measurements", "planned"):
             database.execute(
