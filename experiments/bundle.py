@@ -10,16 +10,25 @@ from pathlib import Path
 from typing import Any
 
 from experiments.budgets import format_count, format_seconds
+from experiments.device_settings import DeviceSettings
+from experiments.devices import create_profiler
 from experiments.files import write_json
 from experiments.measuring import Scorer, profilers
 from experiments.progress import Reporter
+from experiments.quantized import file_accuracy, quantized_file
 from experiments.run_folder import RunFolder
 from hardware.onnx_export import export_onnx, onnx_parity
-from hardware.profiling import Workload
+from hardware.profiling import Profiler, Workload
 from supernet.architecture import Architecture
 from supernet.subnet import save_subnet
 
 __all__ = ["find_architecture", "write_bundle"]
+
+_COSTS = {
+    "file_bytes": lambda value: ("size of model.onnx", f"{value / 1e6:.2f} MB"),
+    "peak_memory_bytes": lambda value: ("peak memory of loading and running it", f"{value / 1e6:.1f} MB"),
+    "energy_joules": lambda value: ("energy of one call", f"{value * 1e3:.3g} mJ"),
+}
 
 
 def find_architecture(run: RunFolder, key: str) -> Architecture:
@@ -50,7 +59,7 @@ def write_bundle(run: RunFolder, arch: Architecture, device: str | None, out: Pa
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} exists and is not empty; give a new folder with --out")
-    (profiler,) = profilers(run, device or run.recipe.devices[0].name)
+    profiler = _profiler(run, device or run.recipe.devices[0].name)
     scorer = Scorer(run)
     accuracy = {
         split: scorer.score([arch], split, report)[arch.id].metrics["accuracy"] for split in ("validation", "test")
@@ -61,8 +70,12 @@ def write_bundle(run: RunFolder, arch: Architecture, device: str | None, out: Pa
     out.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
     try:
-        (folder / "model.onnx").write_bytes(onnx)
         difference = onnx_parity(onnx, subnet, shape)
+        int8 = None
+        if profiler.device.precision == "int8":
+            onnx = quantized_file(run, scorer, arch, profiler.device.batch_size)
+            int8 = {split: file_accuracy(run, onnx, arch.resolution, split) for split in ("validation", "test")}
+        (folder / "model.onnx").write_bytes(onnx)
         # The torch runtime cannot run the file: there the module that the file was made from is measured.
         model = subnet if profiler.device.runtime == "torch" else folder / "model.onnx"
         (measurement,) = profiler.measure([Workload(arch.id, model, arch.resolution, run.data.in_channels)])
@@ -79,7 +92,9 @@ def write_bundle(run: RunFolder, arch: Architecture, device: str | None, out: Pa
             },
             "device": measurement.device.to_dict(),
             "fingerprint": measurement.device.fingerprint,
+            "costs": dict(measurement.extras),
             "accuracy": accuracy,
+            "accuracy_int8": int8,  # of model.onnx itself where it is quantised
             "images": {split: run.data.n_images(split) for split in ("validation", "test")},
             "macs": int(run.supernet.macs(genes)[0]),
             "parameters": int(run.supernet.n_parameters(genes)[0]),
@@ -97,11 +112,27 @@ def write_bundle(run: RunFolder, arch: Architecture, device: str | None, out: Pa
     return card
 
 
+def _profiler(run: RunFolder, name: str) -> Profiler:
+    """Of a device of the recipe, or of one that was added to the run."""
+    for settings in run.recipe.devices:
+        if settings.name == name:
+            return create_profiler(_with_memory(settings), run.recipe.measure, run.recipe.seed)
+    return profilers(run, name)[0]
+
+
+def _with_memory(settings: DeviceSettings) -> DeviceSettings:
+    """The device with its peak memory measured as well, where the runtime can: one file more or less is no matter."""
+    if settings.runtime != "onnxruntime" or settings.provider != "cpu":
+        return settings
+    return settings.model_copy(update={"costs": tuple(sorted({*settings.costs, "memory"}))})
+
+
 def _card_text(card: Mapping[str, Any]) -> str:
     latency, device, provenance = card["latency"], card["device"], card["provenance"]
     low, high = map(format_seconds, latency["interval"])
     runtime = f"{device['runtime']} {device['runtime_version']}, {device['threads']} thread(s), {device['precision']}"
     accuracy = {split: f"{value:.2%} of {card['images'][split]} images" for split, value in card["accuracy"].items()}
+    costs = dict(_COSTS[name](value) for name, value in card["costs"].items() if name in _COSTS)
     rows = {
         f"latency of one call (batch {device['batch_size']})": f"{format_seconds(latency['median'])}, "
         f"95 % interval {low} to {high}",
@@ -109,9 +140,11 @@ def _card_text(card: Mapping[str, Any]) -> str:
         "device fingerprint": card["fingerprint"],
         "accuracy on validation": f"{accuracy['validation']} (the search saw these)",
         "accuracy on test": f"{accuracy['test']} (the search never saw these)",
+        **{f"accuracy of the int8 file on {split}": f"{v:.2%}" for split, v in (card["accuracy_int8"] or {}).items()},
+        **costs,
         "multiply-accumulates": format_count(card["macs"]),
         "parameters": format_count(card["parameters"]),
-        "ONNX against torch": f"largest difference {card['onnx_difference']:.1e} of the largest logit",
+        "ONNX (fp32) against torch": f"largest difference {card['onnx_difference']:.1e} of the largest logit",
     }
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
     warnings = "".join(f"\nWarning: {warning}\n" for warning in latency["warnings"])

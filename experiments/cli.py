@@ -16,6 +16,7 @@ from experiments import device_commands, measurement_commands
 if TYPE_CHECKING:
     from experiments.progress import Reporter
     from experiments.run_folder import RunFolder
+    from supernet.training import World
 
 __all__ = ["app", "main"]
 
@@ -31,6 +32,7 @@ app.add_typer(device_commands.app, name="device")
 app.add_typer(measurement_commands.app, name="measurements")
 
 _INTERRUPTED = 130  # what typer ends with after Ctrl-C
+_ASKED_TO_STOP = 143  # what training ends with after SIGTERM
 
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="The recipe, a TOML file.")]
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run, such as runs/digits.")]
@@ -46,6 +48,8 @@ def run(recipe: RecipePath, out: Out = None) -> None:
     """Do everything: train, profile, score, fit, search, compare. Run again, it carries on."""
     from experiments import pipeline
 
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError("`run` is one process: train on many with `torchrun ... -m experiments train`, then run it")
     folder, report = _start(recipe, out)
     if pipeline.is_finished(folder):
         report.say(f"{folder.path} is finished already; nothing to do")
@@ -56,10 +60,12 @@ def run(recipe: RecipePath, out: Out = None) -> None:
 
 @app.command()
 def train(recipe: RecipePath, out: Out = None) -> None:
-    """Train the supernet of a recipe."""
+    """Train the supernet of a recipe; under torchrun, on all its processes."""
     from experiments import pipeline
+    from supernet.training import join
 
-    pipeline.train(*_start(recipe, out))
+    with join() as world:
+        pipeline.train(*_start(recipe, out, world), world)
 
 
 @app.command()
@@ -181,6 +187,8 @@ def main() -> None:
     except SystemExit as end:
         if end.code == _INTERRUPTED:
             print("supernet: interrupted; the same command carries on from here", file=sys.stderr)
+        if end.code == _ASKED_TO_STOP and os.environ.get("RANK", "0") == "0":
+            print(f"supernet: {end}", file=sys.stderr)
         raise
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read our output has gone
@@ -193,10 +201,17 @@ def main() -> None:
         sys.exit(2)
 
 
-def _start(recipe: Path, out: Path | None) -> tuple[RunFolder, Reporter]:
+def _start(recipe: Path, out: Path | None, world: World | None = None) -> tuple[RunFolder, Reporter]:
+    """The run of a recipe, started by the first process; by one on every machine where these share no folder."""
     from experiments.run_folder import RunFolder
 
-    return _ready(RunFolder.start(recipe, out or Path("runs") / recipe.stem))
+    path = out or Path("runs") / recipe.stem
+    if world is not None:
+        world.share(lambda: b"started" if RunFolder.start(recipe, path) else None)
+        if world.local_rank == 0:
+            RunFolder.start(recipe, path)
+        world.barrier()
+    return _ready(RunFolder.start(recipe, path), quiet=world is not None and not world.is_first)
 
 
 def _open(run: Path) -> tuple[RunFolder, Reporter]:
@@ -207,15 +222,16 @@ def _open(run: Path) -> tuple[RunFolder, Reporter]:
     return _ready(RunFolder(run))
 
 
-def _ready(folder: RunFolder) -> tuple[RunFolder, Reporter]:
+def _ready(folder: RunFolder, quiet: bool = False) -> tuple[RunFolder, Reporter]:
     """The run, and the process set up for it."""
     import torch
+    from rich.console import Console
 
     from experiments.progress import Reporter
 
     # With another busy process beside it, small networks on several threads run many times slower than on one.
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    return folder, Reporter()
+    return folder, Reporter(Console(quiet=True) if quiet else None)
 
 
 def _verb(name: str, run: Path, device: str | None = None) -> None:

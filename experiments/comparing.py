@@ -11,11 +11,11 @@ import numpy as np
 from torch import nn
 
 from experiments.files import read_json
-from experiments.measuring import Scorer, measure_architectures, measure_models, profilers
+from experiments.measuring import Scorer, measure_architectures, measure_models, measured_architectures, profilers
 from experiments.progress import Reporter
 from experiments.run_folder import Plan, RunFolder
 from experiments.searching import AXES, draw, search_plans
-from experiments.training import train_baseline
+from experiments.training import course_of_training, train_baseline
 from hardware.counting import count_macs, count_parameters
 from hardware.device import Device
 from hardware.device_changes import differences
@@ -65,7 +65,7 @@ def compare_run(run: RunFolder, report: Reporter) -> dict[str, Any]:
             **{split: run.data.n_images(split) for split in ("train", "validation", "test")},
         },
         "space": {"size": f"{space.size:.3g}", "text": str(space)},
-        "training": _training(run),
+        "training": course_of_training(run.checkpoints),
         "spread": {
             "smallest": ends[space.smallest.id].metrics["accuracy"],
             "largest": ends[space.largest.id].metrics["accuracy"],
@@ -150,12 +150,7 @@ def _device_entry(
     with run.store() as store:
 
         def measured(archs: Sequence[Architecture]) -> list[Candidate]:
-            done = store.measured(device)  # what does not run on the device is not there
-            found = {
-                arch: store.measurement(arch.id, arch.resolution, device)
-                for arch in archs
-                if (arch.id, arch.resolution) in done
-            }
+            found = measured_architectures(store, archs, device)
             return [
                 known.get(arch)
                 or Candidate(
@@ -174,11 +169,11 @@ def _device_entry(
             "smallest": measured([space.smallest]),
             "largest": measured([space.largest]),
         }
-        done = store.measured(device)
+        resolution = run.data.resolution
         timm = {
-            key: store.measurement(key, run.data.resolution, device)
+            key: store.measurement(key, resolution, device)
             for key in models
-            if (key, run.data.resolution) in done
+            if (key, resolution) in store.measured(device)
         }
     tested = scorer.score([c.arch for points in fronts.values() for c in points], "test", report)
     series = {name: _points(run, points, tested) for name, points in fronts.items()}
@@ -253,15 +248,6 @@ def _model_point(key: str, measurement: Measurement, scores: Mapping[str, float]
 def _hypervolume(points: Sequence[Point], reference: Mapping[str, float]) -> float:
     losses = np.array([[-point["accuracy_test"], point["latency"]] for point in points])
     return hypervolume(losses, np.array([-reference["accuracy"], reference["latency"]]))
-
-
-def _training(run: RunFolder) -> list[dict[str, Any]]:
-    lines = (run.checkpoints / "epochs.jsonl").read_text(encoding="utf-8").splitlines()
-    epochs = [json.loads(line) for line in lines]
-    return [
-        {"epoch": e["epoch"] + 1, "phase": e["phase"], "loss": e["losses"], "validation": e["validation"]}
-        for e in epochs
-    ]
 
 
 def _notes(run: RunFolder, random: Plan) -> list[str]:

@@ -75,6 +75,62 @@ def serve(
     report.say("everything planned is measured")
 
 
+@app.command()
+def bundle(
+    run: RunPath,
+    device: Name,
+    out: Annotated[Path, typer.Option("--out", help="The new folder of the bundle.")],
+    batch_size: BatchSize = 1,
+    threads: Threads = 1,
+    n: N = None,
+) -> None:
+    """Write a folder that measures wherever it is copied, with numpy and onnxruntime."""
+    folder, report = _open(run)
+    from experiments.remote_bundles import BundleSettings, make_bundle
+
+    identity = make_bundle(folder, BundleSettings(device, batch_size, threads, n), out, report)
+    report.say(f"{out}: bundle {identity}")
+    report.say("  copy it to the device, there: python measure.py")
+    report.say(f"  bring results.jsonl back:  supernet device import {run} results.jsonl")
+
+
+@app.command(name="import")
+def import_(
+    run: RunPath,
+    result: Annotated[Path, typer.Argument(metavar="RESULT", help="The results.jsonl of a bundle of this run.")],
+    device: Annotated[
+        str | None, typer.Option("--device", metavar="NAME", help="Another name than that of the bundle.")
+    ] = None,
+) -> None:
+    """Take what a bundle has measured, after checking it."""
+    folder, report = _open(run)
+    from experiments.remote_bundles import import_results
+
+    report.say(str(import_results(folder, result, device)))
+
+
+@app.command()
+def ssh(
+    host: Annotated[str, typer.Argument(metavar="HOST", help="As ssh knows it, such as pi@raspberry.local.")],
+    run: RunPath,
+    device: Name,
+    batch_size: BatchSize = 1,
+    threads: Threads = 1,
+    n: N = None,
+    python: Annotated[str, typer.Option(help="Python there, with numpy and onnxruntime.")] = "python3",
+    ssh_command: Annotated[str, typer.Option("--ssh", help="The ssh command, such as 'ssh -p 2222'.")] = "ssh",
+) -> None:
+    """Measure on a host that ssh reaches without a password. Run again, it carries on."""
+    import shlex
+
+    folder, report = _open(run)
+    from experiments.remote_bundles import BundleSettings, measure_over_ssh
+    from hardware.remote.ssh import Host
+
+    there = Host(host, shlex.split(ssh_command), python)
+    measure_over_ssh(folder, BundleSettings(device, batch_size, threads, n), there, report)
+
+
 def _serve(server: DeviceServer, *, until_done: bool) -> None:
     import threading
     import time

@@ -111,3 +111,5 @@ class MeasureSettings(Section):
     """Repeat until the 95 % interval of the median is within this share."""
     max_repeats: Annotated[int, Field(ge=15)] = 200
     """Undisturbed repeats after which a measurement ends with a warning."""
+    quantization_images: Count = 256
+    """Training images from which an exported int8 file takes the ranges of its activations."""

@@ -10,22 +10,13 @@ from experiments.device_settings import ENTRY_POINTS
 
 if TYPE_CHECKING:
     from experiments.device_settings import DeviceSettings, MeasureSettings
-    from hardware.onnx_file import Calibration
     from hardware.profiling import Profiler, Sampling
 
 __all__ = ["create_profiler"]
 
 
-def create_profiler(
-    settings: DeviceSettings, measure: MeasureSettings, seed: int, calibration: Calibration | None = None
-) -> Profiler:
+def create_profiler(settings: DeviceSettings, measure: MeasureSettings, seed: int) -> Profiler:
     """The profiler of a device on this machine.
-
-    Args:
-        settings: a device of a recipe.
-        measure: how well to measure.
-        seed: of the order in which networks take turns.
-        calibration: images for int8; without it a quantised network is good for its latency only.
 
     Raises:
         ValueError: this machine does not have the device, or the package that a runtime needs is not installed.
@@ -34,22 +25,21 @@ def create_profiler(
 
     sampling = Sampling(measure.relative_half_width, max_repeats=measure.max_repeats, seed=seed)
     if settings.runtime in _OWN:
-        return _OWN[settings.runtime](settings, sampling, calibration)
+        return _OWN[settings.runtime](settings, sampling)
     return _from_package(settings, sampling)
 
 
-def _onnxruntime(settings: DeviceSettings, sampling: Sampling, calibration: Calibration | None) -> Profiler:
+def _onnxruntime(settings: DeviceSettings, sampling: Sampling) -> Profiler:
     from hardware.onnxruntime_profiler import OnnxRuntimeProfiler
 
     return OnnxRuntimeProfiler(
         **_common(settings, sampling),
         provider=settings.provider,  # pyright: ignore[reportArgumentType] the settings have checked it
         graph_optimization=settings.graph_optimization,
-        calibration=calibration,
     )
 
 
-def _torch(settings: DeviceSettings, sampling: Sampling, calibration: Calibration | None) -> Profiler:
+def _torch(settings: DeviceSettings, sampling: Sampling) -> Profiler:
     from hardware.torch_profiler import TorchProfiler
 
     return TorchProfiler(
@@ -62,17 +52,17 @@ def _torch(settings: DeviceSettings, sampling: Sampling, calibration: Calibratio
     )
 
 
-def _openvino(settings: DeviceSettings, sampling: Sampling, calibration: Calibration | None) -> Profiler:
+def _openvino(settings: DeviceSettings, sampling: Sampling) -> Profiler:
     try:
         from hardware.openvino_profiler import OpenVinoProfiler
     except ImportError as error:
         raise ValueError(
             f"device {settings.name!r} needs OpenVINO ({error}): pip install 'supernet-nas[openvino]'"
         ) from error
-    return OpenVinoProfiler(**_common(settings, sampling), calibration=calibration)
+    return OpenVinoProfiler(**_common(settings, sampling))
 
 
-_OWN: dict[str, Callable[[DeviceSettings, Sampling, Calibration | None], Profiler]] = {
+_OWN: dict[str, Callable[[DeviceSettings, Sampling], Profiler]] = {
     "onnxruntime": _onnxruntime,
     "torch": _torch,
     "openvino": _openvino,

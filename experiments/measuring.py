@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from experiments.devices import create_profiler
 from experiments.progress import Reporter
 from experiments.run_folder import RunFolder
+from hardware.device import Device
 from hardware.measurement import Measurement
 from hardware.profiling import Profiler, Workload
 from hardware.store import Score, Store
@@ -22,7 +23,7 @@ from supernet.calibration import evaluate, recalibrate
 
 __all__ = [
     "Network", "Outcome", "Scorer", "architectures", "measure_architectures", "measure_missing", "measure_models",
-    "profilers",
+    "measured_architectures", "profilers",
 ]  # fmt: skip
 
 Network = tuple[str, int]  # key and resolution
@@ -77,6 +78,18 @@ def measure_models(run: RunFolder, models: dict[str, nn.Module], report: Reporte
     with run.store() as store:
         for profiler in profilers(run):
             measure_missing(store, profiler, [(key, resolution) for key in models], workload, report)
+
+
+def measured_architectures(
+    store: Store, archs: Iterable[Architecture], device: Device
+) -> dict[Architecture, Measurement]:
+    """The measurements of those of `archs` that were measured; others do not run on the device."""
+    measured = store.measured(device)
+    return {
+        arch: store.measurement(arch.id, arch.resolution, device)
+        for arch in archs
+        if (arch.id, arch.resolution) in measured
+    }
 
 
 def architectures(run: RunFolder, archs: Sequence[Architecture]) -> tuple[list[Network], Callable[[Network], Workload]]:

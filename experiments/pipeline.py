@@ -17,6 +17,7 @@ from experiments.comparing import compare_run
 from experiments.files import write_json
 from experiments.measuring import Scorer, measure_architectures, profilers
 from experiments.progress import Reporter
+from experiments.quantized import compare_precisions
 from experiments.remote import runnable
 from experiments.report import write_front_picture, write_report
 from experiments.run_folder import RunFolder
@@ -24,6 +25,7 @@ from experiments.searching import front_of_run, initial_plan, propose, round_nam
 from experiments.training import check_baselines, train_supernet
 from hardware.device_changes import explain_earlier
 from supernet.architecture import Architecture
+from supernet.training import World, join
 
 __all__ = [
     "compare", "export", "fit", "is_finished", "profile", "profile_blocks", "profile_campaign", "run", "score",
@@ -31,13 +33,13 @@ __all__ = [
 ]  # fmt: skip
 
 
-def train(run: RunFolder, report: Reporter) -> None:
-    """Train the supernet: ``checkpoints/``, then ``supernet.safetensors``."""
-    if run.weights.exists():
+def train(run: RunFolder, report: Reporter, world: World) -> None:
+    """Train the supernet, on all processes of `world`: ``checkpoints/``, then ``supernet.safetensors``."""
+    if world.share(lambda: b"done" if run.weights.exists() else None):
         report.say("train: done already")
         return
     report.say("train")
-    train_supernet(run, report)
+    train_supernet(run, report, world)
 
 
 def profile(run: RunFolder, report: Reporter, device: str | None = None) -> None:
@@ -46,6 +48,7 @@ def profile(run: RunFolder, report: Reporter, device: str | None = None) -> None
     _say_what_changed(run, report, device)
     if measure_architectures(run, _planned(run, device), report, device) == 0:
         report.say("  everything planned is measured")
+    compare_precisions(run, report)
 
 
 def profile_campaign(
@@ -128,8 +131,8 @@ def compare(run: RunFolder, report: Reporter) -> None:
 def run(run: RunFolder, report: Reporter) -> None:
     """Everything, from the recipe to the report."""
     check_baselines(run)
-    with baselines_in_background(run, report):
-        train(run, report)
+    with join() as world, baselines_in_background(run, report):
+        train(run, report, world)
     initial_plan(run)
     for verb in (profile, score, fit, search, compare):
         verb(run, report)

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Self
 from pydantic import Field, ValidationError, model_validator
 
 from experiments.device_settings import DeviceSettings, MeasureSettings
+from experiments.engine_settings import EngineSettings
 from experiments.recipe_errors import RecipeError, explained
 from experiments.recipe_sections import (
     BaselineSettings,
@@ -21,10 +22,16 @@ from experiments.recipe_sections import (
     SearchSettings,
     Section,
     SupernetSettings,
-    TrainingSettings,
 )
+from experiments.training_settings import FineTuningSettings, TrainingSettings
 
 __all__ = ["Recipe", "RecipeError", "load_recipe"]
+
+
+_WITHOUT_EFFECT = {
+    "data": {"root", "workers", "cache"},
+    "engine": {"save_seconds", "keep", "tensorboard"},
+}  # on results
 
 
 class Recipe(Section):
@@ -40,6 +47,8 @@ class Recipe(Section):
     """The elastic network."""
     training: Annotated[TrainingSettings, Field(discriminator="method")]
     """How it is trained."""
+    engine: EngineSettings = EngineSettings()
+    """How training computes, saves and recovers."""
     devices: Annotated[tuple[DeviceSettings, ...], Field(min_length=1)]
     """What latency is measured on."""
     measure: MeasureSettings = MeasureSettings()
@@ -61,16 +70,29 @@ class Recipe(Section):
             raise ValueError(
                 f"score.calibration_images {self.score.calibration_images} are more than the {n_train} training images"
             )
+        if self.data.batch_size % self.engine.accumulation:
+            raise ValueError(
+                f"data.batch_size {self.data.batch_size} cannot be taken in {self.engine.accumulation} equal parts; "
+                "change engine.accumulation"
+            )
+        if self.data.batch_size % 2 and self.engine.mixup + self.engine.cutmix > 0:
+            raise ValueError(f"engine.mixup and engine.cutmix need an even data.batch_size, not {self.data.batch_size}")
+        pretrained = self.supernet.timm is not None and self.supernet.timm.pretrained
+        if isinstance(self.training, FineTuningSettings) and self.training.largest is None and not pretrained:
+            raise ValueError(
+                "training.method 'fine_tuning' starts from a trained network: set supernet.timm.pretrained = true, or "
+                "train it first with training.largest"
+            )
         return self
 
     @property
     def digest(self) -> str:
-        """Hash of all that changes results: not of the title, nor of where images lie or how many processes read."""
+        """Hash of all that changes results: not of the title, where images lie, or how often training is saved."""
         return self.digest_of(*(name for name in type(self).model_fields if name != "title"))
 
     def digest_of(self, *sections: str) -> str:
         """Like `digest`, of some sections only: ``recipe.digest_of("seed", "data", "supernet", "training")``."""
-        data = self.model_dump(mode="json", include=set(sections), exclude={"data": {"root", "workers"}})
+        data = self.model_dump(mode="json", include=set(sections), exclude=_WITHOUT_EFFECT)
         return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -1,4 +1,4 @@
-"""The sections of a recipe: what can be chosen about data, network, training, search and baselines."""
+"""The sections of a recipe: what can be chosen about data, network, search and baselines."""
 
 from __future__ import annotations
 
@@ -11,17 +11,12 @@ __all__ = [
     "BaselineSettings",
     "DataSettings",
     "MobileNetV3Space",
-    "ProgressiveShrinkingSettings",
-    "ScheduleSettings",
     "ScoreSettings",
     "SearchSettings",
     "Section",
-    "SingleStageSettings",
     "StageSettings",
-    "SubnetsPerStep",
     "SupernetSettings",
     "TimmModel",
-    "TrainingSettings",
 ]
 
 
@@ -119,6 +114,8 @@ class DataSettings(Section):
     """Processes that read images; changes the speed only."""
     cache: bool = False
     """Whether every image is decoded once and kept in the run's folder: faster for small images; speed only."""
+    shuffle_shards: Count | None = None
+    """Shards that training reads at a time, mixing their images, for slow storage; default all. Only for 'wds'."""
     augmentation: AugmentationSettings = AugmentationSettings()
     """What happens to training images from files."""
 
@@ -129,6 +126,8 @@ class DataSettings(Section):
         } & self.model_fields_set  # fmt: skip
         if self.source == "digits" and from_files:
             raise ValueError(f"{sorted(from_files)[0]} has no meaning for source 'digits'; remove it or set source")
+        if self.shuffle_shards is not None and self.source != "wds":
+            raise ValueError(f"shuffle_shards is for source 'wds', not {self.source!r}; remove it")
         if self.source in ("", "folder", "tar", "wds") and not self.root:
             raise ValueError(f"source {self.source!r} needs root, the folder or .tar file of the images")
         if self.validation_fraction + self.test_fraction >= 1:
@@ -201,6 +200,8 @@ class TimmModel(Section):
     """Its name in timm, such as 'efficientnet_b0'."""
     pretrained: bool = False
     """Whether to begin with timm's pretrained weights."""
+    model_args: dict[str, int | float | bool | str] = {}
+    """Further arguments of timm.create_model, such as img_size and patch_size of a transformer."""
     resolutions: tuple[Count, ...] | None = None
     """Choices for the side of the input images in pixels."""
     depths: Depths | None = None
@@ -244,86 +245,6 @@ class SupernetSettings(Section):
         """Keyword arguments of `supernet.create_supernet` beside name, classes and channels."""
         given = self.space or self.timm
         return {} if given is None else given.model_dump(exclude_none=True)
-
-
-class ScheduleSettings(Section):
-    """Epochs and learning rate: linear warm-up, then a cosine to 0."""
-
-    epochs: Count
-    """Epochs, the warm-up included."""
-    peak_lr: Rate
-    """Highest learning rate."""
-    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
-    """Epochs of the warm-up."""
-    warmup_lr: Annotated[float, Field(ge=0)] = 0.0
-    """Learning rate at the beginning of the warm-up."""
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.warmup_epochs >= self.epochs:
-            raise ValueError(f"warmup_epochs {self.warmup_epochs:g} must be below epochs {self.epochs}")
-        if self.warmup_lr > self.peak_lr:
-            raise ValueError(f"warmup_lr {self.warmup_lr:g} must not be above peak_lr {self.peak_lr:g}")
-        return self
-
-
-class _Training(Section):
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    """Nesterov momentum of SGD."""
-    weight_decay: Annotated[float, Field(ge=0)] = 3e-5
-    """Weight decay; biases and BatchNorm have none."""
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """Smoothing of the labels."""
-
-
-class SingleStageSettings(_Training):
-    """Largest, smallest and random sub-networks in every step; the largest teaches the others."""
-
-    method: Literal["single_stage"]
-    """'single_stage' or 'progressive_shrinking'."""
-    schedule: ScheduleSettings
-    """Of the training of all sub-networks."""
-    largest: ScheduleSettings | None = None
-    """Of the largest network alone before that; default none."""
-    n_random: Annotated[int, Field(ge=0)] = 2
-    """Random sub-networks per step, beside the largest and the smallest."""
-    label_weight: tuple[Share, Share] = (1.0, 0.0)
-    """Weight of the labels against the teacher's, at the first and at the last step."""
-    clip: Rate | None = 1.0
-    """Limit of the elements of the gradient."""
-
-
-class SubnetsPerStep(Section):
-    """Sub-networks per step of the phases of progressive shrinking."""
-
-    kernel: Count = 1
-    """In the kernel phase."""
-    depth: Count = 2
-    """In the depth phases."""
-    expand: Count = 4
-    """In the expansion phases."""
-
-
-class ProgressiveShrinkingSettings(_Training):
-    """The largest network first, then ever smaller ones with it, taught by the largest (Cai et al. 2020)."""
-
-    method: Literal["progressive_shrinking"]
-    """'single_stage' or 'progressive_shrinking'."""
-    largest: ScheduleSettings
-    """Of the largest network, before anything shrinks."""
-    full: ScheduleSettings
-    """Of the kernel phase, which opens all kernels."""
-    step: ScheduleSettings
-    """Of every phase that opens a depth or expansion, but the last of each."""
-    last_step: ScheduleSettings
-    """Of the phases that open the smallest depth or expansion."""
-    subnets: SubnetsPerStep = SubnetsPerStep()
-    """Sub-networks per step."""
-    distillation_weight: Annotated[float, Field(ge=0)] = 1.0
-    """Weight of the teacher beside the labels; 0: no teacher."""
-
-
-TrainingSettings = SingleStageSettings | ProgressiveShrinkingSettings
 
 
 class ScoreSettings(Section):

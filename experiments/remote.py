@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import threading
 from collections.abc import Iterable, Iterator, Sequence
@@ -74,18 +75,22 @@ class RunCampaign:
         initial_plan(run)
 
     def jobs(self, device: Device) -> Sequence[Job]:
+        """Everything planned for the device of that name."""
+        return self.planned(device.name)
+
+    def planned(self, name: str) -> Sequence[Job]:
         """Initial plan and rounds of search in their order, then the rounds for this device alone."""
         with self._lock:
-            plans = {path: path.stat().st_mtime_ns for path in self.run.plans.glob("*.json")}
-            known, jobs = self._jobs.get(device.name, (None, []))
+            plans = {path: path.stat().st_mtime_ns for path in self.run.plans.glob("[!.]*.json")}
+            known, jobs = self._jobs.get(name, (None, []))
             if known != plans:
-                archs = list(dict.fromkeys(a for plan in search_plans(self.run, device.name) for a in plan.archs))
+                archs = list(dict.fromkeys(a for plan in search_plans(self.run, name) for a in plan.archs))
                 archs = archs[: self.n]
                 supernet = self.run.untrained_supernet
                 macs = supernet.macs(supernet.space.encode(archs))
                 self._archs |= {(arch.id, arch.resolution): arch for arch in archs}
                 jobs = [Job(arch.id, arch.resolution, int(n), str(arch)) for arch, n in zip(archs, macs, strict=True)]
-                self._jobs[device.name] = plans, jobs
+                self._jobs[name] = plans, jobs
             return jobs
 
     def model(self, key: str, resolution: int, batch_size: int) -> bytes:
@@ -107,10 +112,26 @@ class RunCampaign:
                 if other == device:
                     return other
             names = [self.name, f"{self.name}-{device.provider}", *(f"{self.name}-{i}" for i in range(2, 1000))]
-            free = next(name for name in names if name not in known and re.fullmatch(_NAME, name))
-            named = Device.from_dict({**device.to_dict(), "name": free})
-            write_json(self.run.devices / f"{free}.json", named.to_dict())
-            return named
+            return self._add(next(name for name in names if name not in known and _NAME.fullmatch(name)), device)
+
+    def register_alone(self, device: Device) -> Device:
+        """The device under our name and no other.
+
+        Raises:
+            ValueError: the name is that of another device.
+        """
+        known = self.run.added_devices().get(self.name)
+        if known is not None and known != device:
+            raise ValueError(
+                f"{known}; this result is of another device, {device.hardware}, {device.runtime} "
+                f"{device.runtime_version}: give it a name of its own with --device"
+            )
+        return known or self._add(self.name, device)
+
+    def _add(self, name: str, device: Device) -> Device:
+        named = dataclasses.replace(device, name=name)
+        write_json(self.run.devices / f"{name}.json", named.to_dict())
+        return named
 
     def store(self) -> AbstractContextManager[Store]:
         return self.run.store()

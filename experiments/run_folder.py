@@ -178,7 +178,7 @@ class RunFolder:
         """The devices elsewhere that measured for this run, by name; those of the recipe are not among them."""
         from hardware.device import Device
 
-        paths = sorted(self.devices.glob("*.json"))
+        paths = sorted(self.devices.glob("[!.]*.json"))
         return {path.stem: Device.from_dict(read_json(path)) for path in paths}
 
     def added_device(self, name: str) -> Device:
@@ -215,7 +215,7 @@ class RunFolder:
 
     def all_plans(self) -> list[Plan]:
         """Every plan there is, in the order of their names."""
-        found = (self.plan(path.stem) for path in sorted(self.plans.glob("*.json")))
+        found = (self.plan(path.stem) for path in sorted(self.plans.glob("[!.]*.json")))
         return [plan for plan in found if plan is not None]
 
     @cached_property

@@ -11,7 +11,7 @@ import numpy as np
 
 from experiments import fitting
 from experiments.files import read_json
-from experiments.measuring import Scorer, profilers
+from experiments.measuring import Scorer, measured_architectures, profilers
 from experiments.progress import Reporter
 from experiments.run_folder import Plan, RunFolder
 from hardware.measurement import Measurement
@@ -137,9 +137,8 @@ def front_of_run(run: RunFolder, scorer: Scorer, report: Reporter, device: str |
             name = profiler.device.name
             latency = fitting.load(run, f"latency-{name}")
             candidates = [
-                _candidate(arch, store.measurement(arch.id, arch.resolution, profiler.device), known, accuracy, latency)
-                for arch in archs
-                if store.has_measurement(arch.id, arch.resolution, profiler.device)
+                _candidate(arch, measurement, name, known, accuracy, latency)
+                for arch, measurement in measured_architectures(store, archs, profiler.device).items()
             ]
             front = ParetoFront(candidates, AXES)
             reference = {
@@ -158,10 +157,14 @@ def front_of_run(run: RunFolder, scorer: Scorer, report: Reporter, device: str |
 
 
 def _candidate(
-    arch: Architecture, measurement: Measurement, known: _Known, accuracy: fitting.Fitted, latency: fitting.Fitted
+    arch: Architecture,
+    measurement: Measurement,
+    device: str,
+    known: _Known,
+    accuracy: fitting.Fitted,
+    latency: fitting.Fitted,
 ) -> Candidate:
     notes = known.notes[arch.id]
-    device = measurement.device.name
     predicted = notes.get("predicted", {})
     extras = {
         "origin": notes["origin"],

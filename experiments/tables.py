@@ -71,6 +71,11 @@ def print_card(card: Mapping[str, Any], out: Path) -> None:
         f"{format_count(card['macs'])} MACs, {format_count(card['parameters'])} parameters",
         soft_wrap=True,
     )
+    if card["accuracy_int8"]:
+        quantized = card["accuracy_int8"]
+        console.print(
+            f"  in int8 {quantized['validation']:.2%} on validation, {quantized['test']:.2%} on test", soft_wrap=True
+        )
     console.print(f"  ONNX and torch agree to {card['onnx_difference']:.1e} of the largest logit", soft_wrap=True)
 
 

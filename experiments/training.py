@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import time
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,76 +16,38 @@ from torch import nn
 
 from experiments.files import replacing
 from experiments.progress import Reporter
-from experiments.recipe import Recipe
-from experiments.recipe_sections import ScheduleSettings, SingleStageSettings
+from experiments.report import write_training_picture
 from experiments.run_folder import RunFolder
+from experiments.tensorboard_log import tensorboard_log
+from experiments.training_phases import alone_phases, training_phases
+from experiments.validation import Validation, validated_archs
+from supernet.dropout import set_dropout
 from supernet.protocol import Supernet
-from supernet.space import SearchSpace
-from supernet.training import (
-    Epoch,
-    Phase,
-    Progress,
-    Schedule,
-    Static,
-    Trainer,
-    plain,
-    progressive_shrinking,
-    single_stage,
-)
+from supernet.timm_supernet import TimmSupernet
+from supernet.training import Engine, Epoch, Mixing, Phase, Progress, Rollback, RollbackRecord, Static, Trainer, World
 
 __all__ = [
-    "alone_phases",
     "baseline_weights",
     "check_baselines",
+    "course_of_training",
     "train_baseline",
     "train_module",
     "train_supernet",
-    "training_phases",
 ]
 
-
-def training_phases(recipe: Recipe, space: SearchSpace) -> tuple[Phase, ...]:
-    """The phases of the supernet's training."""
-    training = recipe.training
-    if isinstance(training, SingleStageSettings):
-        return single_stage(
-            space,
-            _schedule(training.schedule),
-            n_random=training.n_random,
-            label_weight=training.label_weight,
-            warmup=None if training.largest is None else _schedule(training.largest),
-            label_smoothing=training.label_smoothing,
-            clip=training.clip,
-        )
-    return progressive_shrinking(
-        space,
-        largest=_schedule(training.largest),
-        full=_schedule(training.full),
-        step=_schedule(training.step),
-        last_step=_schedule(training.last_step),
-        subnets=training.subnets.model_dump(),
-        distillation_weight=training.distillation_weight,
-        label_smoothing=training.label_smoothing,
-    )
+_SECONDS_BETWEEN_PICTURES = 60.0
 
 
-def alone_phases(recipe: Recipe, space: SearchSpace, epochs: int | None = None) -> tuple[Phase, ...]:
-    """One network alone, trained like the supernet: as many epochs as its whole training, and its highest rate."""
-    phases = training_phases(recipe, space)
-    schedule = Schedule(
-        epochs or sum(phase.schedule.epochs for phase in phases),
-        max(phase.schedule.peak_lr for phase in phases),
-        phases[0].schedule.warmup_epochs,
-        phases[0].schedule.warmup_lr,
-    )
-    return plain(space, schedule, recipe.training.label_smoothing, phases[-1].clip)
-
-
-def train_supernet(run: RunFolder, report: Reporter) -> None:
-    """Train to the end from wherever the last attempt stopped, and write the weights."""
+def train_supernet(run: RunFolder, report: Reporter, world: World) -> None:
+    """Train to the end from wherever the last attempt stopped, and write the weights; on all processes of `world`."""
     supernet = run.untrained_supernet
-    phases = training_phases(run.recipe, supernet.space)
-    train_module(run, supernet, phases, run.checkpoints, run.weights, "training the supernet", report)
+    phases = training_phases(run.recipe, supernet)
+    score = run.recipe.score
+    validate = Validation(validated_archs(supernet), run.data, score.calibration_images, score.batch_size, world)
+    train_module(
+        run, supernet, phases, run.checkpoints, run.weights, "training the supernet", report,
+        world=world, validate=validate,
+    )  # fmt: skip
 
 
 def baseline_weights(run: RunFolder, name: str) -> Path:
@@ -103,10 +69,19 @@ def train_baseline(run: RunFolder, name: str, report: Reporter) -> nn.Module:
     weights = baseline_weights(run, name)
     if not weights.exists():
         static = Static(model, run.data.resolution)
-        phases = alone_phases(run.recipe, static.space, run.recipe.baselines.epochs)
+        phases = alone_phases(run.recipe, run.untrained_supernet, static.space, run.recipe.baselines.epochs)
         train_module(run, static, phases, run.path / "baselines" / name, weights, f"training {name}", report, model)
     model.load_state_dict(load_file(weights))
     return model.eval()
+
+
+def course_of_training(folder: Path) -> list[dict[str, Any]]:
+    """Phase, losses and validation of every finished epoch of the training with checkpoints in `folder`."""
+    lines = (folder / "epochs.jsonl").read_text(encoding="utf-8").splitlines()
+    return [
+        {"epoch": e["epoch"] + 1, "phase": e["phase"], "loss": e["losses"], "validation": e["validation"]}
+        for e in map(json.loads, lines)
+    ]
 
 
 def train_module(
@@ -118,9 +93,17 @@ def train_module(
     what: str,
     report: Reporter,
     module: nn.Module | None = None,
+    world: World | None = None,
+    validate: Callable[[Supernet], Mapping[str, float]] | None = None,
 ) -> None:
-    """Train `supernet` with checkpoints in `folder`; then write the weights (of `module`, if it is only a part)."""
-    training = run.recipe.training
+    """Train `supernet` with checkpoints in `folder`; then write the weights (of `module`, if it is only a part).
+
+    On the processes of `world`, of which the first one writes; on this one alone without.
+    """
+    training, settings, world = run.recipe.training, run.recipe.engine, world or World()
+    assert isinstance(supernet, nn.Module)
+    _set_dropout(module or supernet, training.drop_rate, training.drop_path_rate)
+    supernet.to(world.device)
     trainer = Trainer(
         supernet,
         phases,
@@ -128,33 +111,86 @@ def train_module(
         seed=run.recipe.seed,
         weight_decay=training.weight_decay,
         momentum=training.momentum,
+        engine=_engine(run, supernet),
+        rollback=Rollback(**settings.rollback.model_dump()),
+        world=world,
         folder=folder,
-        save_seconds=60,
+        save_seconds=settings.save_seconds,
+        keep=settings.keep,
         identity={"data": run.data.digest},
+        validate=validate if settings.validate_every else None,
+        validate_every=max(1, settings.validate_every),
     )
     n_steps = sum(phase.schedule.epochs for phase in phases) * run.data.steps_per_epoch
-    with report.bar(what, n_steps) as advance:
+    drawn_at = [time.monotonic()]
+    watched = settings.tensorboard and world.is_first
+    with (
+        report.bar(what, n_steps) as advance,
+        tensorboard_log(run.path / "tensorboard" / folder.name) if watched else nullcontext() as log,
+    ):
 
         def on_step(progress: Progress) -> None:
             losses = ", ".join(f"{kind} {loss:.2f}" for kind, loss in progress.losses.items())
             note = f"epoch {progress.epoch + 1}/{progress.n_epochs} ({progress.phase}), loss {losses}"
             advance(progress.step, f"{note}, {progress.images_per_second:.0f} images/s")
+            if log is not None:
+                log.step(progress)
 
         def on_epoch(epoch: Epoch) -> None:
             losses = ", ".join(f"{kind} {loss:.3f}" for kind, loss in epoch.losses.items())
-            report.say(f"  epoch {epoch.epoch + 1} ({epoch.phase}): loss {losses}")
+            found = ", ".join(f"{name} {accuracy:.1%}" for name, accuracy in epoch.validation.items())
+            report.say(
+                f"  epoch {epoch.epoch + 1} ({epoch.phase}): loss {losses}" + (f"; validation {found}" if found else "")
+            )
+            if log is not None:
+                log.epoch(epoch)
+            if time.monotonic() - drawn_at[0] > _SECONDS_BETWEEN_PICTURES:
+                write_training_picture(course_of_training(folder), folder / "training.png")
+                drawn_at[0] = time.monotonic()
 
-        trainer.run(on_step, on_epoch)
-    state: dict[str, Any] = (module or supernet).state_dict()  # type: ignore[union-attr]
-    with replacing(weights) as temporary:
-        save_file({name: tensor.contiguous() for name, tensor in state.items()}, temporary)
+        def on_rollback(rollback: RollbackRecord) -> None:
+            report.say(
+                f"  training collapsed: {rollback.reason}; back to step {rollback.back_to_step}, with "
+                f"{rollback.rate_factor:g} times the learning rates"
+            )
+
+        trainer.run(on_step, on_epoch, on_rollback)
+    supernet.to("cpu")
+    state: dict[str, Any] = (module or supernet).state_dict()
+    if world.is_first:
+        write_training_picture(course_of_training(folder), folder / "training.png")
+        with replacing(weights) as temporary:
+            save_file({name: tensor.contiguous() for name, tensor in state.items()}, temporary)
+    world.barrier()
+
+
+def _set_dropout(network: nn.Module, drop_rate: float, drop_path_rate: float) -> None:
+    if isinstance(network, TimmSupernet):
+        network.set_dropout(drop_rate, drop_path_rate)
+    elif drop_rate or drop_path_rate:  # a baseline may be any timm model
+        set_dropout(network, drop_rate, drop_path_rate)
+
+
+def _engine(run: RunFolder, supernet: Supernet) -> Engine:
+    settings = run.recipe.engine
+    mixing = None
+    if settings.mixup or settings.cutmix:
+        mixing = Mixing(
+            run.data.n_classes, settings.mixup, settings.cutmix, settings.mix_probability, settings.cutmix_probability
+        )
+    return Engine(
+        settings.optimizer,
+        settings.precision,
+        settings.channels_last,
+        settings.accumulation,
+        settings.ema,
+        settings.sync_batch_norm,
+        settings.compile and not isinstance(supernet, Static),
+        mixing,
+    )
 
 
 def _timm_model(run: RunFolder, name: str) -> nn.Module:
     with torch.random.fork_rng(devices=[]):  # the same first weights whenever the run is resumed
         torch.manual_seed(run.recipe.seed)
         return timm.create_model(name, num_classes=run.data.n_classes, in_chans=run.data.in_channels)
-
-
-def _schedule(settings: ScheduleSettings) -> Schedule:
-    return Schedule(settings.epochs, settings.peak_lr, settings.warmup_epochs, settings.warmup_lr)

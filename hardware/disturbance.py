@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 __all__ = ["disturbed_turns", "quiet_level"]
 
 
-def quiet_level(seconds: Sequence[float]) -> float:
+def quiet_level(seconds: Sequence[float] | NDArray[np.float64]) -> float:
     """What the reference network takes when little else goes on: the lower quartile.
 
     Other programs only ever slow a network down, so the faster half of its times says more than the slower one; the
@@ -19,7 +19,9 @@ def quiet_level(seconds: Sequence[float]) -> float:
     return float(np.quantile(seconds, 0.25))
 
 
-def disturbed_turns(seconds: Sequence[float], level: float, tolerance: float) -> NDArray[np.bool_]:
+def disturbed_turns(
+    seconds: Sequence[float] | NDArray[np.float64], level: float, tolerance: float
+) -> NDArray[np.bool_]:
     """Per turn (n_turns,) whether it lies in a stretch that was slower than `level` by more than `tolerance`.
 
     A stretch is what two neighbouring turns agree on: the times are smoothed by a median of three, so that a single

@@ -152,8 +152,8 @@ class _Course:
         n_disturbed = len(self.turns) - len(quiet)
         if len(quiet) >= sampling.max_repeats or sum(self.seconds) * self.calls >= sampling.max_seconds:
             return len(self.turns) >= sampling.min_repeats
-        if n_disturbed >= len(quiet) + 2 * sampling.min_repeats:  # there is no quiet to wait for
-            return True
+        if n_disturbed >= len(quiet) + 2 * sampling.min_repeats or len(self.turns) >= 2 * sampling.max_repeats:
+            return True  # there is no quiet to wait for
         return len(quiet) >= sampling.min_repeats and self.half_width(quiet) <= sampling.relative_half_width
 
     def half_width(self, indices: Sequence[int]) -> float:

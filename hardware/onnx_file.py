@@ -21,7 +21,7 @@ Calibration = Callable[[Workload], Iterable[NDArray[np.float32]]]
 
 
 def onnx_file(
-    workload: Workload, input_shape: Sequence[int], int8: bool, calibration: Calibration | None
+    workload: Workload, input_shape: Sequence[int], int8: bool = False, calibration: Calibration | None = None
 ) -> bytes | Path:
     """A module is exported, and quantised for `int8`; a file is what it is.
 

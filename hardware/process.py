@@ -34,20 +34,20 @@ def undisturbed(cores: Collection[int]) -> Iterator[None]:
             gc.enable()
 
 
-def quietest_cores(n: int, seconds: float = 0.1) -> tuple[int, ...]:
+def quietest_cores(n: int, seconds: float = 0.1, stat: Path = _STAT) -> tuple[int, ...]:
     """The `n` cores that other programs used least during the next `seconds`, in which the caller sleeps.
 
-    None where there is nothing to choose: the process may use no more than `n` cores, or the platform does not say how
+    No core where there is nothing to choose: the process may use no more than `n`, or the platform does not say how
     busy they are.
     """
-    if not hasattr(os, "sched_getaffinity") or not _STAT.exists():
+    if not hasattr(os, "sched_getaffinity") or not stat.exists():
         return ()
     allowed = sorted(os.sched_getaffinity(0))
     if len(allowed) <= n:
         return ()
-    before = _busy_ticks()
+    before = _busy_ticks(stat)
     time.sleep(seconds)
-    after = _busy_ticks()
+    after = _busy_ticks(stat)
     return tuple(sorted(allowed, key=lambda core: after.get(core, 0) - before.get(core, 0))[:n])
 
 
@@ -64,10 +64,10 @@ def interruptions() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
 
 
-def _busy_ticks() -> dict[int, int]:
+def _busy_ticks(stat: Path) -> dict[int, int]:
     """Per core, the clock ticks in which it was neither idle nor waiting for a disk; steal is part of them."""
     ticks = {}
-    for line in _STAT.read_text().splitlines():
+    for line in stat.read_text().splitlines():
         name, *values = line.split()
         if name.startswith("cpu") and name[3:].isdigit():
             counts = list(map(int, values[:8]))  # user, nice, system, idle, iowait, irq, softirq, steal

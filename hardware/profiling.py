@@ -82,7 +82,7 @@ class Sampling:
 
     relative_half_width: float = 0.02  # wanted: half the interval as a share of the median
     min_repeats: int = 15  # below 6 there is no 95 % interval
-    max_repeats: int = 400
+    max_repeats: int = 400  # undisturbed ones; of all together no more than twice as many
     max_seconds: float = 10.0  # timed seconds for each workload
     min_repeat_seconds: float = 2e-4  # shorter calls are timed several at a time: clocks and loops cost some 100 ns
     settling_seconds: float = 1e-3  # untimed calls at the start of a turn: the caches hold what the others used

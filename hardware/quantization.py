@@ -38,21 +38,21 @@ def quantize_onnx(model: bytes, images: Iterable[NDArray[np.float32]]) -> bytes:
     """
     graph = onnx.load_from_string(model).graph
     batch = graph.input[0].type.tensor_type.shape.dim[0].dim_value
-    reader = _Reader(graph.input[0].name, images, batch)
+    batches = [batch for batch, _ in fixed_batches(images, batch)]
+    if not batches:
+        raise ValueError("quantising needs calibration images; got none")
     with tempfile.TemporaryDirectory() as folder, _silence():
         source, target = Path(folder) / "model.onnx", Path(folder) / "quantized.onnx"
         source.write_bytes(model)
         quantize_static(
             source,
             target,
-            reader,
+            _Reader(graph.input[0].name, batches),
             quant_format=QuantFormat.QDQ,
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
         )
-        if not reader.n_batches:
-            raise ValueError("quantising needs calibration images; got none")
         return target.read_bytes()
 
 
@@ -65,16 +65,13 @@ def is_quantized(model: bytes | Path) -> bool:
 
 
 class _Reader(CalibrationDataReader):
-    def __init__(self, name: str, images: Iterable[NDArray[np.float32]], batch: int) -> None:
-        self.name = name
-        self.n_batches = 0
-        self._batches = fixed_batches(images, batch)
+    """The images as ONNX Runtime's tools ask for them."""
+
+    def __init__(self, name: str, batches: Iterable[NDArray[np.float32]]) -> None:
+        self._feeds = iter([{name: batch} for batch in batches])
 
     def get_next(self) -> dict[str, Any] | None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        for images, _ in self._batches:
-            self.n_batches += 1
-            return {self.name: images}
-        return None
+        return next(self._feeds, None)
 
 
 @contextmanager

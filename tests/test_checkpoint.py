@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,8 +18,8 @@ from torch import Tensor
 from supernet import create_supernet
 from supernet.timm_supernet import TimmSupernet
 from supernet.training import Progress, Schedule, Trainer, Uniform, progressive_shrinking, single_stage
-from supernet.training.checkpoint import CheckpointFolder, as_plain, first_difference
-from supernet.training.records import EpochLog
+from supernet.training.checkpoint import CheckpointFolder, as_plain, first_difference, load_checkpoint
+from supernet.training.records import Epoch, Log
 
 CHILD = "import runpy, sys; runpy.run_path(sys.argv[1])['_child'](sys.argv[2])"
 
@@ -28,11 +29,14 @@ class Noise:
 
     steps_per_epoch = 5
 
-    def train_batches(self, epoch: int, skip: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    def train_batches(
+        self, epoch: int, skip: int = 0, rank: int = 0, n_ranks: int = 1
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         for step in range(skip, self.steps_per_epoch):
             generator = torch.Generator().manual_seed(1000 * epoch + step)
             labels = torch.randint(10, (8,), generator=generator)
-            yield torch.randn(8, 1, 8, 8, generator=generator) + labels.view(-1, 1, 1, 1) / 5, labels
+            images = torch.randn(8, 1, 8, 8, generator=generator) + labels.view(-1, 1, 1, 1) / 5
+            yield images[rank::n_ranks], labels[rank::n_ranks]
 
 
 def _supernet() -> TimmSupernet:
@@ -188,12 +192,35 @@ def test_another_recipe_is_refused_and_nothing_is_touched(tmp_path: Path) -> Non
 
 def test_the_last_ones_are_kept(tmp_path: Path) -> None:
     folder = CheckpointFolder(tmp_path / "deep" / "down", keep=2)
-    assert folder.load() is None
+    assert folder.read() is None
     for step in (1, 5, 40):
         folder.save(step, {"step": step, "tensor": torch.full((3,), step)})
     assert [path.name[:14] for path in sorted(folder.folder.iterdir())] == ["step-000000005", "step-000000040"]
-    state = folder.load()
-    assert state is not None and state["step"] == 40 and torch.equal(state["tensor"], torch.full((3,), 40))
+    state = _newest(folder)
+    assert state["step"] == 40 and torch.equal(state["tensor"], torch.full((3,), 40))
+
+
+def test_the_last_good_one_is_kept_and_a_rollback_outranks_the_rest(tmp_path: Path) -> None:
+    folder = CheckpointFolder(tmp_path, keep=2)
+    folder.save(2, {"step": 2}, good=True)
+    for step in (3, 4, 5):
+        folder.save(step, {"step": step})
+    assert [path.name[:14] for path in sorted(tmp_path.iterdir())] == [f"step-00000000{step}" for step in (2, 4, 5)]
+    content = folder.read(good=True)
+    assert content is not None and load_checkpoint(content) == {"step": 2} and _newest(folder) == {"step": 5}
+    folder.save(5, {"step": 5, "validated": True}, good=True)  # takes the place of the other one at its step
+    assert len(list(tmp_path.iterdir())) == 2 and _newest(folder) == {"step": 5, "validated": True}
+    folder.save(2, {"step": 2, "rolled back": True}, rollbacks=1, good=True)
+    assert _newest(folder) == {"step": 2, "rolled back": True}
+    folder.save(3, {"step": 3, "again": True}, rollbacks=1)
+    assert _newest(folder) == {"step": 3, "again": True}
+    assert all("-r1-" in path.name for path in tmp_path.iterdir())
+
+
+def _newest(folder: CheckpointFolder) -> dict[str, Any]:
+    content = folder.read()
+    assert content is not None
+    return load_checkpoint(content)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "empty", "one bit"])
@@ -206,7 +233,7 @@ def test_all_damaged_is_an_error(tmp_path: Path, damage: str) -> None:
         pytest.warns(RuntimeWarning, match="damaged"),
         pytest.raises(ValueError, match=r"every checkpoint .* is damaged"),
     ):
-        folder.load()
+        folder.read()
 
 
 def test_a_failed_write_leaves_the_one_before(tmp_path: Path) -> None:
@@ -219,8 +246,7 @@ def test_a_failed_write_leaves_the_one_before(tmp_path: Path) -> None:
 
     with pytest.raises(OSError, match="No space left"):
         folder.save(2, {"bad": Unwritable()})
-    state = folder.load()
-    assert state == {"step": 1} and len(list(tmp_path.iterdir())) == 1
+    assert _newest(folder) == {"step": 1} and len(list(tmp_path.iterdir())) == 1
     with pytest.raises(ValueError, match="least is 1"):
         CheckpointFolder(tmp_path, keep=0)
 
@@ -229,7 +255,7 @@ def test_checkpoints_never_run_code(tmp_path: Path) -> None:
     folder = CheckpointFolder(tmp_path)
     folder.save(1, {"bad": Path})
     with pytest.raises(Exception, match=r"[Ww]eights"):
-        folder.load()
+        _newest(folder)
 
 
 def test_log_drops_what_is_not_done(tmp_path: Path) -> None:
@@ -238,7 +264,7 @@ def test_log_drops_what_is_not_done(tmp_path: Path) -> None:
         '{"epoch": %d, "phase": "x", "step": 1, "lr": 0.1, "losses": {}, "images_per_second": 1.0, "validation": {}}\n'
     )
     path.write_text(line % 0 + line % 1 + line % 2 + '{"epoch": 3, "pha')
-    assert [epoch.epoch for epoch in EpochLog(path, 2).epochs] == [0, 1]
+    assert [epoch.epoch for epoch in Log(path, Epoch).cut(lambda epoch: epoch.epoch < 2)] == [0, 1]
     assert path.read_text() == line % 0 + line % 1
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -39,7 +40,8 @@ def open_data(root: Path, seed: int = 0, **given: object) -> TimmData:
 
 def files(data: TimmData, split: str) -> set[str]:
     part = data.splits[split]  # type: ignore[index]
-    return {part.source.where(row) for row in part.rows.tolist()}
+    source: Any = part.source
+    return {source.where(row) for row in part.rows.tolist()}
 
 
 def test_one_folder_is_split_in_three(tmp_path):

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from experiments import device_settings, recipe_sections
+from experiments import device_settings, engine_settings, recipe_sections, training_settings
 from experiments.recipe import Recipe, RecipeError, load_recipe
 
 SMALL = """
@@ -71,7 +71,7 @@ def test_a_recipe_is_read(tmp_path):
     space = recipe.supernet.space
     assert space is not None and space.stages[1].depths == (1, 2) and space.expands == (2, 3, 4.5)
     assert all(type(expand) is int for expand in space.expands[:2])
-    assert isinstance(recipe.training, recipe_sections.SingleStageSettings) and recipe.training.schedule.epochs == 20
+    assert isinstance(recipe.training, training_settings.SingleStageSettings) and recipe.training.schedule.epochs == 20
     assert [device.name for device in recipe.devices] == ["cpu-1", "cpu-32"]
     with pytest.raises(ValidationError):
         recipe.seed = 4
@@ -88,7 +88,7 @@ def test_settings_are_what_create_supernet_takes(tmp_path):
 def test_progressive_shrinking_is_read(tmp_path):
     start, end = SMALL.index('method = "single_stage"'), SMALL.index("[[devices]]")
     recipe = load(tmp_path, SMALL[:start] + SHRINKING + SMALL[end:])
-    assert isinstance(recipe.training, recipe_sections.ProgressiveShrinkingSettings)
+    assert isinstance(recipe.training, training_settings.ProgressiveShrinkingSettings)
     assert recipe.training.subnets.depth == 3 and recipe.training.last_step.warmup_lr == 0.02
 
 
@@ -149,7 +149,7 @@ def test_an_unknown_key_names_the_nearest(tmp_path, old, new, where, says):
         ("warmup_epochs = 1", "warmup_epochs = 20", "training.schedule: warmup_epochs 20 must be below epochs 20"),
         ("{ epochs = 20, ", "{ ", "training.schedule.epochs: is missing (Epochs, the warm-up included.)"),
         ('"single_stage"', '"two_stage"', "training.method: 'two_stage' is not possible; choose 'single_stage', 'pro"),
-        ('method = "single_stage"', "", "training.method: is missing; choose 'single_stage' or"),
+        ('method = "single_stage"', "", "training.method: is missing; choose 'single_stage', "),
         ('runtime = "torch"', 'runtime = "tensorrt"', "devices[2].runtime: 'tensorrt' is not possible; choose 'onnx"),
         ('runtime = "torch"', 'runtime = "torch"\nprecision = "int8"', "'int8' is not possible with torch on 'cpu'"),
         ('runtime = "torch"', 'compile = true', "devices[2]: compile has no meaning for runtime 'onnxruntime', only"),
@@ -167,6 +167,103 @@ def test_an_unknown_key_names_the_nearest(tmp_path, old, new, where, says):
 def test_an_impossible_choice_gets_one_line(tmp_path, old, new, says):
     text = complaint(tmp_path, old, new)
     assert says in text and text.startswith(str(tmp_path)) and "\n" not in text
+
+
+METHODS = {
+    "single_stage": "schedule = { epochs = 9, peak_lr = 0.1 }",
+    "fine_tuning": "schedule = { epochs = 9, peak_lr = 0.1 }\nlargest = { epochs = 2, peak_lr = 0.1 }",
+    "random_sampling": "schedule = { epochs = 9, peak_lr = 0.1 }",
+    "progressive_shrinking": SHRINKING.split("\n", 2)[2],
+}
+ALPHA = 'imitation = { kind = "alpha_divergence" }'
+
+
+@pytest.mark.parametrize(
+    ("method", "lines", "says"),
+    [
+        ("progressive_shrinking", ALPHA, "an α-divergence from a frozen teacher explodes"),
+        ("fine_tuning", f'teacher = "frozen"\n{ALPHA}', "an α-divergence from a frozen teacher explodes"),
+        ("random_sampling", ALPHA, "an α-divergence from a frozen teacher explodes"),
+        ("fine_tuning", ALPHA, "without clip lets single steps destroy the weights; set clip = 1.0"),
+        ("fine_tuning", f"clip = 1.0\ndistillation_weight = 2.0\n{ALPHA}", "remove distillation_weight"),
+        (
+            "single_stage",
+            'imitation = { kind = "alpha_divergence", clamp = 5.0 }',
+            "imitation: an α-divergence of clamp 5",
+        ),
+        (
+            "single_stage",
+            'imitation = { kind = "alpha_divergence", alphas = [0.0, 1.0] }',
+            "imitation: alphas [0.0, 1.0]",
+        ),
+        ("single_stage", "imitation = { clamp = 0.5 }", "imitation: clamp has no meaning for kind 'soft_labels'"),
+        ("single_stage", "label_weight = [0, 0]", "label_weight [0, 0] in 9 epochs: in fewer than 30 the teacher is"),
+        (
+            "random_sampling",
+            "distillation_weight = 1.0",
+            "distillation_weight 1 needs a trained teacher: give `largest`",
+        ),
+        (
+            "single_stage",
+            "sampling = { attentive = {} }",
+            "sampling: attentive compares MAC bins, which draw 'genes' has",
+        ),
+        (
+            "single_stage",
+            'sampling = { draw = "nested", shift = {} }',
+            "shift and a nested family both decide what is tra",
+        ),
+        (
+            "single_stage",
+            'sampling = { draw = "mac_bins", attentive = {}, shift = {} }',
+            "attentive and shift both decide",
+        ),
+        (
+            "single_stage",
+            "sampling = { n_bins = 5 }",
+            "n_bins has no meaning for draw 'genes'; remove it, or set 'mac_bins'",
+        ),
+        (
+            "single_stage",
+            'sampling = { draw = "mac_bins", levels = 5 }',
+            "levels has no meaning for draw 'mac_bins'; rem",
+        ),
+        ("single_stage", 'sampling = { draw = "nested", level_weights = [1, 2] }', "2 level_weights for 9 levels"),
+        (
+            "single_stage",
+            'sampling = { draw = "mac_bins", shift = { even_share = 0.0 } }',
+            "shift.even_share: 0.0 must be abov",
+        ),
+        ("single_stage", 'sampling = { drow = "genes" }', "training.sampling.drow: unknown key; did you mean 'draw'?"),
+        (
+            "random_sampling",
+            'split_batch = true\nsampling = { draw = "mac_bins", shift = {} }',
+            "with split_batch the losses of a step are of different images",
+        ),
+    ],
+)
+def test_known_bad_combinations_are_refused_when_loading(tmp_path, method, lines, says):
+    start, end = SMALL.index('method = "single_stage"'), SMALL.index("[[devices]]")
+    with pytest.raises(RecipeError) as caught:
+        load(tmp_path, f'{SMALL[:start]}method = "{method}"\n{METHODS[method]}\n{lines}\n\n{SMALL[end:]}')
+    text = str(caught.value)
+    assert says in text and "small.toml: training" in text and "\n" not in text
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_is_read(tmp_path, method):
+    start, end = SMALL.index('method = "single_stage"'), SMALL.index("[[devices]]")
+    recipe = load(tmp_path, f'{SMALL[:start]}method = "{method}"\n{METHODS[method]}\n\n{SMALL[end:]}')
+    assert recipe.training.method == method
+
+
+def test_fine_tuning_starts_from_a_trained_network(tmp_path):
+    start, end = SMALL.index("[supernet.space]"), SMALL.index("[[devices]]")
+    text = SMALL[:start] + '[supernet]\nname = "elastic"\n[supernet.timm]\nmodel = "test_vit"\n'
+    training = '[training]\nmethod = "fine_tuning"\nschedule = { epochs = 9, peak_lr = 0.1 }\n'
+    with pytest.raises(RecipeError, match=r"starts from a trained network: set supernet\.timm\.pretrained = true"):
+        load(tmp_path, text + training + SMALL[end:])
+    assert load(tmp_path, f"{text}pretrained = true\n{training}{SMALL[end:]}").training.method == "fine_tuning"
 
 
 def test_every_problem_has_its_line(tmp_path):
@@ -195,7 +292,7 @@ def test_a_file_that_is_no_recipe_gets_one_line(tmp_path, content, says):
 
 
 def test_every_field_says_what_it_means():
-    modules = (recipe_sections, device_settings)
+    modules = (recipe_sections, device_settings, engine_settings, training_settings)
     sections: list[Any] = [getattr(module, name) for module in modules for name in module.__all__]
     for section in [Recipe, *sections]:
         if isinstance(section, type) and issubclass(section, BaseModel):

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 
 from supernet import SearchSpace, Stage
-from supernet.training import Largest, Sampler, Sandwich, Uniform
+from supernet.training import Evenly, Largest, Sampler, Sandwich, Uniform
 
 SPACE = SearchSpace((16, 24, 32), (Stage.uniform((1, 2), kernel=(3, 5), expand=(2, 3, 4)), Stage.uniform((1, 2, 3))))
 SAMPLERS: list[Sampler] = [
     Largest(),
     Uniform(1),
     Uniform(4),
-    Uniform(4, one_resolution=False),
+    Uniform(4, Evenly()),
     Sandwich(0),
     Sandwich(3),
 ]
@@ -44,7 +44,7 @@ def test_uniform_has_one_resolution_per_step_and_reaches_every_choice() -> None:
     assert all(len({arch.resolution for arch in archs}) == 1 for archs in steps)
     genes = SPACE.encode([arch for archs in steps for arch in archs])
     assert (genes.max(axis=0) == SPACE.n_choices - 1).all()
-    mixed = [Uniform(4, one_resolution=False)(SPACE, 0, step) for step in range(200)]
+    mixed = [Uniform(4, Evenly())(SPACE, 0, step) for step in range(200)]
     assert any(len({arch.resolution for arch in archs}) > 1 for archs in mixed)
 
 

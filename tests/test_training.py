@@ -18,11 +18,13 @@ from supernet.calibration import evaluate, recalibrate
 from supernet.images import resize
 from supernet.timm_supernet import TimmSupernet
 from supernet.training import (
+    CollapseError,
     CrossEntropy,
     Distillation,
     InPlaceDistillation,
     Phase,
     Progress,
+    Rollback,
     Sandwich,
     Schedule,
     Static,
@@ -34,7 +36,6 @@ from supernet.training import (
     single_stage,
 )
 from supernet.training.steps import accumulate_gradients, freeze
-from supernet.training.trainer import CollapseError
 
 
 class Digits:
@@ -52,10 +53,12 @@ class Digits:
     def steps_per_epoch(self) -> int:
         return self.n_train // 64
 
-    def train_batches(self, epoch: int, skip: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    def train_batches(
+        self, epoch: int, skip: int = 0, rank: int = 0, n_ranks: int = 1
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         order = torch.randperm(self.n_train, generator=torch.Generator().manual_seed(epoch))
         for rows in order.split(64)[skip : self.steps_per_epoch]:
-            yield self.images[rows], self.labels[rows]
+            yield self.images[rows[rank::n_ranks]], self.labels[rows[rank::n_ranks]]
 
     def calibration(self) -> list[Tensor]:
         return list(self.images[:512].split(128))
@@ -275,12 +278,16 @@ def test_what_is_not_finite_stops_with_one_line(tmp_path: Path) -> None:
     net = Static(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), 8)
 
     class Broken(Digits):
-        def train_batches(self, epoch: int, skip: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        def train_batches(
+            self, epoch: int, skip: int = 0, rank: int = 0, n_ranks: int = 1
+        ) -> Iterator[tuple[Tensor, Tensor]]:
             for i, (images, labels) in enumerate(super().train_batches(epoch), start=skip):
                 yield (images / 0 if (epoch, i) == (1, 1) else images), labels
 
     with pytest.raises(CollapseError, match=r"in step 3.*lower learning rate") as error:
-        Trainer(net, plain(net.space, Schedule(2, 0.1)), Broken(128), folder=tmp_path).run()
+        Trainer(
+            net, plain(net.space, Schedule(2, 0.1)), Broken(128), folder=tmp_path, rollback=Rollback(at_most=0)
+        ).run()
     assert "\n" not in str(error.value)
     assert [path.name[:14] for path in tmp_path.glob("*.pt")] == ["step-000000002"]
 

@@ -2,15 +2,53 @@
 
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import pytest
 
 from supernet import SearchSpace, Stage
-from supernet.training import CrossEntropy, InPlaceDistillation, Largest, Phase, Sandwich, Schedule, Uniform
-from supernet.training.phases import check_phases, keep_largest, plain, progressive_shrinking, single_stage
+from supernet.nested import NestedFamily
+from supernet.space import Genes
+from supernet.training import (
+    AlphaDivergence,
+    Attentive,
+    CrossEntropy,
+    Distillation,
+    InPlaceDistillation,
+    Largest,
+    MacBins,
+    Nested,
+    Phase,
+    Sandwich,
+    Schedule,
+    Shift,
+    Uniform,
+    fine_tuning,
+    plain,
+    progressive_shrinking,
+    random_sampling,
+    single_stage,
+    with_draw,
+)
+from supernet.training.phases import check_phases
+from supernet.training.shrinking import keep_largest
 
 PUBLISHED = SearchSpace(tuple(range(128, 225, 4)), (Stage.uniform((2, 3, 4), kernel=(3, 5, 7), expand=(3, 4, 6)),) * 5)
 SHORT = Schedule(2, 0.1)
+FAMILY = NestedFamily.between(PUBLISHED, 5)
+ALPHA = InPlaceDistillation(imitation=AlphaDivergence())
+
+
+class Counted:
+    """A network that only counts."""
+
+    space = PUBLISHED
+
+    def macs(self, genes: Genes) -> Genes:
+        return genes.sum(axis=1)
+
+
+BINS = MacBins(Counted())
 
 
 def _values(phase: Phase, name: str) -> set[float]:
@@ -61,10 +99,10 @@ def test_shrinking_fits_any_space() -> None:
 
 
 def test_a_choice_that_would_never_shrink_is_refused() -> None:
-    space = SearchSpace((32,), (Stage.uniform((1,), heads=(2, 4)),))
-    with pytest.raises(ValueError, match="heads would never shrink"):
+    space = SearchSpace((32,), (Stage.uniform((1,), groups=(2, 4)),))
+    with pytest.raises(ValueError, match="groups would never shrink"):
         progressive_shrinking(space)
-    assert len(progressive_shrinking(space, step_by_step=("heads",))) == 2
+    assert len(progressive_shrinking(space, step_by_step=(("groups",),))) == 2
 
 
 def test_keep_largest_keeps_what_is_not_named() -> None:
@@ -84,6 +122,85 @@ def test_in_place_teacher_must_be_in_every_step(regularise: str) -> None:
     loss = InPlaceDistillation() if regularise == "all" else CrossEntropy()
     with pytest.raises(ValueError, match="use Sandwich"):
         Phase("x", PUBLISHED, SHORT, Uniform(2), loss, regularise=regularise)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"sampler": Sandwich(), "loss": ALPHA}, "without clip.*use clip=1.0"),
+        ({"sampler": Sandwich(), "loss": Distillation(teacher="in place"), "split_batch": True}, "other images than"),
+        ({"sampler": Sandwich(), "loss": InPlaceDistillation(), "split_batch": True}, "other images than"),
+        ({"sampler": Attentive(Uniform(1, BINS)), "split_batch": True}, "which cannot be compared; drop it"),
+        ({"sampler": Shift(Uniform(1, BINS)), "split_batch": True}, "which cannot be compared; drop it"),
+        (
+            {"sampler": Shift(Uniform(1, BINS)), "loss": InPlaceDistillation()},
+            "which Shift does not give; use Sandwich",
+        ),
+        ({"sampler": Uniform(1, Nested(FAMILY)), "space": PUBLISHED.restrict(depth=(4,))}, "level 1 of the nested fam"),
+        ({"clip": 0}, "cannot be clipped at 0"),
+    ],
+)
+def test_what_does_not_go_together_is_refused_in_one_line(settings: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=rf"phase 'x': .*{says}") as caught:
+        Phase(**{"name": "x", "space": PUBLISHED, "schedule": SHORT, **settings})
+    assert "\n" not in str(caught.value)
+
+
+def test_what_goes_together_is_taken() -> None:
+    Phase("x", PUBLISHED, SHORT, Sandwich(), ALPHA, clip=1.0)
+    Phase("x", PUBLISHED, SHORT, Uniform(2, Nested(FAMILY)), split_batch=True)
+    Phase("x", PUBLISHED, SHORT, Attentive(Sandwich(2, BINS)), InPlaceDistillation(), regularise="largest")
+
+
+def test_any_training_can_be_sampled_in_any_way() -> None:
+    trainings = [
+        progressive_shrinking(PUBLISHED),
+        single_stage(PUBLISHED, SHORT, warmup=SHORT),
+        fine_tuning(PUBLISHED, SHORT),
+        random_sampling(PUBLISHED, SHORT, n=2),
+    ]
+    for phases in trainings:
+        assert with_draw(phases) == phases
+        for adapt in (None, Attentive, Shift):
+            changed = with_draw(phases, BINS, adapt)
+            check_phases(changed, PUBLISHED)
+            for before, after in zip(phases, changed, strict=True):
+                if before.name == "largest":
+                    assert after == before  # nothing is random in it
+                    continue
+                places = after.sampler if adapt is None else after.sampler.places  # type: ignore[union-attr]
+                assert isinstance(places, Uniform | Sandwich) and places.draw == BINS
+                assert places == replace(before.sampler, draw=BINS)  # type: ignore[type-var]
+
+
+def test_fine_tuning_trains_the_full_network_and_some_beside_it() -> None:
+    (phase,) = fine_tuning(PUBLISHED, SHORT, n_random=2)
+    assert phase.sampler == Sandwich(2, smallest=False) and phase.sort == "all" and phase.regularise == "largest"
+    assert phase.loss == Distillation(teacher="in place")
+    first, second = fine_tuning(PUBLISHED, SHORT, teacher="frozen", largest=SHORT)
+    assert (first.sampler, second.loss.teacher) == (Largest(), "frozen")
+    check_phases((first, second), PUBLISHED)
+
+
+def test_random_sampling_has_a_teacher_only_where_one_was_trained() -> None:
+    (phase,) = random_sampling(PUBLISHED, SHORT, n=3)
+    assert phase.sampler == Uniform(3) and phase.loss == CrossEntropy()
+    assert random_sampling(PUBLISHED, SHORT, distillation_weight=0.5, largest=SHORT)[1].loss == Distillation(0.5)
+    with pytest.raises(ValueError, match="needs a trained teacher"):
+        random_sampling(PUBLISHED, SHORT, distillation_weight=0.5)
+
+
+def test_transformers_and_residual_networks_shrink_too() -> None:
+    blocks = Stage.uniform((10, 11, 12), heads=(6, 8, 12), mlp_ratio=(2, 4))
+    phases = progressive_shrinking(SearchSpace((224,), (blocks,), {"embed_dim": (384, 768)}), full=None)
+    assert [(p.name, p.sort) for p in phases[1:]] == [
+        ("depth 1", "none"), ("depth 2", "none"), ("heads 1", "all"), ("heads 2", "within trained widths"),
+        ("embed_dim 1", "within trained widths"),
+    ]  # fmt: skip
+    assert [p.schedule.epochs for p in phases[1:]] == [25, 125, 25, 125, 125]
+    assert [len(_values(p, "mlp_ratio")) for p in phases] == [1, 1, 1, 2, 2, 2]  # both open, as far as they go
+    with pytest.raises(ValueError, match="kernel would never shrink; give `full`"):
+        progressive_shrinking(PUBLISHED, full=None)
 
 
 def test_known_bad_sequences_are_refused() -> None:

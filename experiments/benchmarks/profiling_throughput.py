@@ -119,7 +119,7 @@ def main() -> None:
     watch = Stopwatch()
     measurements: list[Measurement] = []
     plain: list[float] = []
-    reference, references = profiler.prepare(reference_workload()), []
+    reference, references = profiler.prepare(reference_workload()).run, []
     with tempfile.TemporaryDirectory() as folder, Store(Path(folder) / "store.sqlite") as store:
         plain_loop(supernet, genes[:1], channels, runs=1)  # what is imported on first use
         export_onnx(supernet.extract(supernet.space.smallest), (1, channels, 32, 32))

@@ -17,11 +17,11 @@ from rich.table import Table
 from torch import Tensor
 
 from experiments.run_folder import RunFolder
-from experiments.training import alone_phases
+from experiments.training_phases import alone_phases
 from supernet import create_supernet
 from supernet.calibration import evaluate, recalibrate
 from supernet.training import Trainer
-from supernet.training.phases import keep_largest
+from supernet.training.shrinking import keep_largest
 
 
 def main() -> None:
@@ -42,7 +42,7 @@ def main() -> None:
     for seed in range(options.seeds):
         supernet = create_supernet(**(run.untrained_supernet.definition or {}), seed=seed)
         largest = keep_largest(space, dict.fromkeys((gene.name for gene in space.genes), 1))
-        Trainer(supernet, alone_phases(run.recipe, largest, options.epochs), run.data, seed=seed).run()
+        Trainer(supernet, alone_phases(run.recipe, supernet, largest, options.epochs), run.data, seed=seed).run()
         orders = {"unsorted": supernet, "sorted": copy.deepcopy(supernet), "reversed": copy.deepcopy(supernet)}
         orders["sorted"].sort_channels()
         orders["reversed"].sort_channels(least_important)

@@ -21,7 +21,8 @@ from experiments.files import write_json
 from experiments.measuring import Scorer
 from experiments.progress import Reporter
 from experiments.run_folder import RunFolder
-from experiments.training import alone_phases, train_module
+from experiments.training import train_module
+from experiments.training_phases import alone_phases
 from supernet import Architecture, create_supernet
 from supernet.calibration import evaluate
 from supernet.training import Static
@@ -65,7 +66,7 @@ def accuracy_alone(run: RunFolder, arch: Architecture, seed: int, report: Report
     folder = run.path / "alone" / f"{arch.id}-{seed}"
     weights = folder.with_suffix(".safetensors")
     if not weights.exists():
-        phases = alone_phases(run.recipe, static.space)
+        phases = alone_phases(run.recipe, run.untrained_supernet, static.space)
         train_module(run, static, phases, folder, weights, f"training {arch.id} alone", report, model)
     model.load_state_dict(load_file(weights))
     images = run.data.evaluation_batches("test", run.recipe.score.batch_size)

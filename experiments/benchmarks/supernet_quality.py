@@ -85,16 +85,16 @@ def uniform(space: SearchSpace, epochs: int) -> tuple[Phase, ...]:
 
 
 def shrinking(space: SearchSpace, epochs: int, distillation_weight: float = 1.0) -> tuple[Phase, ...]:
-    """Progressive shrinking; the published proportions of its rates, and the largest network for longer."""
+    """Progressive shrinking; with higher rates than published after the first phase, since there are few epochs."""
     parts = [max(1, round(share * epochs)) for share in SHARES]
     parts[0] += epochs - sum(parts)
     largest, kernel, depth_step, depth_last, _, _ = parts
     return progressive_shrinking(
         space,
         largest=_schedule(largest, PEAK_LR, warmup=True),
-        full=_schedule(kernel, 0.3 * PEAK_LR),
-        step=_schedule(depth_step, 0.1 * PEAK_LR),
-        last_step=_schedule(depth_last, 0.3 * PEAK_LR),
+        full=_schedule(kernel, PEAK_LR),
+        step=_schedule(depth_step, 0.3 * PEAK_LR),
+        last_step=_schedule(depth_last, 0.6 * PEAK_LR),
         distillation_weight=distillation_weight,
     )
 
@@ -261,8 +261,11 @@ def score(model: nn.Module, data: ImageData, resolution: int, calibrate: bool) -
 def choose(supernet: InvertedResidualSupernet, n: int) -> list[Architecture]:
     """Smallest, largest, and sub-networks spread evenly over the MACs between them; the fewest MACs first."""
     space = supernet.space
-    between = space.decode(sample_in_bins(space, n - 2, np.random.default_rng(5), supernet.macs, n - 2))
-    archs = [space.smallest, *between, space.largest]
+    ends, n_bins, n_each = [space.smallest, space.largest], n - 2, 3
+    drawn = space.decode(sample_in_bins(space, n_each * n_bins, np.random.default_rng(5), supernet.macs, n_bins))
+    # One of every bin: the first that is not the smallest or the largest itself.
+    between = [next(arch for arch in drawn[number::n_bins] if arch not in ends) for number in range(n_bins)]
+    archs = [*ends, *between]
     return sorted(archs, key=lambda arch: int(supernet.macs(space.encode([arch]))[0]))
 
 
@@ -278,10 +281,11 @@ def summarise(results: dict[Task, dict[str, Any]]) -> dict[str, Any]:
     alone = {(t.seed, t.number): r["rows"][0]["accuracy"] for t, r in results.items() if t.number >= 0}
     summary: dict[str, Any] = {}
     for recipe in (*MAIN, *ABLATIONS):
-        summary[recipe] = _gaps([(t, r) for t, r in results.items() if t.recipe == recipe], alone, "accuracy")
-        if recipe in MAIN:
-            name = f"{recipe} without recalibration"
-            summary[name] = _gaps([(t, r) for t, r in results.items() if t.recipe == recipe], alone, "tracked")
+        found = [(task, result) for task, result in results.items() if task.recipe == recipe]
+        if found:
+            summary[recipe] = _gaps(found, alone, "accuracy")
+        if found and recipe in MAIN:
+            summary[f"{recipe} without recalibration"] = _gaps(found, alone, "tracked")
     return summary
 
 

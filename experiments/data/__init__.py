@@ -41,7 +41,6 @@ def create_data(settings: DataSettings, *, seed: int, resolution: int, cache_fol
         validation_fraction=settings.validation_fraction,
         test_fraction=settings.test_fraction,
         limits={"train": settings.train_images, "validation": settings.validation_images, "test": settings.test_images},
-        image_mode="L" if settings.in_channels == 1 else "RGB",
         cache_folder=cache_folder,
     )
     data = TimmData(
@@ -55,6 +54,7 @@ def create_data(settings: DataSettings, *, seed: int, resolution: int, cache_fol
         settings.evaluation_crop,
         settings.cache,
         cache_folder,
+        settings.shuffle_shards,
     )
     if data.steps_per_epoch == 0:
         raise ValueError(

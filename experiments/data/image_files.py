@@ -59,20 +59,24 @@ class ImageFiles:
         """
         size = int(self.sizes[row])
         if size < 0:
-            return Path(os.fsdecode(self.paths[self.files[row]])).read_bytes()
+            return Path(self._path(row)).read_bytes()
         # pread has no position that processes could take from each other, as those forked with an open file would.
-        content = os.pread(self._file(int(self.files[row])).fileno(), size, int(self.starts[row]))
+        content = os.pread(self._file(row).fileno(), size, int(self.starts[row]))
         if len(content) != size:
             raise OSError(f"the file ends after {len(content)} of {size} bytes; copy it again")
         return content
 
     def where(self, row: int) -> str:
         """The image for a person: its path, or tar file and name."""
-        path = os.fsdecode(self.paths[self.files[row]])
-        return path if self.sizes[row] < 0 else f"{path}: {os.fsdecode(self.names[row])}"
+        path = self._path(row)
+        return path if self.sizes[row] < 0 else f"{path}: {os.fsdecode(self.names[row].item())}"
 
-    def _file(self, number: int) -> Any:
-        file = self._open.pop(number, None) or open(os.fsdecode(self.paths[number]), "rb", buffering=0)  # noqa: SIM115
+    def _path(self, row: int) -> str:
+        return os.fsdecode(self.paths[self.files[row]].item())
+
+    def _file(self, row: int) -> Any:
+        number = int(self.files[row])
+        file = self._open.pop(number, None) or open(self._path(row), "rb", buffering=0)  # noqa: SIM115
         self._open[number] = file  # the last is the one used last
         if len(self._open) > _OPEN_FILES:
             self._open.popitem(last=False)[1].close()

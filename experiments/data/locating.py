@@ -54,12 +54,12 @@ def find_shards(root: str | None) -> dict[Split, list[Path]]:
         found = _by_name(shards)
     else:
         base = _existing(root, "the folder of the shards, or a pattern such as shards/train-{0000..0009}.tar")
-        folders: dict[Split, list[Path]] = {
-            split: sorted(path for name in names for path in (base / name).glob("*.tar"))
-            for split, names in SPLIT_NAMES.items()
-        }
-        found = {split: paths for split, paths in folders.items() if paths}
-        found = found or _by_name(sorted(base.glob("*.tar")) if base.is_dir() else [base])
+        found = {}
+        for split, names in SPLIT_NAMES.items():
+            if there := sorted(path for name in names for path in (base / name).glob("*.tar")):
+                found[split] = there
+        if not found:
+            found = _by_name(sorted(base.glob("*.tar")) if base.is_dir() else [base])
     if not found:
         raise ValueError(f"data.root {root} has no .tar file; WebDataset shards are uncompressed .tar files")
     _check(found, root)

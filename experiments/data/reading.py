@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import signal
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -47,15 +49,14 @@ class Transform:
     std: tuple[float, ...]
 
 
-class BatchReader(Dataset[tuple[Tensor, Tensor]]):
+class BatchReader:
     """Makes requested batches, with `workers` processes; what a batch holds follows from its request alone."""
 
     def __init__(self, splits: Mapping[Split, ImageSplit], transform: Transform, workers: int) -> None:
-        self.splits = splits
-        self.transform = transform
         self.workers = workers
-        self._pool: DataLoader[Any] | None = None
+        self._batches = _Batches(splits, transform)
         self._requests = _Requests()
+        self._pool: DataLoader[Any] | None = None
 
     def read(self, requests: Sequence[Request]) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches in their order, by processes that end with the last of them.
@@ -63,7 +64,7 @@ class BatchReader(Dataset[tuple[Tensor, Tensor]]):
         Raises:
             ValueError: an image cannot be read, or a process was killed; one line.
         """
-        yield from self._batches(self._loader(list(requests), min(self.workers, len(requests))))
+        yield from self._read(self._loader(list(requests), min(self.workers, len(requests))))
 
     def read_in_pool(self, requests: Sequence[Request]) -> Iterator[tuple[Tensor, Tensor]]:
         """The same by processes that stay for the next call, which ends this one."""
@@ -71,34 +72,25 @@ class BatchReader(Dataset[tuple[Tensor, Tensor]]):
             self._pool = self._loader(self._requests, self.workers, persistent_workers=self.workers > 0)
         self._requests.batches, self._requests.turn = list(requests), self._requests.turn + 1
         turn = self._requests.turn
-        for batch in self._batches(self._pool):
+        for batch in self._read(self._pool):
             yield batch
             if turn != self._requests.turn:
                 raise RuntimeError("another epoch was begun before this one ended; read one at a time")
 
-    def _batches(self, loader: DataLoader[Any]) -> Iterator[tuple[Tensor, Tensor]]:
-        batches = iter(loader)
-        while True:
-            try:
-                batch = next(batches, None)
-            except RuntimeError as error:
-                if "exited unexpectedly" not in str(error):
-                    raise
-                self._pool = None
-                raise ValueError(
-                    "data: a process that reads images was killed, perhaps because memory ran out; run the same again "
-                    f"to go on, with fewer data.workers than {self.workers} if it happens again"
-                ) from None
-            if batch is None:
-                return
+    def _read(self, loader: DataLoader[Any]) -> Iterator[tuple[Tensor, Tensor]]:
+        with _child_signal_kept():
+            batches = iter(loader)
+        while (batch := _next(batches, self.workers)) is not None:
             if isinstance(batch, str):
+                self._pool = None
+                del loader, batches  # else the processes live as long as the traceback
                 raise ValueError(batch)
             yield batch
 
-    def _loader(self, batches: Any, workers: int, **settings: Any) -> DataLoader[Any]:
+    def _loader(self, requests: Any, workers: int, **settings: Any) -> DataLoader[Any]:
         return DataLoader(
-            self,
-            batch_sampler=batches,
+            self._batches,
+            batch_sampler=requests,
             num_workers=workers,
             collate_fn=_as_it_is,
             prefetch_factor=_PREFETCH if workers else None,
@@ -107,8 +99,12 @@ class BatchReader(Dataset[tuple[Tensor, Tensor]]):
             **settings,
         )
 
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_pool": None}
+
+class _Batches(Dataset[tuple[Tensor, Tensor]]):
+    """What the processes have: it must not refer to the loader, or they do not end when asked to."""
+
+    def __init__(self, splits: Mapping[Split, ImageSplit], transform: Transform) -> None:
+        self.splits, self.transform = splits, transform
 
     def __getitems__(self, request: Request) -> tuple[Tensor, Tensor] | str:
         """A batch, or what is wrong with it: an exception would come out of another process as many lines."""
@@ -131,6 +127,32 @@ class BatchReader(Dataset[tuple[Tensor, Tensor]]):
             for _ in _seeded_map(transform.erase, batch, request.seeds + 1):
                 pass
         return batch, torch.from_numpy(split.labels[request.places])
+
+
+def _next(batches: Iterator[Any], workers: int) -> Any:
+    """The next batch, None after the last, or what is wrong as a string."""
+    try:
+        return next(batches, None)
+    except RuntimeError as error:
+        if "exited unexpectedly" not in str(error):
+            raise
+        return (
+            "data: a process that reads images was killed, perhaps because memory ran out; run the same again to go "
+            f"on, with fewer data.workers than {workers} if it happens again"
+        )
+
+
+@contextmanager
+def _child_signal_kept() -> Iterator[None]:
+    """torch's handler of a killed process raises in whatever is being done; without it, the next batch raises."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGCHLD)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, before)
 
 
 class _Requests:

@@ -63,7 +63,6 @@ def open_splits(
     validation_fraction: float,
     test_fraction: float,
     limits: Mapping[Split, int | None],
-    image_mode: str = "RGB",
     cache_folder: Path | None = None,
 ) -> dict[Split, ImageSplit]:
     """Train, validation and test images of a source.
@@ -75,13 +74,14 @@ def open_splits(
     - ``torch/NAME``, ``hfds/NAME``: what `timm.data.create_dataset` calls so.
 
     Where only two splits are there, as in ImageNet, the second is the test split and validation is carved from train;
-    where none is, both are. Carving and `limits` (how many images of a split are used) draw with the seed and keep the
-    share of every class. Where images lie in tar files is noted beside them, or in `cache_folder`.
+    where one is, both are (a Hugging Face split without labels counts as none). Carving and `limits` (how many images
+    of a split are used) draw with the seed and keep the share of every class. Where images lie in tar files is noted
+    beside them, or in `cache_folder`.
 
     Raises:
         ValueError: nothing to read there, a class that train lacks, a split that would be empty, or one file in two.
     """
-    opened = _open_all(source, root, image_mode, cache_folder)
+    opened = _open_all(source, root, cache_folder)
     if "test" not in opened and "validation" in opened:
         opened["test"] = opened.pop("validation")
     n_found, splits = len(opened["train"]), dict(opened)
@@ -105,7 +105,7 @@ def open_splits(
     return splits
 
 
-def _open_all(source: str, root: str | None, image_mode: str, cache_folder: Path | None) -> dict[Split, ImageSplit]:
+def _open_all(source: str, root: str | None, cache_folder: Path | None) -> dict[Split, ImageSplit]:
     """Every split that is there on its own, at least "train"."""
     splits: dict[Split, ImageSplit] = {}
     if source == "wds":
@@ -130,12 +130,7 @@ def _open_all(source: str, root: str | None, image_mode: str, cache_folder: Path
             "test": _create(source, root, "validation"),
         }
     elif kind == "hfds":
-        datasets = {"train": _create(source, root, "train", input_img_mode=image_mode)}
-        for name in HELD_OUT:
-            try:
-                datasets[name] = _create(source, root, name, input_img_mode=image_mode)
-            except ValueError:
-                continue  # the data set has no such split
+        datasets = _huggingface(source, root)
     else:
         raise ValueError(
             f"data.source {source!r} cannot be read at random; there are 'digits', 'folder', 'tar', 'wds' with the "
@@ -144,6 +139,23 @@ def _open_all(source: str, root: str | None, image_mode: str, cache_folder: Path
     for name, dataset in datasets.items():
         splits[name] = _whole(_Indexed(dataset, f"{source} {name}"), _labels(dataset))
     return splits
+
+
+def _huggingface(source: str, root: str | None) -> dict[Split, Any]:
+    """Every split with labels; published test splits may come without."""
+    datasets: dict[Split, Any] = {"train": _create(source, root, "train")}
+    for split in HELD_OUT:
+        for name in SPLIT_NAMES[split]:
+            try:
+                found = _create(source, root, name)
+            except ValueError as error:
+                if "Unknown split" in str(error):
+                    continue
+                raise
+            if _labels(found).min() >= 0:
+                datasets[split] = found
+            break
+    return datasets
 
 
 def _whole(source: ImageSource, labels: Rows) -> ImageSplit:

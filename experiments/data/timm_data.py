@@ -16,7 +16,7 @@ from torch import Tensor
 
 from experiments.data.decoded import decoded
 from experiments.data.image_data import EvaluationSplit, Split, check_ranks
-from experiments.data.image_files import Rows
+from experiments.data.image_files import ImageFiles, Rows
 from experiments.data.reading import BatchReader, Request, Transform
 from experiments.data.splits import ImageSplit
 
@@ -47,7 +47,8 @@ class TimmData:
 
     Order and augmentation follow from (seed, epoch, image) alone, so the number of workers or ranks changes nothing but
     speed. `evaluation_crop` is the share of the side that the centre crop of an evaluation image keeps. With `cache`,
-    every image is decoded once, into `cache_folder` or, without one, a temporary file.
+    every image is decoded once, into `cache_folder` or, without one, a temporary file. With `shuffle_shards`, training
+    goes through the tar files in random order, so many at a time, and mixes the images of these.
     """
 
     splits: Mapping[Split, ImageSplit]
@@ -60,6 +61,7 @@ class TimmData:
     evaluation_crop: float = 0.875
     cache: bool = False
     cache_folder: Path | None = None
+    shuffle_shards: int | None = None
 
     @property
     def n_classes(self) -> int:
@@ -71,7 +73,14 @@ class TimmData:
 
     @property
     def digest(self) -> str:
-        settings = (self.seed, self.resolution, self.batch_size, self.in_channels, self.evaluation_crop)
+        settings = (
+            self.seed,
+            self.resolution,
+            self.batch_size,
+            self.in_channels,
+            self.evaluation_crop,
+            self.shuffle_shards,
+        )
         text = repr((_VERSION, self._split_digests, settings, asdict(self.augmentation)))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -86,8 +95,7 @@ class TimmData:
         self, epoch: int, skip: int = 0, rank: int = 0, n_ranks: int = 1
     ) -> Iterator[tuple[Tensor, Tensor]]:
         check_ranks(self.batch_size, rank, n_ranks)
-        n_train = len(self.splits["train"])
-        order = np.random.default_rng((self.seed, 1, epoch)).permutation(n_train)
+        order = self._order(epoch)
         seeds = self._seeds(epoch)
         batches = order[: self.steps_per_epoch * self.batch_size].reshape(-1, self.batch_size)[skip:, rank::n_ranks]
         yield from self._reader.read_in_pool([Request("train", places, seeds[places]) for places in batches])
@@ -106,6 +114,17 @@ class TimmData:
         seeds = self._seeds(_CALIBRATION_EPOCH)
         requests = [Request("train", places, seeds[places]) for places in _chunks(chosen, batch_size)]
         yield from (images for images, _ in self._reader.read(requests))
+
+    def _order(self, epoch: int) -> Rows:
+        """The training images in the order of this epoch."""
+        train = self.splits["train"]
+        rng = np.random.default_rng((self.seed, 1, epoch))
+        order = rng.permutation(len(train))
+        if self.shuffle_shards is None or not isinstance(train.source, ImageFiles):
+            return order
+        shards = train.source.files[train.rows[order]]
+        windows = rng.permutation(len(train.source.paths))[shards] // self.shuffle_shards
+        return order[np.argsort(windows, kind="stable")]
 
     def _seeds(self, epoch: int) -> Rows:
         """The seed of every training image for its augmentation in this epoch."""

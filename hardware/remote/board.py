@@ -79,7 +79,7 @@ class Board:
         with self._lock:
             self.renew(client)
             self._expire()
-            open_jobs = self._open(device)
+            open_jobs = self.open(device)
             mine = [job for job in open_jobs if self._holder(device, job) == client]
             free = [job for job in open_jobs if self._holder(device, job) is None]
             chosen = [*mine, *free][:n]
@@ -103,7 +103,7 @@ class Board:
         with self._lock:
             self._expire()
             jobs = self.campaign.jobs(device)
-            failed, n_open = self.journal.failed(device.fingerprint), self._open(device)
+            failed, n_open = self.journal.failed(device.fingerprint), self.open(device)
             wheres = {(job.key, job.resolution) for job in jobs}
             lent = sum(fingerprint == device.fingerprint for fingerprint, _ in self._leases)
             n_failed = len(wheres & failed)
@@ -158,7 +158,8 @@ class Board:
             self.journal.write("failed", device, where, one_line(failure.reason))
         self._leases.pop((device.fingerprint, where), None)
 
-    def _open(self, device: Device) -> list[Job]:
+    def open(self, device: Device) -> list[Job]:
+        """What the device neither measured nor failed to run."""
         with self.campaign.store() as store:
             done = {(m.key, m.resolution) for m in store.measurements(device)}
         done |= self.journal.failed(device.fingerprint)

@@ -13,7 +13,7 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-__all__ = ["FILES", "NPM_PACKAGE", "VERSION", "runtime_folder"]
+__all__ = ["FILES", "NPM_PACKAGE", "PROVIDER_FILES", "VERSION", "runtime_folder"]
 
 VERSION = "1.30.0"
 NPM_PACKAGE = f"onnxruntime-web@{VERSION}"
@@ -25,6 +25,11 @@ FILES = {
     "ort-wasm-simd-threaded.wasm": "3398c10d07d229bd91b364548e130e0e51a8e5704b88c7c083ebbeb78842dee2",
     "ort.webgpu.bundle.min.mjs": "0730816731ce2cdfb06f273da065d4a1c7091eb9d1756a83b2916c8a89d015e2",
     "ort-wasm-simd-threaded.asyncify.wasm": "39f9f0894d478800487ed9f7dbe92618498db320cf55c8e3d89adff8dce658da",
+}
+# Which of them a provider needs.
+PROVIDER_FILES = {
+    "wasm": {"script": "ort.wasm.bundle.min.mjs", "wasm": "ort-wasm-simd-threaded.wasm"},
+    "webgpu": {"script": "ort.webgpu.bundle.min.mjs", "wasm": "ort-wasm-simd-threaded.asyncify.wasm"},
 }
 
 

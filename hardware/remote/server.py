@@ -24,7 +24,7 @@ from hardware.device import Device
 from hardware.measurement import Measurement
 from hardware.remote.board import Board, Progress
 from hardware.remote.campaign import REFERENCE
-from hardware.remote.onnxruntime_web import FILES, VERSION
+from hardware.remote.onnxruntime_web import FILES, PROVIDER_FILES, VERSION
 from hardware.remote.submission import Group, Key, Resolution, Strict, one_line, parse, printable
 
 __all__ = ["DeviceServer"]
@@ -242,7 +242,7 @@ class DeviceServer:
             "description": str(device),
             "title": campaign.title,
             "sampling": asdict(campaign.sampling),
-            "runtime": f"/runtime/ort.{hello.provider}.bundle.min.mjs",
+            "runtime": PROVIDER_FILES[hello.provider],
             "reference": REFERENCE,
             "silence_seconds": self.board.lease_seconds,
             "progress": self._progress(device),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import re
 import warnings
@@ -13,16 +14,18 @@ from typing import Any, cast
 
 import torch
 
-__all__ = ["CheckpointFolder", "as_plain", "first_difference"]
+__all__ = ["CheckpointFolder", "as_plain", "first_difference", "load_checkpoint"]
 
-_NAME = re.compile(r"step-(\d{9})-([0-9a-f]{16})\.pt")
+_NAME = re.compile(r"step-(?P<step>\d{9})(-r(?P<rollbacks>\d+))?-(?P<digest>[0-9a-f]{16})(?P<good>-good)?\.pt")
 
 
 @dataclass(frozen=True)
 class CheckpointFolder:
-    """Checkpoints ``step-<step>-<first 16 digits of the SHA-256>.pt`` in a folder, of which the last `keep` stay.
+    """Checkpoints of which the last `keep` stay, and the last good one in any case: what a collapse goes back to.
 
-    The name carries the check sum, so that one atomic rename publishes both, and ``torch.load`` reads the file as is.
+    They are called ``step-<step>[-r<rollbacks>]-<first 16 digits of the SHA-256>[-good].pt``. The name carries the
+    check sum, so that one atomic rename publishes both, and ``torch.load`` reads the file as is. A run that was rolled
+    back outranks what it was before, at whatever step that was.
     """
 
     folder: Path
@@ -32,7 +35,7 @@ class CheckpointFolder:
         if self.keep < 1:
             raise ValueError(f"{self.keep} checkpoints cannot be kept; the least is 1")
 
-    def save(self, step: int, state: Mapping[str, Any]) -> Path:
+    def save(self, step: int, state: Mapping[str, Any], rollbacks: int = 0, good: bool = False) -> Path:
         """Write a checkpoint of tensors, numbers, strings, lists and dictionaries; it is on disk when this returns.
 
         Raises:
@@ -40,35 +43,37 @@ class CheckpointFolder:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         temporary = self.folder / ".step.tmp"  # one name, so that a killed run leaves at most one such file
+        generation = f"-r{rollbacks}" if rollbacks else ""
         try:
             with temporary.open("wb") as file:
                 writer = _HashingWriter(file)
                 torch.save(dict(state), cast(Any, writer))
                 file.flush()
                 os.fsync(file.fileno())
-            path = self.folder / f"step-{step:09d}-{writer.hash.hexdigest()[:16]}.pt"
+            digest = writer.hash.hexdigest()[:16]
+            path = self.folder / f"step-{step:09d}{generation}-{digest}{'-good' if good else ''}.pt"
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
         _sync_folder(self.folder)
-        for old in self._newest_first()[self.keep :]:
+        for old in self._superfluous():
             old.unlink()
         return path
 
-    def load(self, device: torch.device | str = "cpu") -> dict[str, Any] | None:
-        """The newest sound checkpoint; None where there is none.
+    def read(self, good: bool = False) -> bytes | None:
+        """The newest sound checkpoint (or with `good` the newest of those) for `load_checkpoint`; None without any.
 
         A damaged one is renamed to ``*.damaged``, with a warning, and the one before is taken.
 
         Raises:
             ValueError: there are checkpoints, but all are damaged.
         """
-        paths = self._newest_first()
+        paths = [path for path in self._newest_first() if not good or _parts(path)["good"]]
         for path in paths:
-            with path.open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
-            if found.startswith(path.stem.rsplit("-", 1)[1]):
-                return torch.load(path, map_location=device, weights_only=True)
+            content = path.read_bytes()
+            found = hashlib.sha256(content).hexdigest()
+            if found.startswith(_parts(path)["digest"]):
+                return content
             path.rename(path.with_name(f"{path.name}.damaged"))
             warnings.warn(
                 f"checkpoint {path} is damaged: its SHA-256 starts with {found[:16]}; falling back to the one before",
@@ -82,7 +87,20 @@ class CheckpointFolder:
     def _newest_first(self) -> list[Path]:
         if not self.folder.is_dir():
             return []
-        return sorted((p for p in self.folder.iterdir() if _NAME.fullmatch(p.name)), reverse=True)
+        return sorted((p for p in self.folder.iterdir() if _NAME.fullmatch(p.name)), key=_rank, reverse=True)
+
+    def _superfluous(self) -> list[Path]:
+        paths = self._newest_first()
+        # Of two at one step the good one comes first; the other was written before it had been validated.
+        first_of_step = [path for i, path in enumerate(paths) if not i or _rank(path)[:2] != _rank(paths[i - 1])[:2]]
+        newest_good = next((path for path in paths if _parts(path)["good"]), None)
+        kept = {*first_of_step[: self.keep], newest_good}
+        return [path for path in paths if path not in kept]
+
+
+def load_checkpoint(content: bytes, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """The state in a checkpoint; nothing in it is executed."""
+    return torch.load(io.BytesIO(content), map_location=device, weights_only=True)
 
 
 def as_plain(value: Any) -> Any:
@@ -92,7 +110,8 @@ def as_plain(value: Any) -> Any:
         TypeError: something that is no dataclass, mapping, sequence, number, string, boolean or None.
     """
     if is_dataclass(value) and not isinstance(value, type):
-        return {"type": type(value).__name__, **{f.name: as_plain(getattr(value, f.name)) for f in fields(value)}}
+        compared = (f.name for f in fields(value) if f.compare)  # a sampler's function of costs, say, is not
+        return {"type": type(value).__name__, **{name: as_plain(getattr(value, name)) for name in compared}}
     if isinstance(value, Mapping):
         return {str(name): as_plain(item) for name, item in value.items()}
     if isinstance(value, str | int | float | bool | None):
@@ -133,6 +152,17 @@ class _HashingWriter:
 
     def flush(self) -> None:
         self._file.flush()
+
+
+def _parts(path: Path) -> dict[str, Any]:
+    match = _NAME.fullmatch(path.name)
+    assert match is not None
+    return match.groupdict()
+
+
+def _rank(path: Path) -> tuple[int, int, bool]:
+    parts = _parts(path)
+    return int(parts["rollbacks"] or 0), int(parts["step"]), bool(parts["good"])
 
 
 def _sync_folder(folder: Path) -> None:

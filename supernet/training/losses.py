@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["CrossEntropy", "Distillation", "InPlaceDistillation", "Loss", "Teacher", "soft_cross_entropy"]
+from supernet.training.imitation import AlphaDivergence, Imitation, SoftLabels
+
+__all__ = ["CrossEntropy", "Distillation", "InPlaceDistillation", "Loss", "Teacher"]
 
 Teacher = Literal["none", "frozen", "in place"]
 """Nobody; the largest network as it was before the first phase that asks for it; the largest network of the step."""
@@ -27,16 +29,11 @@ class Loss(Protocol):
 
         Args:
             logits: (n, n_classes) of the sub-network.
-            labels: (n,) integers.
+            labels: (n,) integers, or (n, n_classes) probabilities as mixed images have.
             teacher: (n, n_classes) logits without gradient; None without one, and for the in-place teacher itself.
             progress: share of the phase that is done, in [0, 1).
         """
         ...
-
-
-def soft_cross_entropy(logits: Tensor, teacher: Tensor) -> Tensor:
-    """Cross-entropy of logits (n, n_classes) against the softmax of the teacher's, at temperature 1; mean over n."""
-    return F.cross_entropy(logits, teacher.softmax(dim=1))
 
 
 @dataclass(frozen=True)
@@ -58,23 +55,34 @@ class CrossEntropy:
 
 @dataclass(frozen=True)
 class Distillation:
-    """The labels plus `weight` times the soft labels of a frozen teacher (Once-for-All, Cai et al. 2020: weight 1)."""
+    """The labels plus `weight` times the imitation of a teacher.
+
+    With a frozen teacher this is how once-for-all networks shrink (Cai et al. 2020: weight 1, soft labels; the
+    published alternative is `MeanSquare`). With the teacher in place it is how a supernet is fine-tuned (InstaTune,
+    Sarah et al. 2023).
+    """
 
     weight: float = 1.0
     label_smoothing: float = 0.1
-
-    @property
-    def teacher(self) -> Teacher:
-        return "frozen"
+    teacher: Literal["frozen", "in place"] = "frozen"
+    imitation: Imitation = field(default_factory=SoftLabels)
 
     def __post_init__(self) -> None:
         _check_share("label smoothing", self.label_smoothing)
         if not self.weight > 0:
             raise ValueError(f"distillation weight {self.weight} is not above 0; without teacher use CrossEntropy")
+        if isinstance(self.imitation, AlphaDivergence):
+            if self.teacher == "frozen":
+                raise ValueError(
+                    "an α-divergence from a frozen teacher explodes on small sub-networks, which are far from it at "
+                    "first; use SoftLabels, or a teacher in place"
+                )
+            if self.weight != 1:
+                raise ValueError(f"weight {self.weight} belongs to the AlphaDivergence, whose safe range depends on it")
 
     def __call__(self, logits: Tensor, labels: Tensor, teacher: Tensor | None, progress: float) -> Tensor:
         loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
-        return loss if teacher is None else loss + self.weight * soft_cross_entropy(logits, teacher)
+        return loss if teacher is None else loss + self.weight * self.imitation(logits, teacher)
 
 
 @dataclass(frozen=True)
@@ -83,11 +91,12 @@ class InPlaceDistillation:
 
     In-place distillation (Yu & Huang 2019; BigNAS, Yu et al. 2020) uses soft labels only, ``label_weight=(0, 0)``. In a
     short training from scratch the teacher is poor at first, and labels serve better: the loss of the others is
-    w · labels + (1 − w) · soft labels, with w going linearly from the first to the second number over the phase.
+    w · labels + (1 − w) · imitation, with w going linearly from the first to the second number over the phase.
     """
 
     label_weight: tuple[float, float] = (1.0, 0.0)
     label_smoothing: float = 0.1
+    imitation: Imitation = field(default_factory=SoftLabels)
 
     @property
     def teacher(self) -> Teacher:
@@ -103,7 +112,7 @@ class InPlaceDistillation:
         weight = 1.0 if teacher is None else start + (end - start) * progress
         # A term of weight 0 is not computed: it costs time, and 0 × infinity is not 0.
         hard = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing) if weight else None
-        soft = soft_cross_entropy(logits, teacher) if teacher is not None and weight < 1 else None
+        soft = self.imitation(logits, teacher) if teacher is not None and weight < 1 else None
         if hard is None or soft is None:
             loss = soft if hard is None else hard
             assert loss is not None

@@ -1,20 +1,30 @@
-"""Samplers: which architectures one training step runs, from the seed and the number of the step alone.
+"""Samplers: which architectures one training step runs, from the seed and the number of the step.
 
 Every process of a distributed run therefore has the same architectures without talking, and a resumed run goes on with
-the ones that an undisturbed run would have had.
+the ones that an undisturbed run would have had. A sampler says which places a step has; what is put into the random
+ones is drawn by a `Draw`, or chosen by an adaptive sampler around it (`supernet.training.adaptive`).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from supernet.architecture import Architecture
 from supernet.space import SearchSpace
+from supernet.training.draws import Draw, Evenly
 
-__all__ = ["Largest", "Sampler", "Sandwich", "Uniform"]
+__all__ = ["AdaptiveSampler", "Largest", "Probe", "Sampler", "Sandwich", "State", "Uniform"]
+
+State = Mapping[str, Any]
+"""What an adaptive sampler has learned: plain numbers and lists, which go into checkpoints."""
+
+Probe = Callable[[Sequence[Architecture]], NDArray[np.float64]]
+"""Mean training losses (n_archs,) on the images of the step, without gradient, the same on every process."""
 
 
 class Sampler(Protocol):
@@ -30,6 +40,30 @@ class Sampler(Protocol):
         ...
 
 
+@runtime_checkable
+class AdaptiveSampler(Protocol):
+    """Chooses the architectures of a step by what the losses say; its state is an argument, and starts with a phase."""
+
+    @property
+    def largest_first(self) -> bool:
+        """See `Sampler`."""
+        ...
+
+    def start(self, space: SearchSpace) -> State:
+        """The state before the first step of a phase."""
+        ...
+
+    def choose(self, space: SearchSpace, seed: int, step: int, state: State, probe: Probe) -> list[Architecture]:
+        """The architectures of step `step`, in the order in which they run."""
+        ...
+
+    def learn(
+        self, space: SearchSpace, state: State, archs: Sequence[Architecture], losses: NDArray[np.float64]
+    ) -> State:
+        """The state after a step whose `archs` had `losses` (n_archs,), means over all processes."""
+        ...
+
+
 @dataclass(frozen=True)
 class Largest:
     """The largest architecture of the space alone: ordinary training, or the warm-up of a supernet."""
@@ -42,14 +76,10 @@ class Largest:
 
 @dataclass(frozen=True)
 class Uniform:
-    """`n` architectures whose genes are drawn uniformly and independently, all at one resolution drawn for the step.
-
-    This is how once-for-all networks were trained (Cai et al. 2020). With ``one_resolution=False`` every architecture
-    keeps the resolution that was drawn for it.
-    """
+    """`n` drawn architectures and no others; by default all at one resolution, as in once-for-all training."""
 
     n: int = 1
-    one_resolution: bool = True
+    draw: Draw = field(default_factory=lambda: Evenly(one_resolution=True))
     largest_first = False
 
     def __post_init__(self) -> None:
@@ -57,18 +87,29 @@ class Uniform:
             raise ValueError(f"a step cannot train {self.n} sub-networks; the least is 1")
 
     def __call__(self, space: SearchSpace, seed: int, step: int) -> list[Architecture]:
-        archs = space.sample(self.n, np.random.default_rng((seed, step)))
-        return [replace(arch, resolution=archs[0].resolution) for arch in archs] if self.one_resolution else archs
+        return self.around(space, self.draw(space, self.n, seed, step))
+
+    @property
+    def n_random(self) -> int:
+        """How many of a step are drawn."""
+        return self.n
+
+    def around(self, space: SearchSpace, drawn: Sequence[Architecture]) -> list[Architecture]:
+        """A step with these in the random places."""
+        return list(drawn)
 
 
 @dataclass(frozen=True)
 class Sandwich:
-    """The largest, `n_random` uniformly drawn and the smallest architecture, each at its own resolution.
+    """The largest, `n_random` drawn ones and the smallest architecture, each at its own resolution.
 
     The sandwich rule (Yu & Huang 2019; BigNAS, Yu et al. 2020). The largest comes first, so that it can teach the rest.
+    Without the smallest this is the step of supernet fine-tuning (InstaTune, Sarah et al. 2023).
     """
 
     n_random: int = 2
+    draw: Draw = field(default_factory=Evenly)
+    smallest: bool = True
     largest_first = True
 
     def __post_init__(self) -> None:
@@ -76,5 +117,8 @@ class Sandwich:
             raise ValueError(f"a sandwich cannot have {self.n_random} random sub-networks; the least is 0")
 
     def __call__(self, space: SearchSpace, seed: int, step: int) -> list[Architecture]:
-        between = space.sample(self.n_random, np.random.default_rng((seed, step)))
-        return [space.largest, *between, space.smallest]
+        return self.around(space, self.draw(space, self.n_random, seed, step))
+
+    def around(self, space: SearchSpace, drawn: Sequence[Architecture]) -> list[Architecture]:
+        """A step with these in the random places."""
+        return [space.largest, *drawn, *([space.smallest] if self.smallest else [])]

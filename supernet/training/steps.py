@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from supernet.architecture import Architecture
@@ -14,7 +16,7 @@ from supernet.calibration import batch_norms, batch_statistics
 from supernet.images import resize
 from supernet.training.losses import Loss
 
-__all__ = ["accumulate_gradients", "freeze"]
+__all__ = ["accumulate_gradients", "freeze", "mean_losses", "seeded"]
 
 
 def accumulate_gradients(
@@ -26,6 +28,11 @@ def accumulate_gradients(
     progress: float = 0.0,
     teacher: nn.Module | None = None,
     regularise: Literal["all", "largest"] = "all",
+    *,
+    accumulation: int = 1,
+    split_batch: bool = False,
+    autocast: torch.dtype | None = None,
+    backward: Callable[[Tensor], None] = Tensor.backward,
 ) -> Tensor:
     """Add the gradients of every architecture's loss to the parameters; returns the losses (n_archs,), detached.
 
@@ -36,32 +43,112 @@ def accumulate_gradients(
     Args:
         supernet: `supernet(images, arch)` gives logits (n, n_classes).
         images: (n, channels, height, width); resized to each architecture's resolution.
-        labels: (n,) integers.
+        labels: (n,) integers, or (n, n_classes) shares.
         archs: the architectures of the step, in order; the first is the in-place teacher where `loss` wants one.
         loss: see `Loss`.
         progress: share of the phase that is done.
         teacher: a network from `freeze`, for losses that want a frozen one; it is fed the same images.
         regularise: "largest" trains all architectures but the first without dropout.
+        accumulation: the images are taken in so many equal parts, one after the other, and gradients averaged over
+            them; every part has BatchNorm statistics of its own.
+        split_batch: every architecture has its own equal share of the images, and the gradient is the mean over all of
+            them (SortedNet, Valipour et al. 2023).
+        autocast: type of the activations; None: that of the weights.
+        backward: adds the gradients of a loss; `Tensor.backward`, or that after scaling.
+
+    Raises:
+        ValueError: the images cannot be shared out equally, or a loss wants the logits that a sub-network with other
+            images has.
     """
-    inputs: dict[int, tuple[Tensor, Tensor | None]] = {}  # by resolution: sub-networks of a step often share it
+    if split_batch and loss.teacher == "in place":
+        raise ValueError("in-place distillation needs all sub-networks of a step on the same images; not split_batch")
+    n_shares = accumulation * (len(archs) if split_batch else 1)
+    if len(images) % n_shares:
+        raise ValueError(
+            f"a process has {len(images)} images per step, which cannot be shared out equally in {n_shares}: "
+            f"data.batch_size must be a multiple of {n_shares} times the number of processes"
+        )
+    parts = zip(images.chunk(accumulation), labels.chunk(accumulation), strict=True)
+    total = torch.zeros(len(archs), device=images.device)
+    for part_images, part_labels in parts:
+        total += _one_pass(
+            supernet, part_images, part_labels, archs, loss, progress, teacher, regularise, n_shares, split_batch,
+            autocast, backward,
+        )  # fmt: skip
+    return total / accumulation if accumulation > 1 else total
+
+
+def _one_pass(
+    supernet: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    archs: Sequence[Architecture],
+    loss: Loss,
+    progress: float,
+    teacher: nn.Module | None,
+    regularise: Literal["all", "largest"],
+    n_shares: int,
+    split_batch: bool,
+    autocast: torch.dtype | None,
+    backward: Callable[[Tensor], None],
+) -> Tensor:
+    """The gradients over one micro-batch, each divided by `n_shares`; returns the losses (n_archs,)."""
+    inputs: dict[tuple[int, int], tuple[Tensor, Tensor | None]] = {}  # sub-networks of a step often share a resolution
     in_place: Tensor | None = None
     losses = []
+    shares = list(zip(images.chunk(len(archs)), labels.chunk(len(archs)), strict=True)) if split_batch else None
     with ExitStack() as without_dropout:
         for i, arch in enumerate(archs):
             if i == 1 and regularise == "largest":
                 without_dropout.enter_context(batch_statistics(supernet))
-            if arch.resolution not in inputs:
-                resized = resize(images, arch.resolution)
-                with torch.no_grad():
-                    inputs[arch.resolution] = resized, None if teacher is None else teacher(resized)
-            resized, frozen = inputs[arch.resolution]
-            logits = supernet(resized, arch)
-            value = loss(logits, labels, in_place if loss.teacher == "in place" else frozen, progress)
-            value.backward()
+            share, (own_images, own_labels) = (i, shares[i]) if shares is not None else (0, (images, labels))
+            key = share, arch.resolution
+            if key not in inputs:
+                resized = resize(own_images, arch.resolution)
+                with torch.no_grad(), _autocast(images.device, autocast):
+                    inputs[key] = resized, None if teacher is None else teacher(resized).float()
+            resized, frozen = inputs[key]
+            with _autocast(images.device, autocast):
+                logits = supernet(resized, arch).float()
+            value = loss(logits, own_labels, in_place if loss.teacher == "in place" else frozen, progress)
+            backward(value / n_shares if n_shares > 1 else value)
             losses.append(value.detach())
             if i == 0:
                 in_place = logits.detach()
     return torch.stack(losses)
+
+
+@torch.no_grad()
+def mean_losses(
+    supernet: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    archs: Sequence[Architecture],
+    loss: Loss,
+    progress: float = 0.0,
+    teacher: nn.Module | None = None,
+    *,
+    accumulation: int = 1,
+    autocast: torch.dtype | None = None,
+) -> NDArray[np.float64]:
+    """Losses (n_archs,) as `accumulate_gradients` would have them without dropout, with nothing trained by it.
+
+    Where the teacher is the largest network of the step there is none yet: the loss is that of the labels.
+    """
+    totals = np.zeros(len(archs))
+    buffers = list(supernet.buffers())
+    before = [buffer.clone() for buffer in buffers]
+    with batch_statistics(supernet):
+        for part_images, part_labels in zip(images.chunk(accumulation), labels.chunk(accumulation), strict=True):
+            for i, arch in enumerate(archs):
+                resized = resize(part_images, arch.resolution)
+                with _autocast(images.device, autocast):
+                    logits = supernet(resized, arch).float()
+                    frozen = None if teacher is None else teacher(resized).float()
+                totals[i] += float(loss(logits, part_labels, frozen, progress))
+    for buffer, value in zip(buffers, before, strict=True):  # running statistics, also those of norms of one's own
+        buffer.copy_(value)
+    return totals / accumulation
 
 
 def freeze(module: nn.Module) -> nn.Module:
@@ -74,3 +161,18 @@ def freeze(module: nn.Module) -> nn.Module:
         norm.training = True
         norm.track_running_stats = False
     return module
+
+
+@contextmanager
+def seeded(device: torch.device, *key: int) -> Iterator[None]:
+    """Inside, torch's own random numbers (dropout) follow from the key; outside they go on as if nothing happened."""
+    number = int(np.random.SeedSequence(key).generate_state(1)[0])
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.default_generator.manual_seed(number)
+        if device.type == "cuda":
+            torch.cuda.manual_seed(number)
+        yield
+
+
+def _autocast(device: torch.device, dtype: torch.dtype | None) -> torch.autocast:
+    return torch.autocast(device.type, dtype, enabled=dtype is not None)

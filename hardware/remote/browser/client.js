@@ -19,7 +19,7 @@ export class Client {
    * @param {string} device.hardware what this is, for people and for the fingerprint
    * @param {string} device.browser name and major version
    * @param {"wasm" | "webgpu"} device.provider
-   * @param {(name: string) => Promise<object>} device.load the runtime, ready to use
+   * @param {(files: {script: string, wasm: string}) => Promise<object>} device.load the runtime, ready to use
    * @param {(event: object) => void} device.show what to tell the person in front of it
    * @param {{getItem: Function, setItem: Function}} device.memory that outlives this client
    * @param {{hidden: boolean, shown: () => Promise<void>}} device.view whether anybody sees the page

@@ -20,10 +20,10 @@ const client = new Client({
   show: (event) => {
     if (event.type !== "turn") console.log(JSON.stringify(event));
   },
-  load: async (name) => {
-    const ort = await import(pathToFileURL(path.join(folder, path.basename(name))).href);
+  load: async ({ script, wasm }) => {
+    const ort = await import(pathToFileURL(path.join(folder, path.basename(script))).href);
     ort.env.wasm.numThreads = 1;
-    ort.env.wasm.wasmBinary = fs.readFileSync(path.join(folder, "ort-wasm-simd-threaded.wasm"));
+    ort.env.wasm.wasmBinary = fs.readFileSync(path.join(folder, path.basename(wasm)));
     return ort;
   },
 });

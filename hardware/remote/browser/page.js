@@ -80,6 +80,7 @@ const events = {
     chip("measuring", "busy");
     say(`measuring ${jobs.length} network${jobs.length === 1 ? "" : "s"} side by side, in random order`);
     find("group").value = 0;
+    find("group").hidden = false;
     find("networks").replaceChildren(...jobs.map(({ key, label }) => element("li", element("code", key), element("span", label))));
   },
   turn: ({ share }) => (find("group").value = share),
@@ -111,7 +112,7 @@ function showProgress(progress) {
     chip("all measured", "good");
     say("Everything planned is measured. New plans are measured as soon as they are made, while this page is open.");
     find("networks").replaceChildren();
-    find("group").value = 0;
+    find("group").hidden = true;
   }
   showTimeLeft();
 }

@@ -25,11 +25,11 @@ async function start({ memory, visible, ...device }) {
         postMessage({ type: "remember", key, value });
       },
     },
-    async load(name) {
+    async load({ script, wasm }) {
       show({ type: "runtime" });
-      const ort = await import(name);
+      const ort = await import(`/runtime/${script}`);
       ort.env.wasm.numThreads = 1;
-      ort.env.wasm.wasmPaths = `${device.address}/runtime/`;
+      ort.env.wasm.wasmPaths = { wasm: `/runtime/${wasm}` };
       return ort;
     },
   });

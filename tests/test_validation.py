@@ -9,9 +9,9 @@ from experiments.report import write_training_picture
 from experiments.report.pictures import training_picture
 from experiments.run_folder import RunFolder
 from experiments.tensorboard_log import tensorboard_log
-from experiments.validating import EpochValidation, middle_architecture
+from experiments.validation import Validation, validated_archs
 from supernet.calibration import evaluate, recalibrate
-from supernet.training import Epoch, Progress
+from supernet.training import Epoch, Progress, World
 
 EPOCHS = [
     {"phase": "largest", "loss": {"largest": 2.0}, "validation": {"largest": 0.3, "middle": 0.1, "smallest": 0.1}},
@@ -21,23 +21,15 @@ EPOCHS = [
 
 def test_the_accuracies_are_those_of_recalibrated_subnetworks(finished_run) -> None:
     run = RunFolder(finished_run)
-    validation = EpochValidation(run)
+    archs, settings = validated_archs(run.supernet), run.recipe.score
+    validation = Validation(archs, run.data, settings.calibration_images, settings.batch_size, World())
     found = validation(run.supernet)
-    assert list(found) == ["smallest", "middle", "largest"]
-    settings = run.recipe.score
+    assert list(found) == ["largest", "middle", "smallest"]
     calibration = list(run.data.calibration_batches(settings.calibration_images, settings.batch_size))
     images = list(run.data.evaluation_batches("validation", settings.batch_size))
-    for name, arch in validation.archs.items():
+    for name, arch in archs.items():
         subnet = recalibrate(run.supernet.extract(arch), calibration, arch.resolution)
         assert found[name] == pytest.approx(evaluate(subnet, images, arch.resolution).accuracy, abs=1e-6)
-
-
-def test_middle_is_half_way_between_the_ends(small_supernet) -> None:
-    space, macs = small_supernet.space, small_supernet.macs
-    middle = middle_architecture(space, macs, seed=0)
-    low, count, high = macs(space.encode([space.smallest, middle, space.largest]))
-    assert abs(count - (low + high) / 2) < 0.05 * (high - low)
-    assert middle == middle_architecture(space, macs, seed=0)
 
 
 def test_pictures_show_every_phase_and_kind(tmp_path) -> None:
@@ -52,10 +44,10 @@ def test_pictures_show_every_phase_and_kind(tmp_path) -> None:
 def test_tensorboard_reads_what_was_logged(tmp_path) -> None:
     events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     for first, losses in ((0, (3.0, 2.0)), (20, (1.0,))):  # the second run begins again at step 20
-        with tensorboard_log(tmp_path, first) as log:
+        with tensorboard_log(tmp_path) as log:
             for number, loss in enumerate(losses):
                 log.step(Progress("one", 0, 1, first + 20 * number, 40, 0.1, {"largest": loss}, 100.0))
-    with tensorboard_log(tmp_path, 40) as log:
+    with tensorboard_log(tmp_path) as log:
         log.epoch(Epoch(0, "one", 40, 0.1, {"largest": 1.0}, 100.0, {"largest": 0.5}))
     accumulator = events.EventAccumulator(str(tmp_path))
     accumulator.Reload()

@@ -1,0 +1,151 @@
+"""The phases of training that a recipe asks for, of the supernet and of one network alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import overload
+
+from experiments.recipe import Recipe
+from experiments.training_settings import (
+    FineTuningSettings,
+    ImitationSettings,
+    ProgressiveShrinkingSettings,
+    SamplingSettings,
+    ScheduleSettings,
+    SingleStageSettings,
+)
+from supernet.nested import NestedFamily
+from supernet.space import SearchSpace
+from supernet.training import (
+    AdaptiveSampler,
+    AlphaDivergence,
+    Attentive,
+    Draw,
+    Evenly,
+    Imitation,
+    MacBins,
+    MeanSquare,
+    Nested,
+    Phase,
+    Sandwich,
+    Schedule,
+    Shift,
+    SoftLabels,
+    Uniform,
+    fine_tuning,
+    plain,
+    progressive_shrinking,
+    random_sampling,
+    single_stage,
+    with_draw,
+)
+from supernet.training.draws import CountsMacs
+
+__all__ = ["alone_phases", "training_phases"]
+
+
+def training_phases(recipe: Recipe, supernet: CountsMacs) -> tuple[Phase, ...]:
+    """The phases of the supernet's training.
+
+    Raises:
+        ValueError: the recipe does not fit the space of the supernet.
+    """
+    sampling = recipe.training.sampling
+    return with_draw(_phases(recipe, supernet.space), _draw(sampling, supernet), _adapt(sampling))
+
+
+def alone_phases(recipe: Recipe, supernet: CountsMacs, space: SearchSpace, epochs: int | None = None) -> tuple[Phase]:
+    """Phases of `space`'s largest network alone, trained like the supernet: as many epochs, and its highest rate."""
+    phases = _phases(recipe, supernet.space)
+    schedule = Schedule(
+        epochs or sum(phase.schedule.epochs for phase in phases),
+        max(phase.schedule.peak_lr for phase in phases),
+        phases[0].schedule.warmup_epochs,
+        phases[0].schedule.warmup_lr,
+    )
+    return plain(space, schedule, recipe.training.label_smoothing, phases[-1].clip)
+
+
+def _phases(recipe: Recipe, space: SearchSpace) -> tuple[Phase, ...]:
+    training = recipe.training
+    smoothing, imitation = training.label_smoothing, _imitation(training.imitation)
+    largest = _schedule(training.largest)
+    if isinstance(training, SingleStageSettings):
+        return single_stage(
+            space,
+            _schedule(training.schedule),
+            n_random=training.n_random,
+            label_weight=training.label_weight,
+            warmup=largest,
+            label_smoothing=smoothing,
+            clip=training.clip,
+            imitation=imitation,
+        )
+    if isinstance(training, ProgressiveShrinkingSettings):
+        return progressive_shrinking(
+            space,
+            largest=largest,
+            full=_schedule(training.full),
+            step=_schedule(training.step),
+            last_step=_schedule(training.last_step),
+            subnets=training.subnets.model_dump(),
+            distillation_weight=training.distillation_weight,
+            label_smoothing=smoothing,
+            imitation=imitation,
+        )
+    if isinstance(training, FineTuningSettings):
+        return fine_tuning(
+            space,
+            _schedule(training.schedule),
+            n_random=training.n_random,
+            teacher="frozen" if training.teacher == "frozen" else "in place",
+            distillation_weight=training.distillation_weight,
+            largest=largest,
+            label_smoothing=smoothing,
+            clip=training.clip,
+            imitation=imitation,
+        )
+    return random_sampling(
+        space,
+        _schedule(training.schedule),
+        n=training.n,
+        distillation_weight=training.distillation_weight,
+        largest=largest,
+        label_smoothing=smoothing,
+        clip=training.clip,
+        split_batch=training.split_batch,
+        imitation=imitation,
+    )
+
+
+def _draw(sampling: SamplingSettings, supernet: CountsMacs) -> Draw | None:
+    if sampling.draw == "mac_bins":
+        return MacBins(supernet, sampling.n_bins, sampling.prior)
+    if sampling.draw == "nested":
+        return Nested(NestedFamily.between(supernet.space, sampling.levels), sampling.level_weights)
+    return Evenly("architectures") if sampling.draw == "architectures" else None
+
+
+def _adapt(sampling: SamplingSettings) -> Callable[[Uniform | Sandwich], AdaptiveSampler] | None:
+    if sampling.attentive is not None:
+        return partial(Attentive, candidates=sampling.attentive.candidates, train=sampling.attentive.train)
+    if sampling.shift is not None:
+        return partial(Shift, **sampling.shift.model_dump())
+    return None
+
+
+def _imitation(settings: ImitationSettings) -> Imitation:
+    if settings.kind == "alpha_divergence":
+        return AlphaDivergence(settings.alphas, settings.clamp, settings.weight)
+    return MeanSquare() if settings.kind == "mean_square" else SoftLabels()
+
+
+@overload
+def _schedule(settings: ScheduleSettings) -> Schedule: ...
+@overload
+def _schedule(settings: ScheduleSettings | None) -> Schedule | None: ...
+def _schedule(settings: ScheduleSettings | None) -> Schedule | None:
+    if settings is None:
+        return None
+    return Schedule(settings.epochs, settings.peak_lr, settings.warmup_epochs, settings.warmup_lr)

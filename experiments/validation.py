@@ -1,0 +1,63 @@
+"""Validation while training: how the smallest, a middle and the largest sub-network do after an epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from experiments.data.image_data import ImageData
+from supernet.architecture import Architecture
+from supernet.calibration import evaluate, recalibrate
+from supernet.protocol import Supernet
+from supernet.timm_supernet import TimmSupernet
+from supernet.training import World
+
+__all__ = ["Validation", "validated_archs"]
+
+_N_DRAWN = 101
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Accuracy in [0, 1] of sub-networks on the validation split, each extracted and recalibrated; by name.
+
+    Attributes:
+        archs: the sub-networks.
+        data: the images.
+        calibration_images: training images that set the BatchNorm statistics.
+        batch_size: images per batch of calibration and evaluation.
+        world: the processes that share out the sub-networks: a call returns those of this process.
+    """
+
+    archs: Mapping[str, Architecture]
+    data: ImageData
+    calibration_images: int
+    batch_size: int
+    world: World
+
+    def __call__(self, supernet: Supernet) -> dict[str, float]:
+        names = list(self.archs)[self.world.rank :: self.world.size]
+        return {name: self._accuracy(supernet, self.archs[name]) for name in names}
+
+    def _accuracy(self, supernet: Supernet, arch: Architecture) -> float:
+        subnet = supernet.extract(arch)
+        recalibrate(
+            subnet, self.data.calibration_batches(self.calibration_images, self.batch_size), resolution=arch.resolution
+        )
+        batches = self.data.evaluation_batches("validation", self.batch_size)
+        return evaluate(subnet, batches, resolution=arch.resolution).accuracy
+
+
+def validated_archs(supernet: Supernet) -> dict[str, Architecture]:
+    """The largest, a middle and the smallest sub-network; the largest alone where there is no other.
+
+    The middle one has the median MACs of some that are drawn, always the same.
+    """
+    space = supernet.space
+    if space.size == 1 or not isinstance(supernet, TimmSupernet):
+        return {"largest": space.largest}
+    drawn = space.sample(_N_DRAWN, np.random.default_rng(0))
+    order = np.argsort(supernet.macs(space.encode(drawn)), kind="stable")
+    return {"largest": space.largest, "middle": drawn[order[_N_DRAWN // 2]], "smallest": space.smallest}

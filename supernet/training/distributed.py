@@ -1,0 +1,208 @@
+"""Processes that train together: who is among them, and the few things that they tell each other."""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+__all__ = ["LostProcessError", "World", "agree", "average_gradients", "join"]
+
+# torchrun sees at once that a process has died and ends the others; this is for whoever only hangs. It must be longer
+# than a validation, for which the processes without a part of it wait.
+_TIMEOUT = timedelta(hours=1)
+_CPU = torch.device("cpu")
+
+
+class LostProcessError(ConnectionError):
+    """Another process of the run is gone; the last checkpoint is sound."""
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes of one training run, and which of them this one is.
+
+    Attributes:
+        rank: number of this process, from 0. The first one prints, logs and writes.
+        size: number of processes; 1 without torchrun.
+        local_rank: number of this process on its machine.
+        device: where this process computes and talks.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    device: torch.device = _CPU
+
+    @property
+    def is_first(self) -> bool:
+        return self.rank == 0
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """The sum over all processes, in place; the same bits on each."""
+        if self.size > 1:
+            _talk(lambda: dist.all_reduce(tensor))
+        return tensor
+
+    def gather(self, tensor: Tensor) -> Tensor:
+        """The tensors of all processes, which must have one shape: (size, *shape)."""
+        if self.size == 1:
+            return tensor[None]
+        parts = [torch.empty_like(tensor) for _ in range(self.size)]
+        _talk(lambda: dist.all_gather(parts, tensor.contiguous()))
+        return torch.stack(parts)
+
+    def spread(self, tensors: Sequence[Tensor]) -> None:
+        """Overwrite the tensors by those of the first process."""
+        if self.size > 1:
+            for tensor in tensors:
+                _talk(partial(dist.broadcast, tensor.detach(), 0))
+
+    def share(self, make: Callable[[], bytes | None]) -> bytes | None:
+        """What `make` returns on the first process, which alone calls it.
+
+        Raises:
+            Exception: what `make` raised, on the first process.
+            SystemExit: on the others; the first one says why.
+        """
+        if self.size == 1:
+            return make()
+        content, error = b"", None
+        length = -1
+        if self.is_first:
+            try:
+                made = make()
+                content, length = made or b"", -1 if made is None else len(made)
+            except Exception as raised:
+                error, length = raised, -2
+        header = torch.tensor([length], device=self.device)
+        self.spread([header])
+        if error is not None:
+            raise error
+        length = int(header)
+        if length == -2:
+            raise SystemExit(2)
+        if length == -1:
+            return None
+        buffer = torch.empty(length, dtype=torch.uint8, device=self.device)
+        if self.is_first:
+            buffer.copy_(torch.frombuffer(bytearray(content), dtype=torch.uint8) if content else buffer)
+        self.spread([buffer])
+        return content if self.is_first else buffer.cpu().numpy().tobytes()
+
+    def merge(self, part: Mapping[str, float]) -> dict[str, float]:
+        """The entries of all processes by name; where several have the same, that of the first of them."""
+        if self.size == 1:
+            return dict(sorted(part.items()))
+        text = torch.frombuffer(bytearray(json.dumps(dict(part)).encode()), dtype=torch.uint8).to(self.device)
+        lengths = self.gather(torch.tensor([len(text)], device=self.device)).flatten().tolist()
+        padded = torch.zeros(max(lengths), dtype=torch.uint8, device=self.device)
+        padded[: len(text)] = text
+        texts = self.gather(padded).cpu().numpy()
+        merged: dict[str, float] = {}
+        for row, length in reversed(list(zip(texts, lengths, strict=True))):
+            merged |= json.loads(row[:length].tobytes())
+        return dict(sorted(merged.items()))
+
+    def barrier(self) -> None:
+        """Wait until every process has come here."""
+        self.sum(torch.zeros(1, device=self.device)).cpu()
+
+
+@contextmanager
+def join() -> Iterator[World]:
+    """The processes that torchrun started; alone where it did not start this one.
+
+    Talks through nccl where there is a GPU and through gloo where not. A process that fails leaves without waiting for
+    the others.
+
+    Raises:
+        ValueError: there are more processes than GPUs on this machine.
+    """
+    if not {"RANK", "WORLD_SIZE", "MASTER_ADDR"} <= os.environ.keys():
+        yield World(device=torch.device("cuda", 0) if torch.cuda.is_available() else _CPU)
+        return
+    local_rank, device = int(os.environ.get("LOCAL_RANK", "0")), _CPU
+    if torch.cuda.is_available():
+        if local_rank >= torch.cuda.device_count():
+            raise ValueError(
+                f"process {local_rank} has no GPU: this machine has {torch.cuda.device_count()}; "
+                "lower --nproc-per-node, or hide the GPUs with CUDA_VISIBLE_DEVICES="
+            )
+        device = torch.device("cuda", local_rank)
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_TIMEOUT)
+    world = World(dist.get_rank(), dist.get_world_size(), local_rank, device)
+    yield world
+    world.barrier()  # the first process may still have been writing
+    dist.destroy_process_group()
+
+
+def agree(
+    world: World, module: nn.Module, n_images: int, wishes: Sequence[bool], losses: Tensor
+) -> tuple[list[bool], Tensor]:
+    """What all processes know after one short message: which wishes any of them has, and the mean losses (n_archs,).
+
+    Raises:
+        ValueError: the processes have gradients for different parameters, or different numbers of images, so that
+            averaging would mix them up.
+    """
+    if world.size == 1:
+        return list(wishes), losses
+    has_gradient = np.array([parameter.grad is not None for parameter in module.parameters()])
+    # 16 bits, so that the sums of squares below are exact.
+    mark = zlib.crc32(np.packbits(has_gradient).tobytes(), n_images) & 0xFFFF
+    numbers = torch.tensor([mark, mark**2, *wishes], dtype=torch.float64, device=losses.device)
+    message = world.sum(torch.cat([numbers, losses.double()]))
+    total, squares, *granted = message[: len(numbers)].tolist()
+    if world.size * squares != total**2:
+        raise ValueError(
+            "the processes trained different blocks, or on different numbers of images, in one step; architectures "
+            "and batch sizes must follow from the seed and the step alone"
+        )
+    return [wish > 0 for wish in granted], (message[len(numbers) :] / world.size).to(losses.dtype)
+
+
+def average_gradients(world: World, module: nn.Module) -> int:
+    """Replace every gradient that exists by its mean over all processes; returns the bytes that were sent.
+
+    One message per type of number. Which parameters have a gradient follows from the architectures of the step, which
+    are the same everywhere, so nothing is scanned for and blocks that did not run are not sent.
+    """
+    if world.size == 1:
+        return 0
+    gradients: dict[torch.dtype, list[Tensor]] = {}
+    for parameter in module.parameters():
+        if parameter.grad is not None:
+            gradients.setdefault(parameter.grad.dtype, []).append(parameter.grad)
+    n_bytes = 0
+    for group in gradients.values():
+        flat = torch.cat([gradient.flatten() for gradient in group])
+        world.sum(flat).div_(world.size)
+        parts = flat.split([gradient.numel() for gradient in group])
+        for gradient, part in zip(group, parts, strict=True):
+            gradient.copy_(part.view(gradient.shape))
+        n_bytes += flat.numel() * flat.element_size()
+    return n_bytes
+
+
+def _talk(message: Callable[[], Any]) -> None:
+    try:
+        message()
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0][:120]
+        raise LostProcessError(
+            f"another process of this run does not answer ({reason}); the same command carries on from the last "
+            "checkpoint"
+        ) from error

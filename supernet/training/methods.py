@@ -1,0 +1,103 @@
+"""Methods of training in one go: plain, single stage, fine-tuning of a pretrained network, and random sampling."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from supernet.space import SearchSpace
+from supernet.training.imitation import Imitation, SoftLabels
+from supernet.training.losses import CrossEntropy, Distillation, InPlaceDistillation
+from supernet.training.phases import Phase, Schedule
+from supernet.training.samplers import Largest, Sandwich, Uniform
+
+__all__ = ["fine_tuning", "plain", "random_sampling", "single_stage"]
+
+
+def plain(
+    space: SearchSpace, schedule: Schedule, label_smoothing: float = 0.1, clip: float | None = None
+) -> tuple[Phase]:
+    """Ordinary training of the largest network, as for a baseline: one phase."""
+    return (Phase("plain", space, schedule, Largest(), CrossEntropy(label_smoothing), clip=clip),)
+
+
+def single_stage(
+    space: SearchSpace,
+    schedule: Schedule,
+    n_random: int = 2,
+    label_weight: tuple[float, float] = (1.0, 0.0),
+    warmup: Schedule | None = None,
+    label_smoothing: float = 0.1,
+    clip: float | None = 1.0,
+    imitation: Imitation | None = None,
+) -> tuple[Phase, ...]:
+    """Sandwich rule with in-place distillation (BigNAS, Yu et al. 2020; AttentiveNAS, Wang et al. 2021).
+
+    Every step trains the largest network on labels, then `n_random` random ones and the smallest on its logits, with
+    the labels at the weights `label_weight` from the first to the last step; only the largest is regularised.
+    `warmup` is a phase of the largest network alone before that: it matters for short trainings.
+    """
+    loss = InPlaceDistillation(label_weight, label_smoothing, imitation or SoftLabels())
+    sandwich = Phase("sandwich", space, schedule, Sandwich(n_random), loss, clip=clip, regularise="largest")
+    return (*_largest(space, warmup, label_smoothing, clip), sandwich)
+
+
+def fine_tuning(
+    space: SearchSpace,
+    schedule: Schedule,
+    n_random: int = 1,
+    teacher: Literal["in place", "frozen"] = "in place",
+    distillation_weight: float = 1.0,
+    largest: Schedule | None = None,
+    label_smoothing: float = 0.1,
+    clip: float | None = None,
+    imitation: Imitation | None = None,
+) -> tuple[Phase, ...]:
+    """Fine-tuning of a pretrained network, with sub-networks trained beside it (InstaTune, Sarah et al. 2023).
+
+    Heads, neurons and channels are sorted by importance once. Then every step trains the full network on the labels,
+    and `n_random` drawn ones on the labels plus the logits of the teacher: of the full network in the same step, or of
+    the network as it was before; only the full network is regularised. `largest` is a phase of the full network alone
+    before that, for a frozen teacher that has to learn the labels first.
+    """
+    loss = Distillation(distillation_weight, label_smoothing, teacher, imitation or SoftLabels())
+    sampler = Sandwich(n_random, smallest=False)
+    tuned = Phase("fine-tuning", space, schedule, sampler, loss, sort="all", clip=clip, regularise="largest")
+    return (*_largest(space, largest, label_smoothing, clip), tuned)
+
+
+def random_sampling(
+    space: SearchSpace,
+    schedule: Schedule,
+    n: int = 1,
+    distillation_weight: float = 0.0,
+    largest: Schedule | None = None,
+    label_smoothing: float = 0.1,
+    clip: float | None = None,
+    split_batch: bool = False,
+    imitation: Imitation | None = None,
+) -> tuple[Phase, ...]:
+    """`n` drawn sub-networks in every step and nothing else (single path one-shot, Guo et al. 2020; SortedNet).
+
+    They learn from the labels, and with a `distillation_weight` from the frozen network that the phase of the largest
+    network alone, `largest`, leaves.
+
+    Raises:
+        ValueError: distillation without that phase.
+    """
+    if distillation_weight and largest is None:
+        raise ValueError(
+            f"distillation_weight {distillation_weight:g} needs a trained teacher: give `largest`, or weight 0"
+        )
+    loss = CrossEntropy(label_smoothing)
+    if distillation_weight:
+        loss = Distillation(distillation_weight, label_smoothing, "frozen", imitation or SoftLabels())
+    sampled = Phase("random", space, schedule, Uniform(n), loss, clip=clip, split_batch=split_batch)
+    return (*_largest(space, largest, label_smoothing, clip), sampled)
+
+
+def _largest(
+    space: SearchSpace, schedule: Schedule | None, label_smoothing: float, clip: float | None
+) -> tuple[Phase, ...]:
+    if schedule is None:
+        return ()
+    return (Phase("largest", space, schedule, Largest(), CrossEntropy(label_smoothing), clip=clip),)

@@ -1,0 +1,72 @@
+"""The measuring process: kept on its cores, told of interruptions, and afterwards as it was."""
+
+import gc
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from hardware.process import interruptions, quietest_cores, undisturbed
+
+needs_affinity = pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="threads cannot be kept on cores here")
+
+
+@needs_affinity
+def test_everything_is_afterwards_as_it_was():
+    before = os.sched_getaffinity(0)
+    core = max(before)
+    with pytest.raises(KeyboardInterrupt), undisturbed([core]):
+        assert os.sched_getaffinity(0) == {core}
+        assert not gc.isenabled()
+        raise KeyboardInterrupt
+    assert os.sched_getaffinity(0) == before
+    assert gc.isenabled()
+
+
+@needs_affinity
+def test_without_cores_a_thread_runs_where_it_likes():
+    before = os.sched_getaffinity(0)
+    with undisturbed(()):
+        assert os.sched_getaffinity(0) == before
+
+
+@needs_affinity
+def test_sharing_a_core_with_another_program_is_noticed():
+    core = min(os.sched_getaffinity(0))
+    script = f"import os\nos.sched_setaffinity(0, {{{core}}})\nprint('ready', flush=True)\nwhile True: pass"
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as busy, undisturbed([core]):
+        assert busy.stdout is not None and busy.stdout.readline()
+        before, end = interruptions(), time.perf_counter() + 10
+        while interruptions() == before and time.perf_counter() < end:
+            pass
+        busy.kill()
+    assert interruptions() > before
+
+
+def stat(path: Path, *busy: int) -> None:
+    """A /proc/stat whose cores were busy for so many ticks; the one that is busy in user mode is so at last."""
+    lines = ["cpu  0 0 0 0 0 0 0 0 0 0"]
+    lines += [f"cpu{i} {ticks // 2} 0 {ticks - ticks // 2} {1000 - ticks} 7 0 0 0 0 0" for i, ticks in enumerate(busy)]
+    path.write_text("\n".join([*lines, "intr 5 6 7", ""]))
+
+
+@needs_affinity
+def test_the_core_that_was_used_least_is_chosen(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2})
+    path = tmp_path / "stat"
+    stat(path, 500, 100, 300)  # since the machine was started; only what is added counts
+    timer = threading.Timer(0.02, stat, (path, 505, 190, 301))
+    timer.start()
+    assert quietest_cores(2, seconds=0.2, stat=path) == (2, 0)
+    timer.join()
+    assert quietest_cores(3, stat=path) == ()  # nothing to choose
+    assert quietest_cores(1, stat=tmp_path / "none") == ()
+
+
+def test_this_machine_is_asked():
+    cores = quietest_cores(1, seconds=0.02)
+    assert len(cores) <= 1 and set(cores) <= set(range(os.cpu_count() or 1))
