@@ -67,7 +67,7 @@ class DeviceSettings(Section):
     """Torch on 'cuda': empty the GPU's cache before every call."""
     costs: tuple[Literal["memory", "energy"], ...] = ()
     """What else to measure of every network: 'memory' (the peak), 'energy' (of one call)."""
-    options: Annotated[dict[str, str | int | float | bool], Field(default_factory=dict)]
+    options: dict[str, str | int | float | bool] = Field(default_factory=dict)
     """Whatever the runtime of an installed package understands beyond this."""
 
     @model_validator(mode="after")

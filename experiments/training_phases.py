@@ -148,4 +148,4 @@ def _schedule(settings: ScheduleSettings | None) -> Schedule | None: ...
 def _schedule(settings: ScheduleSettings | None) -> Schedule | None:
     if settings is None:
         return None
-    return Schedule(settings.epochs, settings.peak_lr, settings.warmup_epochs, settings.warmup_lr)
+    return Schedule(**settings.model_dump())

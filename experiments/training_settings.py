@@ -27,7 +27,7 @@ _EPOCHS_LABEL_FREE = 30  # as in supernet.training.phases
 
 
 class ScheduleSettings(Section):
-    """Epochs and learning rate: linear warm-up, then a cosine to 0."""
+    """Epochs and learning rate: linear warm-up, then a cosine."""
 
     epochs: Count
     """Epochs, the warm-up included."""
@@ -37,6 +37,8 @@ class ScheduleSettings(Section):
     """Epochs of the warm-up."""
     warmup_lr: Annotated[float, Field(ge=0)] = 0.0
     """Learning rate at the beginning of the warm-up."""
+    final_share: Share = 0.0
+    """Share of the highest learning rate at which the cosine ends; BigNAS keeps 0.05."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

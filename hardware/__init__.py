@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from hardware.interleaving import measure_interleaved
     from hardware.measurement import Measurement
     from hardware.onnx_export import ParityError, export_onnx, onnx_parity
-    from hardware.onnx_file import onnx_file
+    from hardware.onnx_workload import onnx_file
     from hardware.onnxruntime_profiler import OnnxRuntimeProfiler
     from hardware.openvino_profiler import OpenVinoProfiler
     from hardware.profiling import DeviceGoneError, Prepared, Profiler, Sampling, Workload
@@ -38,7 +38,7 @@ _MODULES = {
     "count_parameters": "counting",
     "export_onnx": "onnx_export",
     "measure_interleaved": "interleaving",
-    "onnx_file": "onnx_file",
+    "onnx_file": "onnx_workload",
     "onnx_parity": "onnx_export",
     "reference_workload": "reference",
 }

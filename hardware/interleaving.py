@@ -53,7 +53,8 @@ def measure_interleaved(
         state: clocks and the like, read before and after each group into the extras; ``throttled`` above 0 is warned
             of.
         interruptions: how often this process has lost its core so far.
-        choose_cores: the cores on which the measuring thread is to stay, for a number of threads; none: anywhere.
+        choose_cores: the cores on which the measuring thread is to stay, for a number of threads; none: anywhere, and
+            without precedence over other programs. See `undisturbed`.
 
     Raises:
         ValueError: the reference network does not run, or a workload does not and `failed` was not given.
@@ -212,7 +213,7 @@ class _Campaign:
         if self.cores is None:
             self.cores = self.choose_cores(self.device.threads)
         before = self._state()
-        with undisturbed(self.cores):
+        with undisturbed(self.cores, realtime=self.device.threads == 1):
             self._take_turns(courses)
         after = self._state()
         disturbed = self._disturbed()

@@ -18,7 +18,7 @@ from hardware.gpu import gpu_description, gpu_state
 from hardware.interleaving import measure_interleaved
 from hardware.measurement import Measurement
 from hardware.memory import peak_memory
-from hardware.onnx_file import Calibration, onnx_file
+from hardware.onnx_workload import Calibration, onnx_file
 from hardware.onnxruntime_session import GraphOptimization, OnnxProvider, SessionSettings
 from hardware.profiling import Cost, OnFailure, Prepared, Runner, Sampling, Workload
 from hardware.reference import reference_workload

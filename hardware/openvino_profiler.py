@@ -15,7 +15,7 @@ from hardware.device import Device, cpu_description
 from hardware.energy import energy_meter, joules_per_call
 from hardware.interleaving import measure_interleaved
 from hardware.measurement import Measurement
-from hardware.onnx_file import Calibration, onnx_file
+from hardware.onnx_workload import Calibration, onnx_file
 from hardware.profiling import Cost, OnFailure, Prepared, Sampling, Workload
 from hardware.reference import reference_workload
 

@@ -34,7 +34,8 @@ def compiled(module: nn.Module, images: Tensor, name: str) -> Call:
     try:
         call()
     except Exception as error:  # the compilers behind it raise what they like
-        reason = next((line for line in str(error).splitlines() if "error" in line.lower()), str(error)).strip()[:200]
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        reason = next((line for line in lines if "error" in line.lower()), lines[0])[:200]
         hint = "" if images.is_cuda else "; for a C++ compiler that is too old set ATEN_CPU_CAPABILITY=avx2"
         raise ValueError(f"torch cannot compile {name!r}: {reason}{hint}, or measure without compile") from error
     return call

@@ -28,6 +28,21 @@ def test_everything_is_afterwards_as_it_was():
 
 
 @needs_affinity
+def test_real_time_is_taken_where_it_is_allowed_and_given_back():
+    core, before = max(os.sched_getaffinity(0)), os.sched_getscheduler(0)
+    with undisturbed([core], realtime=True):
+        inside = os.sched_getscheduler(0) & ~os.SCHED_RESET_ON_FORK  # or as before, where it is not allowed
+        child = subprocess.run(
+            [sys.executable, "-c", "import os; print(os.sched_getscheduler(0))"], capture_output=True, text=True
+        )
+    assert inside in (os.SCHED_FIFO, before)
+    assert int(child.stdout) == os.SCHED_OTHER
+    assert os.sched_getscheduler(0) == before
+    with undisturbed((), realtime=True):  # without a core of its own it takes none from others
+        assert os.sched_getscheduler(0) == before
+
+
+@needs_affinity
 def test_without_cores_a_thread_runs_where_it_likes():
     before = os.sched_getaffinity(0)
     with undisturbed(()):

@@ -1,6 +1,8 @@
 """Profilers: real networks on this machine, in every runtime."""
 
 import gc
+from functools import partial
+from typing import Any
 
 import pytest
 import timm
@@ -94,6 +96,9 @@ def test_what_cannot_run_is_refused_in_one_line(tmp_path):
         (OnnxRuntimeProfiler("ort"), Workload("net", tmp_path / "missing.onnx", 32), "cannot load 'net'"),
         (TorchProfiler("torch"), Workload("net", model, 32), "ONNX file"),
         (OnnxRuntimeProfiler("ort", threads=0), SMALL, "threads 0"),
+        (OpenVinoProfiler("openvino"), Workload("net", b"no model", 32), "cannot load 'net'"),
+        (OpenVinoProfiler("openvino", batch_size=2), Workload("net", model, 32), "cannot run 'net' on images"),
+        (TorchProfiler("torch", flush_l2=True), SMALL, "need accelerator='cuda'"),
     ]
     if not torch.cuda.is_available():
         refusals.append((TorchProfiler("gpu", accelerator="cuda"), SMALL, "no CUDA GPU"))
@@ -101,6 +106,52 @@ def test_what_cannot_run_is_refused_in_one_line(tmp_path):
         with pytest.raises(ValueError, match=message) as caught:
             list(profiler.measure([workload]))
         assert "\n" not in str(caught.value)
+
+
+def test_a_compiled_network_is_measured():
+    reference = Workload("reference", nn.ReLU(), 8)
+    profiler = TorchProfiler("torch", compiled=True, reference=reference, sampling=Sampling(max_repeats=20))
+    (measurement,) = profiler.measure([Workload("net", nn.ReLU(), 16)])
+    assert measurement.device.options == ("compiled",) and measurement.median > 0
+
+
+def test_every_network_of_a_campaign_is_compiled_for_itself(monkeypatch):
+    """Nine of one class, one more than torch compiles of one function before it stops without an error."""
+    # What follows the tracing takes seconds for each network and does not matter here.
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    torch._dynamo.reset()
+    counters = torch._dynamo.utils.counters  # pyright: ignore[reportPrivateImportUsage]
+    counters.clear()
+    profiler = TorchProfiler("torch", compiled=True)
+    prepared = [profiler.prepare(Workload(str(i), nn.Conv2d(3, 4 + i, 3), 8)) for i in range(9)]
+    assert counters["stats"]["unique_graphs"] == len(prepared)
+    assert all(one.run(1) > 0 for one in prepared) and counters["stats"]["unique_graphs"] == len(prepared)
+    assert not counters["graph_break"]
+
+
+class Undecided(nn.Module):
+    """Depends on the values of the images, so it is no one graph."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.sum(dim=(2, 3)) if images.sum() > 0 else images.mean(dim=(2, 3))
+
+
+def test_what_would_not_be_compiled_as_a_whole_is_refused():
+    with pytest.raises(ValueError, match="torch cannot compile 'net'") as caught:
+        TorchProfiler("torch", compiled=True).prepare(Workload("net", Undecided(), 8))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_cuda_graphs_and_flushing_run():
+    """Replaying saves the launches, and an empty cache costs something."""
+    workload = Workload("net", timm.create_model("test_efficientnet"), 64)
+    choices: list[dict[str, Any]] = [{}, {"cuda_graph": True}, {"cuda_graph": True, "flush_l2": True}]
+    eager, graph, flushed = (
+        next(TorchProfiler("gpu", accelerator="cuda", sampling=QUICK, **more).measure([workload])).median
+        for more in choices
+    )
+    assert graph < eager and graph < flushed
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")

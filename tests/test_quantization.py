@@ -8,7 +8,7 @@ from torch import nn
 
 from hardware import OnnxRuntimeProfiler, Workload, export_onnx
 from hardware.onnx_accuracy import fixed_batches, onnx_accuracy
-from hardware.onnx_file import onnx_file
+from hardware.onnx_workload import onnx_file
 from hardware.quantization import is_quantized, quantize_onnx
 
 IMAGES = np.random.default_rng(0).standard_normal((40, 3, 16, 16), dtype=np.float32)

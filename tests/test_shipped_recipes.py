@@ -61,12 +61,12 @@ def test_progressive_shrinking_is_as_published_on_32_gpus() -> None:
     rows = [(p.name, *astuple(p.schedule), p.sampler, p.sort) for p in phases]
     assert recipe.data.batch_size == 32 * 64
     assert rows == [
-        ("largest", 180, 2.6, 5, 2.6 / 32, Uniform(1), "none"),
-        ("kernel", 125, 0.96, 5, 0.96 / 32, Uniform(1), "none"),
-        ("depth 1", 25, 0.08, 0, 0, Uniform(2), "none"),
-        ("depth 2", 125, 0.24, 5, 0.24 / 32, Uniform(2), "none"),
-        ("expand 1", 25, 0.08, 0, 0, Uniform(4), "all"),
-        ("expand 2", 125, 0.24, 5, 0.24 / 32, Uniform(4), "within trained widths"),
+        ("largest", 180, 2.6, 5, 2.6 / 32, 0, Uniform(1), "none"),
+        ("kernel", 125, 0.96, 5, 0.96 / 32, 0, Uniform(1), "none"),
+        ("depth 1", 25, 0.08, 0, 0, 0, Uniform(2), "none"),
+        ("depth 2", 125, 0.24, 5, 0.24 / 32, 0, Uniform(2), "none"),
+        ("expand 1", 25, 0.08, 0, 0, 0, Uniform(4), "all"),
+        ("expand 2", 125, 0.24, 5, 0.24 / 32, 0, Uniform(4), "within trained widths"),
     ]
     assert all(phase.loss.teacher == ("none" if phase.name == "largest" else "frozen") for phase in phases)
 

@@ -233,6 +233,8 @@ def test_learning_rate_warms_up_and_ends_at_zero() -> None:
     cosine = 0.2 * (1 + np.cos(np.pi * np.arange(30) / 30))  # the next one, which is not taken, would be 0
     np.testing.assert_allclose(rates[10:], cosine, atol=1e-9)
     assert _rates(Schedule(1, 0.4))[0] == pytest.approx(0.4)
+    floored = _rates(Schedule(1, 0.4, final_share=0.25))
+    np.testing.assert_allclose(floored, 0.1 + 0.15 * (1 + np.cos(np.pi * np.arange(10) / 10)))
 
 
 def test_every_phase_starts_afresh_and_the_log_tells_kinds_apart(tmp_path: Path) -> None:

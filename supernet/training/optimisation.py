@@ -60,6 +60,7 @@ class Optimisation:
         self._scheduler = CosineLRScheduler(
             self._optimizer,
             t_initial=schedule.epochs * steps_per_epoch - warmup,
+            lr_min=schedule.final_share * schedule.peak_lr * rate_factor,
             warmup_t=warmup,
             warmup_lr_init=schedule.warmup_lr * rate_factor,
             warmup_prefix=True,

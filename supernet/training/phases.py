@@ -22,15 +22,17 @@ _EPOCHS_LABEL_FREE = 30  # on the toy bench soft labels alone catch up with labe
 
 @dataclass(frozen=True)
 class Schedule:
-    """Epochs and learning rate: a linear warm-up from `warmup_lr` to `peak_lr`, then a cosine to 0, changed every step.
+    """Epochs and learning rate: a linear warm-up from `warmup_lr` to `peak_lr`, then a cosine, changed every step.
 
-    `epochs` is all of it; the first `warmup_epochs` of them are the warm-up.
+    `epochs` is all of it; the first `warmup_epochs` of them are the warm-up. The cosine ends at `final_share` of the
+    peak: 0, or 0.05 in the manner of BigNAS (Yu et al. 2020), whose rate does not fall below.
     """
 
     epochs: int
     peak_lr: float
     warmup_epochs: float = 0
     warmup_lr: float = 0.0
+    final_share: float = 0.0
 
     def __post_init__(self) -> None:
         if self.epochs < 1:
@@ -41,6 +43,8 @@ class Schedule:
             raise ValueError(
                 f"learning rates must satisfy 0 <= warmup_lr {self.warmup_lr} <= peak_lr {self.peak_lr} > 0"
             )
+        if not 0 <= self.final_share <= 1:
+            raise ValueError(f"final_share {self.final_share} of the learning rate is not in [0, 1]")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,49 @@
+"""A run on a device that computes in int8: what is exported, and what it loses."""
+
+import json
+import shutil
+
+import onnxruntime
+import pytest
+
+from experiments.progress import Reporter
+from experiments.quantized import compare_precisions
+from experiments.run_folder import RunFolder
+from hardware.quantization import is_quantized
+
+
+@pytest.fixture(scope="module")
+def run(finished_run, tmp_path_factory):
+    """A finished run with one more device."""
+    folder = tmp_path_factory.mktemp("int8") / "run"
+    shutil.copytree(finished_run, folder)
+    with (folder / "recipe.toml").open("a") as recipe:
+        recipe.write('\n[[devices]]\nname = "int8"\nprecision = "int8"\n')
+    return folder
+
+
+def test_an_exported_int8_file_comes_with_its_own_accuracy(run, command, tmp_path):
+    arch = json.loads((run / "front.json").read_text())["devices"]["one"]["front"]["candidates"][-1]["id"]
+    done = command("export", run, "--arch", arch, "--device", "int8", "--out", tmp_path / "bundle")
+    card = json.loads((tmp_path / "bundle" / "card.json").read_text())
+    assert card["device"]["precision"] == "int8"
+    assert is_quantized(tmp_path / "bundle" / "model.onnx")
+    for split, accuracy in card["accuracy_int8"].items():
+        # 200 images and a network that learned for a minute: a few of them may change.
+        assert abs(accuracy - card["accuracy"][split]) < 0.1 and accuracy > 0.1
+    assert card["costs"]["file_bytes"] == (tmp_path / "bundle" / "model.onnx").stat().st_size
+    assert card["costs"]["peak_memory_bytes"] > 1e5
+    text = (tmp_path / "bundle" / "README.md").read_text()
+    assert "accuracy of the int8 file on test" in text and "peak memory" in text
+    assert "in int8" in done.stdout
+    session = onnxruntime.InferenceSession(tmp_path / "bundle" / "model.onnx", providers=["CPUExecutionProvider"])
+    assert session.get_inputs()[0].shape == card["input"]["shape"]
+
+
+def test_profile_says_what_the_ends_of_the_space_lose(run, capsys):
+    folder = RunFolder(run)
+    for _ in range(2):  # the second time from the store
+        compare_precisions(folder, Reporter())
+        text = capsys.readouterr().out
+        assert "int8: the smallest sub-network has" in text and "int8: the largest sub-network has" in text
+        assert text.count("in fp32") == 2
