@@ -1,8 +1,9 @@
 """python experiments/benchmarks/scoring_throughput.py runs/digits --archs 12
 
 Sub-networks scored a minute, against the plain loop: extract, `torch.optim.swa_utils.update_bn`, evaluate, one after
-the other; once reading images as they are needed, once from images in memory. All ways take the same sub-networks in turns within one run, a group at a time,
-so that the machine's changing speed falls on all. Then: where the time goes, and what fewer calibration images cost.
+the other; once reading images as they are needed, once from images in memory. All ways take the same sub-networks in
+turns within one run, a group at a time, so that the machine's changing speed falls on all. Then: where the time goes,
+and what fewer calibration images cost.
 """
 
 from __future__ import annotations
