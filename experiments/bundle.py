@@ -13,10 +13,11 @@ from experiments.budgets import describe_costs, format_count, format_seconds
 from experiments.device_settings import DeviceSettings
 from experiments.devices import create_profiler
 from experiments.files import write_json
-from experiments.measuring import Scorer, profilers
+from experiments.measuring import profilers
 from experiments.progress import Reporter
 from experiments.quantized import file_accuracy, quantized_file
 from experiments.run_folder import RunFolder
+from experiments.scoring import Scorer
 from hardware.onnx_export import export_onnx, onnx_parity
 from hardware.profiling import Profiler, Workload
 from supernet.architecture import Architecture

@@ -101,8 +101,12 @@ def profile(
 
 @app.command()
 def score(run: RunPath) -> None:
-    """Recalibrate sub-networks and evaluate them on the validation split."""
-    _verb("score", run)
+    """Recalibrate sub-networks and evaluate them on the validation split; under torchrun, on all its processes."""
+    from experiments import pipeline
+    from supernet.training import join
+
+    with join() as world:
+        pipeline.score(*_open(run, world), world=world)
 
 
 @app.command()
@@ -220,12 +224,12 @@ def _start(recipe: Path, out: Path | None, world: World | None = None) -> tuple[
     return _ready(RunFolder.start(recipe, path), quiet=world is not None and not world.is_first)
 
 
-def _open(run: Path) -> tuple[RunFolder, Reporter]:
+def _open(run: Path, world: World | None = None) -> tuple[RunFolder, Reporter]:
     from experiments.run_folder import RunFolder
 
     if not run.is_dir():
         raise ValueError(f"{run} is not a folder; give the folder of a run, such as runs/digits")
-    return _ready(RunFolder(run))
+    return _ready(RunFolder(run), quiet=world is not None and not world.is_first)
 
 
 def _ready(folder: RunFolder, quiet: bool = False) -> tuple[RunFolder, Reporter]:

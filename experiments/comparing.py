@@ -11,9 +11,10 @@ import numpy as np
 from torch import nn
 
 from experiments.files import read_json
-from experiments.measuring import Scorer, measure_architectures, measure_models, measured_architectures, profilers
+from experiments.measuring import measure_architectures, measure_models, measured_architectures, profilers
 from experiments.progress import Reporter
 from experiments.run_folder import Plan, RunFolder
+from experiments.scoring import Scorer
 from experiments.searching import AXES, draw, search_plans
 from experiments.training import course_of_training, train_baseline
 from hardware.counting import count_macs, count_parameters

@@ -1,15 +1,12 @@
-"""Measuring and scoring what plans name: each architecture once per device and once per split."""
+"""Measuring what plans name: each architecture once per device."""
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Literal
 
-from torch import Tensor, nn
+from torch import nn
 
 from experiments.devices import create_profiler
 from experiments.progress import Reporter
@@ -17,12 +14,11 @@ from experiments.run_folder import RunFolder
 from hardware.device import Device
 from hardware.measurement import Measurement
 from hardware.profiling import Profiler, Workload
-from hardware.store import Score, Store
+from hardware.store import Store
 from supernet.architecture import Architecture
-from supernet.calibration import evaluate, recalibrate
 
 __all__ = [
-    "Network", "Outcome", "Scorer", "architectures", "measure_architectures", "measure_missing", "measure_models",
+    "Network", "Outcome", "architectures", "measure_architectures", "measure_missing", "measure_models",
     "measured_architectures", "profilers",
 ]  # fmt: skip
 
@@ -152,43 +148,3 @@ def measure_missing(
     if failures:
         report.say(f"    {len(failures)} do not run there, the first: {failures[0]}")
     return Outcome(measured, len(failures), len(waiting) - begun, time.monotonic() - started)
-
-
-class Scorer:
-    """Accuracy of sub-networks of the trained supernet, each recalibrated, with its weights as they are."""
-
-    def __init__(self, run: RunFolder) -> None:
-        self.run = run
-
-    @cached_property
-    def digest(self) -> str:
-        """Names the weights, the data and the calibration: equal digests, equal scores."""
-        settings = self.run.recipe.score
-        text = f"{self.run.weights_digest} {self.run.data.digest} {settings.calibration_images} {settings.batch_size}"
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-    def subnet(self, arch: Architecture) -> nn.Module:
-        """The sub-network with its own BatchNorm statistics, in eval mode."""
-        return recalibrate(self.run.supernet.extract(arch), self._calibration, arch.resolution).eval()
-
-    def score(
-        self, archs: Sequence[Architecture], split: Literal["validation", "test"], report: Reporter
-    ) -> dict[str, Score]:
-        """Scores by id of all `archs`; those that are not in the store are made and added."""
-        with self.run.store() as store:
-            missing = [arch for arch in archs if not store.has_score(arch.id, self.digest, split)]
-            if missing:
-                images = list(self.run.data.evaluation_batches(split, self.run.recipe.score.batch_size))
-                with report.bar(f"scoring on {split}", len(missing)) as advance:
-                    for done, arch in enumerate(missing, start=1):
-                        found = evaluate(self.subnet(arch), images, arch.resolution)
-                        metrics = {"accuracy": found.accuracy, "loss": found.loss, "n_images": found.n_images}
-                        store.add_score(Score(arch.id, self.digest, split, metrics))
-                        advance(done, f"{found.accuracy:.1%}")
-                report.say(f"  {len(missing)} sub-networks scored on {split}")
-            return {arch.id: store.score(arch.id, self.digest, split) for arch in archs}
-
-    @cached_property
-    def _calibration(self) -> list[Tensor]:
-        settings = self.run.recipe.score
-        return list(self.run.data.calibration_batches(settings.calibration_images, settings.batch_size))

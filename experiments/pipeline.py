@@ -5,6 +5,7 @@ recipe.toml → train → profile and score → fit → search → query, export
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,13 @@ from experiments.bundle import find_architecture, write_bundle
 from experiments.campaign import latencies, run_campaign
 from experiments.comparing import compare_run
 from experiments.files import write_json
-from experiments.measuring import Scorer, measure_architectures, profilers
+from experiments.measuring import measure_architectures, profilers
 from experiments.progress import Reporter
 from experiments.quantized import compare_precisions
 from experiments.remote import runnable
 from experiments.report import write_front_picture, write_report
 from experiments.run_folder import RunFolder
+from experiments.scoring import Scorer
 from experiments.searching import front_of_run, initial_plan, propose, round_name, search_plans
 from experiments.training import check_baselines, train_supernet
 from hardware.device_changes import explain_earlier
@@ -70,10 +72,15 @@ def profile_blocks(
     block_profiles.profile_blocks(run, report, device=device, minutes=minutes, arch=arch)
 
 
-def score(run: RunFolder, report: Reporter, device: str | None = None) -> None:
-    """Recalibrate every planned sub-network and evaluate it on the validation split: ``store.sqlite``."""
+def score(run: RunFolder, report: Reporter, device: str | None = None, world: World | None = None) -> None:
+    """Recalibrate every planned sub-network and evaluate it on the validation split: ``store.sqlite``.
+
+    The processes of `world` share the work; the first one knows the plans and keeps the scores.
+    """
     report.say("score")
-    Scorer(run).score(_planned(run, device), "validation", report)
+    scorer = Scorer(run, world)
+    planned = scorer.world.share(lambda: json.dumps([arch.to_dict() for arch in _planned(run, device)]).encode())
+    scorer.score([Architecture.from_dict(arch) for arch in json.loads(planned or b"[]")], "validation", report)
 
 
 def fit(run: RunFolder, report: Reporter, device: str | None = None) -> None:

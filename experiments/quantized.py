@@ -8,9 +8,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from experiments.measuring import Scorer
 from experiments.progress import Reporter
 from experiments.run_folder import RunFolder
+from experiments.scoring import Scorer
 from hardware.onnx_accuracy import onnx_accuracy
 from hardware.onnx_export import export_onnx
 from hardware.quantization import quantize_onnx

@@ -11,9 +11,10 @@ import numpy as np
 
 from experiments import fitting
 from experiments.files import read_json
-from experiments.measuring import Scorer, measured_architectures, profilers
+from experiments.measuring import measured_architectures, profilers
 from experiments.progress import Reporter
 from experiments.run_folder import Plan, RunFolder
+from experiments.scoring import Scorer
 from hardware.measurement import Measurement
 from search.front import Axis, Candidate, ParetoFront
 from search.nsga2 import run_nsga2

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from supernet.images import resize
 
-__all__ = ["Score", "batch_norms", "batch_statistics", "evaluate", "recalibrate"]
+__all__ = ["Score", "batch_norms", "batch_statistics", "evaluate", "evaluate_all", "recalibrate"]
 
 _M = TypeVar("_M", bound=nn.Module)
 
@@ -87,30 +87,56 @@ def recalibrate(module: _M, batches: Iterable[Tensor | tuple[Tensor, Tensor]], r
     return module
 
 
-@torch.inference_mode()
 def evaluate(module: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], resolution: int | None = None) -> Score:
     """Score of `module` in eval mode on batches of images (n, channels, height, width) and labels (n,).
 
     Raises:
         ValueError: there is no image.
     """
-    was_training = module.training
-    device = next((p.device for p in module.parameters()), torch.device("cpu"))
-    correct, loss = torch.zeros((), device=device), torch.zeros((), device=device)
-    n_images = 0
+    return evaluate_all([module], batches, resolution)[0]
+
+
+@torch.inference_mode()
+def evaluate_all(
+    modules: Sequence[nn.Module],
+    batches: Iterable[tuple[Tensor, Tensor]],
+    resolution: int | None = None,
+    *,
+    stop: Callable[[int, int, int], bool] | None = None,
+) -> list[Score]:
+    """The same for several modules on one device, which share the reading and resizing of the images.
+
+    After each batch, `stop(number of the module, correct images, images)` may end the evaluation of one: its score is
+    then of the images that it has seen.
+
+    Raises:
+        ValueError: there is no image.
+    """
+    flags = [module.training for module in modules]
+    device = next((p.device for module in modules for p in module.parameters()), torch.device("cpu"))
+    correct, loss = torch.zeros(len(modules), device=device), torch.zeros(len(modules), device=device)
+    n_images, going = [0] * len(modules), list(range(len(modules)))
     try:
-        module.eval()
+        for module in modules:
+            module.eval()
         for images, labels in batches:
             images, labels = images.to(device), labels.to(device)
-            logits = module(images if resolution is None else resize(images, resolution))
-            correct += (logits.argmax(1) == labels).sum()
-            loss += F.cross_entropy(logits, labels, reduction="sum")
-            n_images += len(labels)
+            images = images if resolution is None else resize(images, resolution)
+            for number in going:
+                logits = modules[number](images)
+                correct[number] += (logits.argmax(1) == labels).sum()
+                loss[number] += F.cross_entropy(logits, labels, reduction="sum")
+                n_images[number] += len(labels)
+            if stop is not None:
+                going = [number for number in going if not stop(number, int(correct[number]), n_images[number])]
+                if not going:
+                    break
     finally:
-        module.train(was_training)
-    if not n_images:
+        for module, flag in zip(modules, flags, strict=True):
+            module.train(flag)
+    if not all(n_images):
         raise ValueError("evaluating needs at least one batch of images; got none")
-    return Score(float(correct) / n_images, float(loss) / n_images, n_images)
+    return [Score(c / n, e / n, n) for c, e, n in zip(correct.tolist(), loss.tolist(), n_images, strict=True)]
 
 
 class _Average:

@@ -39,7 +39,8 @@ class Serving:
     def __init__(self, run: RunFolder, name: str, runtime: Path, campaign: RunCampaign | None = None) -> None:
         self.said: list[str] = []
         self.run = run
-        board = Board(campaign or RunCampaign(run, name), journal(run))
+        # Whoever is killed loses its jobs soon, lest the tests wait for it.
+        board = Board(campaign or RunCampaign(run, name), journal(run), lease_seconds=4)
         self.server = DeviceServer(board, runtime, on_event=self.said.append)
         self.address = self.server.address
         self.thread = threading.Thread(target=self.server.serve_forever)
@@ -102,11 +103,12 @@ def wait(condition, seconds=120):
 def test_a_browser_measures_is_closed_and_carries_on_when_it_is_opened_again(run, runtime, tmp_path):
     with Serving(run, "phone", runtime) as serving:
         with Page(serving.address, tmp_path / "profile"):
-            first = wait(lambda: serving.measured("phone"))
-        assert len(first) == 8  # a group; the rest was being measured when the browser was killed
+            wait(lambda: len(serving.measured("phone")) >= 8)
+        first = serving.measured("phone")
+        assert len(first) < 12  # a group was done; the rest was being measured when the browser was killed
         with Page(serving.address, tmp_path / "profile"):
             everything = wait(lambda: len(found := serving.measured("phone")) == 12 and found)
-        assert everything[:8] == first
+        assert everything[: len(first)] == first
     device = everything[0].device
     assert device.provider == "wasm" and re.fullmatch(r"1\.30\.0, \w+ \d+", device.runtime_version)
     assert list(run.added_devices()) == ["phone"]

@@ -84,7 +84,7 @@ def test_a_batch_that_cannot_be_shared_evenly_is_refused(folder):
 def test_processes_memory_and_files_do_not_grow_over_epochs(folder):
     data = open_data(folder, workers=2)
     seen = []
-    for epoch in range(6):
+    for epoch in range(7):
         next(data.train_batches(epoch, skip=2))  # left in the middle, as by a rollback
         list(data.train_batches(epoch))
         list(data.evaluation_batches("test", 12))
@@ -94,8 +94,8 @@ def test_processes_memory_and_files_do_not_grow_over_epochs(folder):
         seen.append((pids, files, pages * os.sysconf("SC_PAGE_SIZE")))
     pids, files, memory = zip(*seen[1:], strict=True)
     assert len(pids[0]) == 2 and all(ids == pids[0] for ids in pids)  # one pool, and nothing else
-    assert all(counts == files[0] for counts in files)
-    assert max(memory) < 1.05 * memory[0] + 2**20
+    assert np.all(np.max(files[3:], axis=0) <= np.max(files[:3], axis=0))
+    assert max(memory) < 1.02 * memory[0] + 2**20
     del data
     assert not active_children()
 

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import ssl
+import subprocess
 import threading
 import urllib.error
 import urllib.request
@@ -386,3 +388,27 @@ def test_a_reference_network_off_its_level_is_a_warning():
     assert judge(0.02, level=1.02e-3).warnings == ()
     (warning,) = judge(0.02, level=0.5e-3).warnings
     assert "100% slower than on this device before" in warning
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl to make a certificate with")
+def test_it_serves_by_https_with_a_certificate(run, tmp_path):
+    certificate, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost", "-days", "1"]
+    command += ["-addext", "subjectAltName=IP:127.0.0.1", "-out", certificate, "-keyout", key]
+    subprocess.run(command, check=True, capture_output=True)
+    board = Board(RunCampaign(run, "phone"), journal(run))
+    with pytest.raises(ValueError, match="are no certificate and key"):
+        DeviceServer(board, tmp_path, certificate=(key, key))
+    server = DeviceServer(board, tmp_path, certificate=(certificate, key))
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        assert server.address.startswith("https://127.0.0.1:")
+        trusting = ssl.create_default_context(cafile=str(certificate))
+        with urllib.request.urlopen(server.address.partition("#")[0], context=trusting) as page:
+            assert b"page.js" in page.read()
+        with pytest.raises(OSError):  # whoever speaks plain HTTP to it
+            urllib.request.urlopen(server.address.partition("#")[0].replace("https", "http"), timeout=20)
+    finally:
+        server.close()
+        thread.join()

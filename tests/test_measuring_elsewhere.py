@@ -37,11 +37,13 @@ function network(name) {
     if (++turns % every === 0) now -= backwards;
   };
 }
+let beats = 0;
+const pulse = setInterval(() => beats++);
 const ticks = () => (now += 1e-4);
 const campaign = new Campaign(network("reference"), sampling, ticks);
 const names = Object.keys(speeds).filter((name) => name !== "reference");
-campaign.measure(names.map(network), level).then(
-  (measured) => console.log(JSON.stringify({ ...measured, order })),
+campaign.measure(names.map(network), level).finally(() => clearInterval(pulse)).then(
+  (measured) => console.log(JSON.stringify({ ...measured, order, beats })),
   (error) => console.log(JSON.stringify({ error: error.message })),
 );
 """
@@ -144,6 +146,12 @@ def test_a_clock_that_is_set_back_is_asked_again(loop):
 
 def test_a_clock_that_never_goes_forward_is_an_error(loop):
     assert "the clock of this device does not go forward" in loop(backwards=1e9, every=1)["error"]
+
+
+def test_the_client_stays_in_touch_while_it_measures(node):
+    """Its pulse and the messages of the page are timers and events, which promises alone never let in."""
+    scenario = {"sampling": SAMPLING, "noise": 0, "level": None, "speeds": {"reference": 50, "a": 50}}
+    assert in_javascript(node, **scenario, backwards=0, every=7)["beats"] >= 10
 
 
 def test_the_interval_of_the_median_is_the_same_everywhere(node):

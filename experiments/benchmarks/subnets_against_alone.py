@@ -18,9 +18,9 @@ from rich.table import Table
 from safetensors.torch import load_file
 
 from experiments.files import write_json
-from experiments.measuring import Scorer
 from experiments.progress import Reporter
 from experiments.run_folder import RunFolder
+from experiments.scoring import Scorer
 from experiments.training import train_module
 from experiments.training_phases import alone_phases
 from supernet import Architecture, create_supernet

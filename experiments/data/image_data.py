@@ -60,7 +60,7 @@ class ImageData(Protocol):
     def evaluation_batches(
         self, split: EvaluationSplit, batch_size: int, rank: int = 0, n_ranks: int = 1
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Every image of the split once, in an order that never changes; the last batch may be smaller.
+        """Every image of the split once, in a random order that never changes; the last batch may be smaller.
 
         Of `n_ranks` processes, each reads the batches ``rank::n_ranks``; there may be none for it.
         """

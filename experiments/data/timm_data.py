@@ -103,7 +103,9 @@ class TimmData:
     def evaluation_batches(
         self, split: EvaluationSplit, batch_size: int, rank: int = 0, n_ranks: int = 1
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        chunks = _chunks(np.arange(len(self.splits[split])), batch_size)[rank::n_ranks]
+        # In random order, so that what a score is after some batches is an estimate of what it will be.
+        order = np.random.default_rng((self.seed, 4)).permutation(len(self.splits[split]))
+        chunks = _chunks(order, batch_size)[rank::n_ranks]
         yield from self._reader.read([Request(split, places) for places in chunks])
 
     def calibration_batches(self, n_images: int, batch_size: int) -> Iterator[Tensor]:

@@ -62,7 +62,7 @@ class Board:
         self,
         campaign: Campaign,
         journal: Journal,
-        lease_seconds: float = 60.0,
+        lease_seconds: float = 30.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.campaign = campaign

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import hmac
-import json
 import secrets
 import socket
 import ssl
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
 from pydantic import Field
 
@@ -26,6 +23,7 @@ from hardware.remote.board import Board, Progress
 from hardware.remote.campaign import REFERENCE
 from hardware.remote.onnxruntime_web import FILES, PROVIDER_FILES, VERSION
 from hardware.remote.submission import Group, Key, Resolution, Strict, one_line, parse, printable
+from hardware.remote.transport import Answer, HttpServer, RefusedError, json_answer
 
 __all__ = ["DeviceServer"]
 
@@ -38,22 +36,7 @@ _TYPES = {
     ".svg": "image/svg+xml",
     ".wasm": "application/wasm",
 }
-_LARGEST_BODY = 1 << 20  # bytes; a group of 8 networks with 400 repeats each has 0.1 MB
-_MOST_CONNECTIONS = 64
 _MOST_SESSIONS = 256
-_SILENCE_SECONDS = 30.0  # of a connection in the middle of a request
-_HEADERS = {
-    # Only our own files; and no other page may frame this one or read from it.
-    "Content-Security-Policy": "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self'; "
-    "connect-src 'self'; worker-src 'self'; img-src 'self'; base-uri 'none'; form-action 'none'; "
-    "frame-ancestors 'none'",
-    # With these two a page is isolated, which sharpens the clock of browsers from 100 to 5 µs.
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Embedder-Policy": "require-corp",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-}
 
 
 class _Hello(Strict):
@@ -68,22 +51,6 @@ class _Hello(Strict):
 class _Model(Strict):
     key: Key
     resolution: Resolution
-
-
-@dataclass(frozen=True)
-class _Answer:
-    content: bytes
-    type: str = "application/json"
-    status: HTTPStatus = HTTPStatus.OK
-    cache: str = "no-store"
-
-
-class _RefusedError(Exception):
-    """A request that is answered with an error of one line."""
-
-    def __init__(self, status: HTTPStatus, message: str) -> None:
-        super().__init__(message)
-        self.status = status
 
 
 class DeviceServer:
@@ -131,19 +98,9 @@ class DeviceServer:
         self.files["/"] = self.files["/index.html"]
         self._sessions: OrderedDict[str, Device] = OrderedDict()
         self._lock = threading.Lock()
-        self._http = _HttpServer((host, port), self)
-        self._scheme = "http"
-        if certificate is not None:
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            try:
-                context.load_cert_chain(*certificate)
-            except (ssl.SSLError, OSError) as error:
-                self._http.server_close()
-                raise ValueError(
-                    f"{certificate[0]} and {certificate[1]} are no certificate and key: {error}"
-                ) from error
-            self._http.context = context
-            self._scheme = "https"
+        context = None if certificate is None else _context(*certificate)
+        self._scheme = "http" if context is None else "https"
+        self._http = HttpServer((host, port), self, context)
 
     @property
     def address(self) -> str:
@@ -167,24 +124,24 @@ class DeviceServer:
 
     # -- what is answered ---------------------------------------------------------------------------------------------
 
-    def file(self, path: str) -> _Answer:
+    def file(self, path: str) -> Answer:
         """A file of the page or of the runtime: only names that were listed at the start are looked up."""
         found = self.files.get(path)
         if found is None:
-            raise _RefusedError(HTTPStatus.NOT_FOUND, "there is no such page")
+            raise RefusedError(HTTPStatus.NOT_FOUND, "there is no such page")
         cache = "max-age=86400" if path.startswith("/runtime/") else "no-cache"
-        return _Answer(found.read_bytes(), _TYPES[found.suffix], cache=cache)
+        return Answer(found, _TYPES[found.suffix], cache=cache)
 
     def authorize(self, token: str) -> None:
         """Raises where the token is another."""
         if not hmac.compare_digest(token.encode(), self.token.encode()):
-            raise _RefusedError(
+            raise RefusedError(
                 HTTPStatus.UNAUTHORIZED, "wrong token: open the address that `supernet device serve` prints now"
             )
 
-    def post(self, path: str, session: str, body: bytes) -> _Answer:
+    def post(self, path: str, session: str, body: bytes) -> Answer:
         """The answer to a request of a client that has the token."""
-        answers: dict[str, Callable[[str, Device, bytes], _Answer | dict[str, Any]]] = {
+        answers: dict[str, Callable[[str, Device, bytes], Answer | dict[str, Any]]] = {
             "/api/lease": self._lease,
             "/api/model": self._model,
             "/api/results": self._results,
@@ -192,13 +149,13 @@ class DeviceServer:
             "/api/release": self._release,
         }
         if path == "/api/hello":
-            return _json(self._hello(body))
+            return json_answer(self._hello(body))
         if path not in answers:
-            raise _RefusedError(HTTPStatus.NOT_FOUND, "there is no such request")
+            raise RefusedError(HTTPStatus.NOT_FOUND, "there is no such request")
         with self._lock:
             device = self._sessions.get(session)
             if device is None:
-                raise _RefusedError(HTTPStatus.GONE, "this session is over: say hello again")
+                raise RefusedError(HTTPStatus.GONE, "this session is over: say hello again")
             self._sessions.move_to_end(session)
         try:
             answer = answers[path](session, device, body)
@@ -206,7 +163,7 @@ class DeviceServer:
             self.board.journal.write("refused", device, None, one_line(str(error)))
             self.on_event(f"{device.name}: refused: {one_line(str(error))}")
             raise
-        return answer if isinstance(answer, _Answer) else _json(answer)
+        return answer if isinstance(answer, Answer) else json_answer(answer)
 
     def _hello(self, body: bytes) -> dict[str, Any]:
         hello = parse(_Hello, body)
@@ -256,14 +213,14 @@ class DeviceServer:
             "progress": self._progress(device),
         }
 
-    def _model(self, session: str, device: Device, body: bytes) -> _Answer:
+    def _model(self, session: str, device: Device, body: bytes) -> Answer:
         wanted = parse(_Model, body)
         self.board.renew(session)
         jobs = {(job.key, job.resolution) for job in self.board.campaign.jobs(device)}
         if wanted.key != REFERENCE and (wanted.key, wanted.resolution) not in jobs:
-            raise _RefusedError(HTTPStatus.NOT_FOUND, f"{printable(wanted.key)} is not to be measured")
+            raise RefusedError(HTTPStatus.NOT_FOUND, f"{printable(wanted.key)} is not to be measured")
         model = self.board.campaign.model(wanted.key, wanted.resolution, device.batch_size)
-        return _Answer(model, "application/octet-stream")
+        return Answer(model, "application/octet-stream")
 
     def _results(self, session: str, device: Device, body: bytes) -> dict[str, Any]:
         group = parse(Group, body)
@@ -295,101 +252,13 @@ class DeviceServer:
         return asdict(self.board.progress(device))
 
 
-class _HttpServer(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def __init__(self, address: tuple[str, int], devices: DeviceServer) -> None:
-        self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-        super().__init__(address, _Handler)
-        self.devices = devices
-        self.context: ssl.SSLContext | None = None
-        self._free = threading.BoundedSemaphore(_MOST_CONNECTIONS)
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        if self._free.acquire(blocking=False):
-            super().process_request(request, client_address)
-        else:
-            self.shutdown_request(request)
-
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        try:
-            request.settimeout(_SILENCE_SECONDS)
-            if self.context is not None:  # the handshake here, where a slow client holds up nobody else
-                request = self.context.wrap_socket(request, server_side=True)
-            super().process_request_thread(request, client_address)
-        except OSError:
-            self.shutdown_request(request)
-        finally:
-            self._free.release()
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A connection that broke is no news."""
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server_version = "supernet"
-    sys_version = ""
-    timeout = _SILENCE_SECONDS
-
-    @property
-    def devices(self) -> DeviceServer:
-        assert isinstance(self.server, _HttpServer)
-        return self.server.devices
-
-    def do_GET(self) -> None:
-        self._answer(lambda: self.devices.file(urlsplit(self.path).path))
-
-    def do_POST(self) -> None:
-        def answer() -> _Answer:
-            scheme, _, token = self.headers.get("Authorization", "").partition(" ")
-            self.devices.authorize(token if scheme == "Bearer" else "")
-            body = self._body()
-            return self.devices.post(urlsplit(self.path).path, self.headers.get("X-Session", ""), body)
-
-        self._answer(answer)
-
-    def _body(self) -> bytes:
-        length = self.headers.get("Content-Length", "")
-        if not length.isdecimal() or not length.isascii():
-            raise _RefusedError(HTTPStatus.LENGTH_REQUIRED, "a request must say how long it is")
-        if len(length) > 12 or int(length) > _LARGEST_BODY:
-            raise _RefusedError(
-                HTTPStatus.REQUEST_ENTITY_TOO_LARGE, f"{length[:24]} bytes are too many; at most {_LARGEST_BODY:,}"
-            )
-        return self.rfile.read(int(length))
-
-    def _answer(self, make: Callable[[], _Answer]) -> None:
-        try:
-            answer = make()
-        except _RefusedError as error:
-            answer = _json({"error": str(error)}, error.status)
-            self.close_connection = True  # the body may not have been read
-        except ValueError as error:
-            answer = _json({"error": one_line(str(error))}, HTTPStatus.BAD_REQUEST)
-        except OSError as error:
-            self.close_connection = True
-            if isinstance(error, TimeoutError | ConnectionError):
-                return
-            answer = _json({"error": one_line(str(error))}, HTTPStatus.INSUFFICIENT_STORAGE)
-            self.devices.on_event(f"the run cannot be written: {one_line(str(error))}")
-        self.send_response(answer.status)
-        for name, value in _HEADERS.items():
-            self.send_header(name, value)
-        self.send_header("Content-Type", answer.type)
-        self.send_header("Content-Length", str(len(answer.content)))
-        self.send_header("Cache-Control", answer.cache)
-        if self.close_connection:
-            self.send_header("Connection", "close")
-        self.end_headers()
-        self.wfile.write(answer.content)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """What is worth saying goes through `on_event`."""
-
-
-def _json(data: dict[str, Any], status: HTTPStatus = HTTPStatus.OK) -> _Answer:
-    return _Answer(json.dumps(data, allow_nan=False).encode(), status=status)
+def _context(certificate: Path, key: Path) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(certificate, key)
+    except (ssl.SSLError, OSError) as error:
+        raise ValueError(f"{certificate} and {key} are no certificate and key: {error}") from error
+    return context
 
 
 def _name(host: str) -> str:

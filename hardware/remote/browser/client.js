@@ -159,7 +159,7 @@ export class Client {
       } catch (error) {
         // 507: its disk is full; nothing of what we have is lost by waiting.
         if (error instanceof Refused && error.status !== 507) throw error;
-        this.show({ type: "waiting", text: error instanceof Refused ? error.message : "the server cannot be reached" });
+        this.show({ type: "waiting", text: error instanceof Refused ? error.message : "the server cannot be reached; trying again" });
         await pause(PAUSE_SECONDS);
       }
     }

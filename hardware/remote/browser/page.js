@@ -9,7 +9,12 @@ find("label").addEventListener("change", () => {
   localStorage.setItem("label", find("label").value.trim());
   start();
 });
-for (const input of document.getElementsByName("provider")) input.addEventListener("change", start);
+for (const input of document.getElementsByName("provider")) {
+  input.addEventListener("change", () => {
+    localStorage.setItem("provider", input.value);
+    start();
+  });
+}
 addEventListener("hashchange", () => location.reload());
 addEventListener("pagehide", release);
 addEventListener("pageshow", ({ persisted }) => persisted && start());
@@ -20,7 +25,10 @@ document.addEventListener("visibilitychange", () => {
 setInterval(showTimeLeft, 1000);
 
 const gpu = await describeGpu();
-if (gpu) document.querySelector("[value=webgpu]").disabled = false;
+if (gpu) {
+  document.querySelector("[value=webgpu]").disabled = false;
+  document.querySelector(`[value=${localStorage.getItem("provider") === "webgpu" ? "webgpu" : "wasm"}]`).checked = true;
+}
 find("hint").textContent = [
   gpu ? "" : isSecureContext ? "This browser has no WebGPU." : "WebGPU needs HTTPS or localhost.",
   crossOriginIsolated ? "" : "The clock is coarse here; measuring takes longer.",
@@ -45,7 +53,7 @@ async function start() {
       provider,
       hardware: await describeHardware(provider),
       browser: describeBrowser(),
-      memory: [["session", sessionStorage.getItem("session")], ["unsent", localStorage.getItem("unsent")]],
+      memory: [["session", localStorage.getItem("session")], ["unsent", localStorage.getItem("unsent")]],
       visible: !document.hidden,
     },
   });
@@ -55,7 +63,7 @@ async function start() {
 /** Give back what is not measured, so that another client can have it at once. */
 function release() {
   state.worker?.terminate();
-  const headers = { Authorization: `Bearer ${token}`, "X-Session": sessionStorage.getItem("session") ?? "" };
+  const headers = { Authorization: `Bearer ${token}`, "X-Session": localStorage.getItem("session") ?? "" };
   fetch("/api/release", { method: "POST", keepalive: true, headers, body: "" }).catch(() => {});
 }
 
@@ -67,7 +75,7 @@ const events = {
     clearError();
     showProgress(welcome.progress);
   },
-  runtime: () => say("loading onnxruntime-web, some 14 MB the first time"),
+  runtime: () => say("loading onnxruntime-web, 14 to 27 MB the first time"),
   progress: ({ progress }) => showProgress(progress),
   loading({ job }) {
     chip("measuring", "busy");
@@ -94,11 +102,11 @@ const events = {
   },
   waiting({ text }) {
     chip("waiting", "bad");
-    warn(`${text}; trying again. What was measured is kept.`);
+    warn(`${text}. What was measured is kept.`);
   },
   error: ({ text }) => warn(text),
   fatal: ({ text }) => fail(text),
-  remember: ({ key, value }) => (key === "session" ? sessionStorage : localStorage).setItem(key, value),
+  remember: ({ key, value }) => localStorage.setItem(key, value),
 };
 
 function showProgress(progress) {

@@ -34,10 +34,22 @@ async function start({ memory, visible, ...device }) {
     },
   });
   try {
-    await client.run();
+    await alone(() => client.run(), show);
   } catch (error) {
     show({ type: "fatal", text: String(error.message ?? error).split("\n")[0] });
   }
+}
+
+/** Two tabs of one browser would disturb each other: the second waits until the first is closed. */
+async function alone(run, show) {
+  if (!navigator.locks) return run();
+  const ran = await navigator.locks.request("measuring", { ifAvailable: true }, async (lock) => {
+    if (lock) await run();
+    return lock !== null;
+  });
+  if (ran) return;
+  show({ type: "waiting", text: "another tab of this browser is measuring: close one of them" });
+  await navigator.locks.request("measuring", run);
 }
 
 addEventListener("message", ({ data }) => {

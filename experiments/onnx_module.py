@@ -1,0 +1,56 @@
+"""A network in ONNX Runtime that is called like the torch module it was made from."""
+
+from __future__ import annotations
+
+import onnxruntime
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from hardware.onnx_graph import INPUT, OUTPUT
+from hardware.onnx_recorder import UnsupportedError, record
+
+__all__ = ["OnnxModule", "fast_evaluator"]
+
+_PIXELS = 2**16  # of a call, so that activations stay in the caches of a core
+_IMAGES = (4, 64)  # at least and at most in a call
+
+
+class OnnxModule(nn.Module):
+    """Computes the logits (n, n_classes) of float32 images (n, channels, height, width) on the CPU.
+
+    The file has BatchNorms folded into convolutions, and ONNX Runtime fuses what is left: two to five times as fast
+    as the torch module.
+
+    Raises:
+        UnsupportedError: no such file can be written of the network in milliseconds.
+    """
+
+    def __init__(self, module: nn.Module, channels: int, resolution: int) -> None:
+        super().__init__()
+        self.batch_size = min(max(_PIXELS // resolution**2, _IMAGES[0]), _IMAGES[1])
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        model = record(module, (self.batch_size, channels, resolution, resolution))
+        self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = []
+        for chunk in images.split(self.batch_size):
+            # The file has a fixed batch size, so a chunk that is smaller is filled up.
+            filled = pad(chunk, (0,) * 7 + (self.batch_size - len(chunk),)).contiguous()
+            (found,) = self._session.run([OUTPUT], {INPUT: filled.numpy()})
+            logits.append(torch.from_numpy(found)[: len(chunk)])
+        return torch.cat(logits)
+
+
+def fast_evaluator(module: nn.Module, channels: int, resolution: int) -> nn.Module:
+    """What evaluates `module`, which must be in eval mode, fastest: itself on a GPU, ONNX Runtime on a CPU."""
+    if next((p.is_cuda for p in module.parameters()), False):
+        return module
+    try:
+        return OnnxModule(module, channels, resolution)
+    except UnsupportedError:
+        return module
