@@ -1,14 +1,20 @@
-"""Budgets as people write them, such as 1.5ms and 300M, read into seconds and counts, and written back."""
+"""Budgets as people write them, such as 1.5ms, 300M and 5MB, read into seconds, counts and bytes, and written back."""
 
 from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 
-__all__ = ["format_count", "format_seconds", "parse_count", "parse_seconds"]
+__all__ = [
+    "describe_costs", "format_bytes", "format_count", "format_joules", "format_seconds",
+    "parse_bytes", "parse_count", "parse_joules", "parse_seconds",
+]  # fmt: skip
 
 _NUMBER = r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(e[+-]?[0-9]+)?\s*"
 _SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "μs": 1e-6}
+_BYTES = {"b": 1.0, "kb": 1e3, "mb": 1e6, "gb": 1e9}
+_JOULES = {"j": 1.0, "mj": 1e-3, "uj": 1e-6, "µj": 1e-6, "μj": 1e-6}
 _COUNTS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "b": 1e9, "t": 1e12}
 
 
@@ -34,6 +40,36 @@ def parse_count(text: str) -> int:
     return count
 
 
+def parse_bytes(text: str) -> float:
+    """Bytes of a size with its unit (B, kB, MB or GB): ``parse_bytes("5MB") == 5e6``.
+
+    Raises:
+        ValueError: no number, no known unit, or nothing above 0.
+    """
+    return _parse(text, _BYTES, "a size", "a number above 0 and B, kB, MB or GB, such as 5MB")
+
+
+def parse_joules(text: str) -> float:
+    """Joules of an energy with its unit (J, mJ or uJ): ``parse_joules("3mJ") == 0.003``.
+
+    Raises:
+        ValueError: no number, no known unit, or nothing above 0.
+    """
+    return _parse(text, _JOULES, "an energy", "a number above 0 and J, mJ or uJ, such as 3mJ")
+
+
+def format_bytes(count: float) -> str:
+    """Three digits and the unit that suits: ``13.6 MB``, ``980 B``."""
+    scale, unit = next(((s, u) for s, u in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")) if count >= 0.9995 * s), (1.0, "B"))
+    return f"{_three_digits(count / scale)} {unit}"
+
+
+def format_joules(joules: float) -> str:
+    """Three digits and the unit that suits: ``3.20 mJ``, ``410 µJ``."""
+    scale, unit = next(((s, u) for s, u in ((1.0, "J"), (1e-3, "mJ")) if joules >= 0.9995 * s), (1e-6, "µJ"))
+    return f"{_three_digits(joules / scale)} {unit}"
+
+
 def format_seconds(seconds: float) -> str:
     """Three digits and the unit that suits: ``1.50 ms``, ``230 µs``, ``12.0 s``."""
     scale, unit = next(((s, u) for s, u in ((1.0, "s"), (1e-3, "ms")) if abs(seconds) >= 0.9995 * s), (1e-6, "µs"))
@@ -46,6 +82,16 @@ def format_count(count: float) -> str:
         if abs(count) >= 0.9995 * scale:
             return f"{_three_digits(count / scale)}{unit}"
     return f"{count:.0f}"
+
+
+def describe_costs(extras: Mapping[str, float]) -> dict[str, str]:
+    """The extras of a measurement that people budget, in words and with units."""
+    known = {
+        "file_bytes": ("size of the file", format_bytes),
+        "peak_memory_bytes": ("peak memory of loading and running it", format_bytes),
+        "energy_joules": ("energy of one call", format_joules),
+    }
+    return {what: text(extras[name]) for name, (what, text) in known.items() if name in extras}
 
 
 def _parse(text: str, units: dict[str, float], kind: str, accepted: str) -> float:

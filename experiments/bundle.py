@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from experiments.budgets import format_count, format_seconds
+from experiments.budgets import describe_costs, format_count, format_seconds
 from experiments.device_settings import DeviceSettings
 from experiments.devices import create_profiler
 from experiments.files import write_json
@@ -24,12 +24,6 @@ from supernet.architecture import Architecture
 from supernet.subnet import save_subnet
 
 __all__ = ["find_architecture", "write_bundle"]
-
-_COSTS = {
-    "file_bytes": lambda value: ("size of model.onnx", f"{value / 1e6:.2f} MB"),
-    "peak_memory_bytes": lambda value: ("peak memory of loading and running it", f"{value / 1e6:.1f} MB"),
-    "energy_joules": lambda value: ("energy of one call", f"{value * 1e3:.3g} mJ"),
-}
 
 
 def find_architecture(run: RunFolder, key: str) -> Architecture:
@@ -133,7 +127,6 @@ def _card_text(card: Mapping[str, Any]) -> str:
     low, high = map(format_seconds, latency["interval"])
     runtime = f"{device['runtime']} {device['runtime_version']}, {device['threads']} thread(s), {device['precision']}"
     accuracy = {split: f"{value:.2%} of {card['images'][split]} images" for split, value in card["accuracy"].items()}
-    costs = dict(_COSTS[name](value) for name, value in card["costs"].items() if name in _COSTS)
     rows = {
         f"latency of one call (batch {device['batch_size']})": f"{format_seconds(latency['median'])}, "
         f"95 % interval {low} to {high}",
@@ -142,7 +135,7 @@ def _card_text(card: Mapping[str, Any]) -> str:
         "accuracy on validation": f"{accuracy['validation']} (the search saw these)",
         "accuracy on test": f"{accuracy['test']} (the search never saw these)",
         **{f"accuracy of the int8 file on {split}": f"{v:.2%}" for split, v in (card["accuracy_int8"] or {}).items()},
-        **costs,
+        **describe_costs(card["costs"]),
         "multiply-accumulates": format_count(card["macs"]),
         "parameters": format_count(card["parameters"]),
         "ONNX (fp32) against torch": f"largest difference {card['onnx_difference']:.1e} of the largest logit",

@@ -128,19 +128,25 @@ def query(
     latency: Annotated[str | None, typer.Option(help="Upper limit, such as 1.5ms.")] = None,
     macs: Annotated[str | None, typer.Option(help="Upper limit, such as 300M.")] = None,
     parameters: Annotated[str | None, typer.Option(help="Upper limit, such as 5M.")] = None,
+    size: Annotated[str | None, typer.Option(help="Upper limit of the file, such as 5MB.")] = None,
+    memory: Annotated[str | None, typer.Option(help="Upper limit of the peak, such as 20MB, where measured.")] = None,
+    energy: Annotated[str | None, typer.Option(help="Upper limit of a run, such as 3mJ, where measured.")] = None,
     top: Annotated[int, typer.Option(min=1, help="How many to list.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="For machines: seconds and counts.")] = False,
 ) -> None:
     """The most accurate sub-network that holds a budget."""
     from experiments import querying
-    from experiments.budgets import parse_count, parse_seconds
+    from experiments.budgets import parse_bytes, parse_count, parse_joules, parse_seconds
 
-    budgets: dict[str, float] = {}
-    if latency is not None:
-        budgets["latency"] = parse_seconds(latency)
-    for name, text in (("macs", macs), ("parameters", parameters)):
-        if text is not None:
-            budgets[name] = parse_count(text)
+    given: dict[str, tuple[str | None, Callable[[str], float]]] = {
+        "latency": (latency, parse_seconds),
+        "macs": (macs, parse_count),
+        "parameters": (parameters, parse_count),
+        "size": (size, parse_bytes),
+        "memory": (memory, parse_bytes),
+        "energy": (energy, parse_joules),
+    }
+    budgets = {name: parse(text) for name, (text, parse) in given.items() if text is not None}
     name, results = querying.device_results(run, device)
     rows = querying.answer(results, budgets, top)
     changed = querying.what_changed(run, name, results)

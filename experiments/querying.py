@@ -19,7 +19,12 @@ _AXES = {
     "latency": Axis("latency", "s", maximize=False),
     "macs": Axis("macs", "", maximize=False),
     "parameters": Axis("parameters", "", maximize=False),
+    "size": Axis("size", "B", maximize=False),
+    "memory": Axis("memory", "B", maximize=False),
+    "energy": Axis("energy", "J", maximize=False),
 }
+# Budgets that are extras of a measurement.
+_EXTRAS = {"size": "file_bytes", "memory": "peak_memory_bytes", "energy": "energy_joules"}
 
 
 def device_results(run: Path, device: str | None) -> tuple[str, dict[str, Any]]:
@@ -51,17 +56,24 @@ def what_changed(run: Path, name: str, results: Mapping[str, Any]) -> list[str]:
 def answer(results: Mapping[str, Any], budgets: Mapping[str, float], top: int) -> list[dict[str, Any]]:
     """The `top` most accurate measured sub-networks that hold every budget, best first, as plain data.
 
-    `budgets` are upper limits by name: latency in seconds (compared with the measured median), macs, parameters. With
-    a latency budget, ``share_of_runs_within`` is the share of the measured runs that took no longer.
+    `budgets` are upper limits by name: latency in seconds (compared with the measured median), macs, parameters, size
+    and memory in bytes, energy in joules. With a latency budget, ``share_of_runs_within`` is the share of the measured
+    runs that took no longer.
 
     Raises:
-        ValueError: nothing holds the budgets; the message says what comes nearest.
+        ValueError: nothing holds the budgets; the message says what comes nearest. Or something was not measured.
     """
     candidates = [Candidate.from_dict(candidate) for candidate in results["candidates"]]
     candidates = [
-        Candidate(c.arch, {**c.values, "macs": c.extras["macs"], "parameters": c.extras["parameters"]}, c.extras)
+        Candidate(c.arch, {**c.values, **_other_values(c.extras)}, c.extras)
         for c in candidates
+        if all(name in _other_values(c.extras) for name in budgets if name != "latency")
     ]
+    if not candidates:
+        raise ValueError(
+            f"not every one of {', '.join(budgets)} was measured on this device; the costs of [[devices]] in a recipe "
+            "say what is measured beside the latency"
+        )
     axes = (Axis("accuracy", "", maximize=True), *(_AXES[name] for name in budgets))
     try:
         best = ParetoFront(candidates, axes).best("accuracy", **budgets)
@@ -72,17 +84,27 @@ def answer(results: Mapping[str, Any], budgets: Mapping[str, float], top: int) -
     return [_row(candidate, budgets.get("latency")) for candidate in holding[:top]]
 
 
+def _other_values(extras: Mapping[str, Any]) -> dict[str, float]:
+    """What a candidate can be asked for beside its accuracy and latency, by the names of budgets."""
+    costs = extras.get("costs", {})  # runs of older versions have none
+    measured = {name: costs[key] for name, key in _EXTRAS.items() if key in costs}
+    return {"macs": extras["macs"], "parameters": extras["parameters"], **measured}
+
+
 def _nothing_fits(candidates: list[Candidate], budgets: Mapping[str, float]) -> str:
-    from experiments.budgets import format_count, format_seconds
+    from experiments.budgets import format_bytes, format_count, format_joules, format_seconds
+
+    formats = {"latency": format_seconds, "size": format_bytes, "memory": format_bytes, "energy": format_joules}
 
     def text(name: str, value: float) -> str:
-        return format_seconds(value) if name == "latency" else format_count(value)
+        return formats.get(name, format_count)(value)
 
     wanted = " and ".join(f"{name} ≤ {text(name, limit)}" for name, limit in budgets.items())
     least = {name: min(candidates, key=lambda c: c.values[name]) for name in budgets}
-    which = {"latency": "fastest", "macs": "lightest", "parameters": "smallest"}
+    which = {"latency": "fastest", "macs": "lightest", "energy": "most economical"}
     needs = "; ".join(
-        f"the {which[name]} sub-network needs {text(name, c.values[name])} ({c.arch.id})" for name, c in least.items()
+        f"the {which.get(name, 'smallest')} sub-network needs {text(name, c.values[name])} ({c.arch.id})"
+        for name, c in least.items()
     )
     return f"no measured sub-network has {wanted}: {needs}"
 
@@ -100,6 +122,7 @@ def _row(candidate: Candidate, budget: float | None) -> dict[str, Any]:
         "predicted_latency": extras["predicted_latency"],
         "macs": extras["macs"],
         "parameters": extras["parameters"],
+        "costs": extras.get("costs", {}),
         "warnings": extras["warnings"],
     }
     if budget is not None:

@@ -174,6 +174,7 @@ def _candidate(
         "latency_interval": list(measurement.interval),
         "latency_quantiles": np.quantile(measurement.seconds, _QUANTILES).tolist(),
         "warnings": list(measurement.warnings),
+        "costs": dict(measurement.extras),
         # What was predicted before it was measured; for the first sample, by a model that had not seen it.
         "predicted_latency": predicted.get(f"latency-{device}", latency.out_of_fold.get(arch.id)),
         "predicted_accuracy": predicted.get("accuracy", accuracy.out_of_fold.get(arch.id)),

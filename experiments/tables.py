@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from experiments.budgets import format_count, format_seconds
+from experiments.budgets import describe_costs, format_count, format_seconds
 
 __all__ = ["next_commands", "print_answer", "print_card"]
 
@@ -46,6 +46,8 @@ def print_answer(device: str, results: Mapping[str, Any], rows: Sequence[Mapping
         console.print(
             f"{row['id']}: {row['settings']}; predicted {accuracy} and {latency}", soft_wrap=True, markup=False
         )
+        if costs := describe_costs(row["costs"]):
+            console.print("  " + ", ".join(f"{what} {value}" for what, value in costs.items()), soft_wrap=True)
         for warning in row["warnings"]:
             console.print(f"  warning: {warning}", soft_wrap=True, markup=False)
     console.print(

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from experiments.budgets import format_count, format_seconds, parse_count, parse_seconds
+from experiments.budgets import (
+    describe_costs,
+    format_bytes,
+    format_count,
+    format_joules,
+    format_seconds,
+    parse_bytes,
+    parse_count,
+    parse_joules,
+    parse_seconds,
+)
 
 
 @pytest.mark.parametrize(
@@ -65,3 +75,25 @@ def test_a_written_time_reads_back(seconds):
 )
 def test_counts_are_written_with_three_digits(count, text):
     assert format_count(count) == text
+
+
+@pytest.mark.parametrize(("text", "count"), [("5MB", 5e6), ("512 kb", 512e3), ("1.5gB", 1.5e9), ("980B", 980)])
+def test_sizes_are_read_and_written(text, count):
+    assert parse_bytes(text) == pytest.approx(count)
+    assert parse_bytes(format_bytes(count)) == pytest.approx(count, rel=5e-3)
+    for wrong in ("5", "5M", "-5MB", "MB", "nan"):
+        with pytest.raises(ValueError, match="is not a size; write a number above 0 and B, kB, MB or GB"):
+            parse_bytes(wrong)
+
+
+@pytest.mark.parametrize(("text", "joules"), [("3mJ", 3e-3), ("0.2 j", 0.2), ("410uJ", 410e-6), ("7 µJ", 7e-6)])
+def test_energies_are_read_and_written(text, joules):
+    assert parse_joules(text) == pytest.approx(joules)
+    assert parse_joules(format_joules(joules)) == pytest.approx(joules, rel=5e-3)
+    with pytest.raises(ValueError, match="is not an energy; write a number above 0 and J, mJ or uJ"):
+        parse_joules("3")
+
+
+def test_costs_are_described_in_words():
+    costs = describe_costs({"file_bytes": 13.6e6, "energy_joules": 3.2e-3, "sm_clock_hz_before": 1e9})
+    assert costs == {"size of the file": "13.6 MB", "energy of one call": "3.20 mJ"}

@@ -87,6 +87,21 @@ def test_a_budget_nobody_meets_says_what_the_fastest_needs(command, finished_run
     assert re.search(r"no measured sub-network has latency ≤ .*: the fastest sub-network needs [\d.]+ µs", done.stderr)
 
 
+def test_query_holds_budgets_of_what_was_measured_beside_the_latency(command, finished_run):
+    candidates = front(finished_run)["devices"]["one"]["candidates"]
+    sizes = sorted(candidate["extras"]["costs"]["file_bytes"] for candidate in candidates)
+    limit = sizes[len(sizes) // 2]
+    found = json.loads(command("query", finished_run, "--device", "one", "--size", f"{limit:.0f}B", "--json").stdout)
+    (row,) = found["found"]
+    assert row["costs"]["file_bytes"] <= limit
+    small = [c for c in candidates if c["extras"]["costs"]["file_bytes"] <= limit]
+    assert row["accuracy"] == max(c["values"]["accuracy"] for c in small)
+    done = command("query", finished_run, "--device", "one", "--size", "1B", check=2)
+    assert "no measured sub-network has size ≤ 1.00 B: the smallest sub-network needs" in done.stderr
+    done = command("query", finished_run, "--device", "one", "--memory", "20MB", check=2)
+    assert "not every one of memory was measured on this device; the costs of [[devices]]" in done.stderr
+
+
 def test_help_and_query_come_at_once(command, finished_run):
     def seconds(*arguments):
         started = time.perf_counter()

@@ -34,7 +34,7 @@ def test_an_exported_int8_file_comes_with_its_own_accuracy(run, command, tmp_pat
     assert card["costs"]["file_bytes"] == (tmp_path / "bundle" / "model.onnx").stat().st_size
     assert card["costs"]["peak_memory_bytes"] > 1e5
     text = (tmp_path / "bundle" / "README.md").read_text()
-    assert "accuracy of the int8 file on test" in text and "peak memory" in text
+    assert "accuracy of the int8 file on test" in text and "peak memory of loading" in text
     assert "in int8" in done.stdout
     session = onnxruntime.InferenceSession(tmp_path / "bundle" / "model.onnx", providers=["CPUExecutionProvider"])
     assert session.get_inputs()[0].shape == card["input"]["shape"]
