@@ -155,7 +155,7 @@ def main() -> None:
     resolutions = tuple(r for r in supernet.space.resolutions if r <= arguments.resolution)
     space = supernet.space.restrict(resolution=resolutions)
     genes = sample_in_bins(space, arguments.archs, np.random.default_rng(arguments.seed), supernet.macs)
-    archs = space.decode(genes)
+    archs = space.decode(np.unique(genes, axis=0))  # a campaign measures nothing twice
     result = campaign(supernet, archs, arguments.max_repeats, arguments.campaign_seed)
     arguments.campaign.write_text(json.dumps(result))
 
