@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ from supernet.training.stepping import Stepper, StepResult
 from supernet.training.steps import accumulate_gradients, freeze
 
 N = 2
+_TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={N}"]
 
 
 def _supernet() -> TimmSupernet:
@@ -301,11 +303,58 @@ def test_torchrun_recovers_from_killed_processes(tmp_path: Path, undisturbed: di
     assert not (tmp_path / "not written to").exists()  # the first process alone writes, and alone needs to read
 
 
-def _torchrun(what: str, out: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={N}", *options, "--standalone"]
-    done = subprocess.run(
-        [*command, __file__, what, str(out)], capture_output=True, text=True, timeout=300, check=False
+def test_sigterm_stops_all_processes_after_a_step_and_the_same_command_carries_on(
+    recipe_path: Path, tmp_path: Path
+) -> None:
+    recipe, run = tmp_path / "recipe.toml", tmp_path / "run"
+    recipe.write_text(recipe_path.read_text().replace("schedule = { epochs = 2", "schedule = { epochs = 6"))
+    command = [*_TORCHRUN, "-m", "experiments", "train", str(recipe), "--out", str(run)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not (run / "checkpoints" / "epochs.jsonl").exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)  # torchrun passes it on
+    output, errors = process.communicate(timeout=120)
+    said = [line for line in errors.splitlines() if line.startswith("supernet: stopped after step")]
+    assert process.returncode and len(said) == 1, output + errors
+    step = int(said[0].split()[4])
+    assert step < 70 and sorted((run / "checkpoints").glob(f"step-{step:09d}-*.pt")), said
+    assert not (run / "supernet.safetensors").exists()
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0 and (run / "supernet.safetensors").exists(), done.stdout + done.stderr
+    lines = [json.loads(line) for line in (run / "checkpoints" / "epochs.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in lines] == list(range(7))
+    assert all(line["validation"].keys() == {"largest", "middle", "smallest"} for line in lines)
+    assert done.stdout.count("train\n") == 1  # the first process alone talks
+
+
+def test_a_process_that_waits_for_a_dead_one_leaves_after_sigterm() -> None:
+    """The main thread holds still as it does in a message that never comes, and runs no handler."""
+    script = """if True:
+        import ctypes
+        from supernet.training import interruption
+        interruption._PATIENCE_SECONDS = 0.5
+        with interruption.StopSignals(n_processes=2):
+            print("waiting", flush=True)
+            lock = ctypes.create_string_buffer(256)
+            libc = ctypes.CDLL(None)
+            libc.sem_init(lock, 0, 0)
+            while True:
+                libc.sem_wait(lock)
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
+    assert process.stdout is not None and process.stdout.readline() == "waiting\n"
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 143 and "no answer from the other processes" in errors
+    assert errors.count("\n") == 1
+
+
+def _torchrun(what: str, out: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [*_TORCHRUN, *options, __file__, what, str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done
 

@@ -88,7 +88,8 @@ def calculate(options: argparse.Namespace) -> None:
             )
     Console(width=120).print(
         f"Calculated, not measured: {options.images_per_second:g} images/s and {options.images} images a step on "
-        f"one GPU, {options.gradient_mb:g} MB of gradients, {options.gigabytes_per_second:g} GB/s, {options.latency_us:g} µs"
+        f"one GPU, {options.gradient_mb:g} MB of gradients, {options.gigabytes_per_second:g} GB/s, "
+        f"{options.latency_us:g} µs"
     )
     Console(width=120).print(table)
 
