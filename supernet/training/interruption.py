@@ -37,8 +37,8 @@ class StopSignals:
     run dies, torchrun sends SIGTERM to the others, and those may be waiting for the dead one in a message that never
     comes. Python runs no signal handler then, so a thread of its own listens.
 
-    Ctrl-C is raised where it arrives, as ever. Code of others may swallow it there, such as a bare ``except`` in a module
-    that is being imported for the first step; `check_interrupt` raises it again.
+    Ctrl-C is raised where it arrives, as ever. Code of others may swallow it there, such as a bare ``except`` in a
+    module that is being imported for the first step; `check_interrupt` raises it again.
 
     Outside the main thread, where signals cannot be caught, this does nothing.
     """
