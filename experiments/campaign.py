@@ -41,7 +41,8 @@ def run_campaign(
                 networks, make = architectures(run, plan.archs[:wanted])
                 done = measure_missing(store, profiler, networks, make, report, deadline)
             measured, failed, seconds = measured + done.measured, failed + done.failed, seconds + done.seconds
-            if n is not None or done.left or len(plan.archs) < wanted:
+            late = deadline is not None and time.monotonic() >= deadline
+            if n is not None or done.left or late or len(plan.archs) < wanted:
                 break
             wanted += _STEP
         left = f", {done.left} of {wanted if n is not None else len(plan.archs)} left" if done.left else ""

@@ -19,6 +19,7 @@ from experiments.searching import AXES, draw, search_plans
 from experiments.training import course_of_training, train_baseline
 from hardware.counting import count_macs, count_parameters
 from hardware.device import Device
+from hardware.device_changes import differences
 from hardware.measurement import Measurement
 from hardware.store import Score
 from search.front import Candidate, ParetoFront, hypervolume
@@ -36,6 +37,9 @@ def compare_run(run: RunFolder, report: Reporter) -> dict[str, Any]:
 
     Only here the test split is read. Every series is chosen on the validation split and reported on the test split.
     """
+    results = read_json(run.front)["devices"]
+    for profiler in profilers(run):
+        _check_unchanged(run, Device.from_dict(results[profiler.device.name]["device"]), profiler.device)
     random, uniform = _random_plan(run), _uniform_plan(run)
     archs = [*random.archs, *uniform.archs]
     measure_architectures(run, archs, report)
@@ -44,7 +48,6 @@ def compare_run(run: RunFolder, report: Reporter) -> dict[str, Any]:
     models = {f"timm:{name}": train_baseline(run, name, report) for name in run.recipe.baselines.timm_models}
     measure_models(run, models, report)
     scores = {key: _score_model(run, key, model) for key, model in models.items()}
-    results = read_json(run.front)["devices"]
     if unsearched := [device.name for device in run.recipe.devices if device.name not in results]:
         raise ValueError(f"{run.path} has no front for {', '.join(unsearched)} yet: `supernet search {run.path}`")
     plans = {plan.name: plan.archs for plan in (random, uniform)}
@@ -71,6 +74,14 @@ def compare_run(run: RunFolder, report: Reporter) -> dict[str, Any]:
         "devices": devices,
         "notes": _notes(run, random),
     }
+
+
+def _check_unchanged(run: RunFolder, before: Device, now: Device) -> None:
+    if changed := differences(before, now):
+        raise ValueError(
+            f"the front of {now.name} was measured before this changed: {'; '.join(changed)}; baselines measured now "
+            f"cannot be compared with it: search again with `supernet search {run.path}`"
+        )
 
 
 def _random_plan(run: RunFolder) -> Plan:

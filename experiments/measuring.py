@@ -110,7 +110,8 @@ def measure_missing(
     """Measure those networks that were neither measured on this device nor failed there, in their order.
 
     A network is made only when its turn comes. At the deadline, a time of `time.monotonic`, which no change of the
-    clock moves, no new one is begun; what has begun is finished. What does not run is written down with the reason.
+    clock moves, no new one is begun; what has begun is finished, and one always begins. What does not run is written
+    down with the reason.
 
     Raises:
         OSError: the device has gone, or the store cannot be written; what was measured before is stored.
@@ -134,7 +135,7 @@ def measure_missing(
         store.add_failure(workload.key, workload.resolution, device, reason)
         failures.append(f"{workload.key}: {reason}")
 
-    if waiting and (deadline is None or started < deadline):
+    if waiting:
         store.add_planned(waiting, device)
         with report.bar(f"measuring on {device.name}", len(waiting)) as advance:
             for measured, measurement in enumerate(profiler.measure(workloads(), failed), start=1):

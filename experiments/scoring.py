@@ -22,6 +22,7 @@ from hardware.store import Score, Store
 from supernet.architecture import Architecture
 from supernet.calibration import evaluate_all, recalibrate
 from supernet.training import World
+from supernet.training.memory import keep_freed_memory
 
 __all__ = ["Scorer", "cannot_reach"]
 
@@ -78,7 +79,7 @@ class Scorer:
         missing = self._missing(archs, split, floors)
         size = 1 if self._images(split).fits else _GROUP
         groups = [group for part in _by_resolution(missing) for group in _chunks(part, size)]
-        with report.bar(f"scoring on {split}", len(missing)) as advance:
+        with report.bar(f"scoring on {split}", len(missing)) as advance, keep_freed_memory():
             done = 0
             for turn in _chunks(groups, self.world.size):
                 mine = turn[self.world.rank] if self.world.rank < len(turn) else []

@@ -29,6 +29,9 @@ def export_onnx(module: nn.Module, input_shape: Sequence[int]) -> bytes:
     The shape (batch, channels, height, width) is fixed in the file. A network made of the usual operators of
     convolutional classifiers takes milliseconds (see `record`); any other goes through `torch.onnx.export`, which
     takes seconds. The module keeps its train/eval flags.
+
+    Raises:
+        ValueError: the network calls an operator that ONNX has no word for.
     """
     with evaluating(module), torch.no_grad():
         try:
@@ -66,16 +69,22 @@ def onnx_parity(model: bytes, module: nn.Module, input_shape: Sequence[int], tol
 def _exported_by_torch(module: nn.Module, input_shape: Sequence[int]) -> bytes:
     weight = next(module.parameters(), torch.empty(0))
     images = torch.zeros(tuple(input_shape), device=weight.device)
-    with _silence():
-        program = torch.onnx.export(
-            module,
-            (images,),
-            dynamo=True,
-            verbose=False,
-            input_names=[INPUT],
-            output_names=[OUTPUT],
-            opset_version=OPSET,
-        )
+    try:
+        with _silence():
+            program = torch.onnx.export(
+                module,
+                (images,),
+                dynamo=True,
+                verbose=False,
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                opset_version=OPSET,
+            )
+    except torch.onnx.OnnxExporterError as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:  # the exporter's own text is a page of advice; the first cause is the reason
+            cause = cause.__cause__
+        raise ValueError(f"{type(module).__name__} cannot be written as ONNX: {str(cause).splitlines()[0]}") from error
     assert program is not None  # dynamo=True without a path always returns the program
     return program.model_proto.SerializeToString()
 

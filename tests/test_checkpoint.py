@@ -17,7 +17,15 @@ from torch import Tensor
 
 from supernet import create_supernet
 from supernet.timm_supernet import TimmSupernet
-from supernet.training import Progress, Schedule, Trainer, Uniform, progressive_shrinking, single_stage
+from supernet.training import (
+    Progress,
+    Schedule,
+    Trainer,
+    TrainingInterrupted,
+    Uniform,
+    progressive_shrinking,
+    single_stage,
+)
 from supernet.training.checkpoint import CheckpointFolder, as_plain, first_difference, load_checkpoint
 from supernet.training.records import Epoch, Log
 
@@ -67,7 +75,11 @@ def _child(folder: str) -> None:
         time.sleep(0.02)
 
     torch.set_num_threads(1)
-    _trainer(Path(folder)).run(on_step=say)
+    try:
+        _trainer(Path(folder)).run(on_step=say)
+    except TrainingInterrupted as interrupted:
+        print(interrupted, file=sys.stderr)
+        raise
 
 
 def _weights(trainer: Trainer) -> dict[str, Tensor]:
@@ -111,21 +123,28 @@ def test_killed_training_ends_with_the_same_bits(
 ) -> None:
     weights, losses = undisturbed
     rng, reached = random.Random(0), 0
-    for last in (rng.randint(4, 30), rng.randint(31, 45)):
+    for last, how in ((rng.randint(4, 20), signal.SIGKILL), (rng.randint(21, 32), signal.SIGUSR1)):
         with subprocess.Popen(
-            [sys.executable, "-c", CHILD, __file__, str(tmp_path)], stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", CHILD, __file__, str(tmp_path)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         ) as child:
             assert child.stdout is not None
             for line in child.stdout:
                 reached = int(line)
-                if reached >= last:
-                    child.send_signal(signal.SIGKILL)
-                    break
-        assert child.returncode == -signal.SIGKILL and reached >= last
+                if reached == last:
+                    child.send_signal(how)
+            assert child.stderr is not None
+            said = child.stderr.read()
+        assert child.returncode == (-signal.SIGKILL if how == signal.SIGKILL else 143) and reached >= last
+    # Asked, and not killed, it has saved the very step that it stopped after, and says so.
+    assert (tmp_path / "epochs.jsonl").exists() and sorted(tmp_path.glob(f"step-{reached:09d}-*"))
+    assert f"stopped after step {reached} of 50" in said and "carries on from here" in said
     steps: list[int] = []
     trainer = _trainer(tmp_path)
     epochs = trainer.run(on_step=lambda progress: steps.append(progress.step))
-    assert reached - 4 < steps[0] <= reached + 10  # the child went on a little between its line and its end
+    assert steps[0] == reached + 1
     _assert_same_bits(trainer, weights)
     lines = [json.loads(line) for line in (tmp_path / "epochs.jsonl").read_text().splitlines()]
     assert [line["epoch"] for line in lines] == list(range(len(losses)))

@@ -71,9 +71,12 @@ def _draw_blocks(axes: Axes, blocks: Sequence[Data], positions: Sequence[Data], 
     heights = axes.get_ylim()
     rates = np.array([b["macs"] / b["seconds"] for b in known])
     for rate in np.unique(10.0 ** np.round(np.log10(np.quantile(rates, [0.05, 0.5, 0.95])))):
-        line = ends * 1e6 / rate * 1e3
-        axes.plot(ends, line, "--", color=COLOURS["faint"], lw=0.7, zorder=1)
-        place = float(np.clip(heights[1] * 0.8, line[0], line[1]))
-        axes.annotate(f"{rate / 1e9:g} GMAC/s", (place / 1e3 * rate / 1e6, place), fontsize=7, color=COLOURS["faint"])
+        axes.plot(ends, ends * 1e6 / rate * 1e3, "--", color=COLOURS["faint"], lw=0.7, zorder=1)
+        # In the middle of what can be seen of the line.
+        seen = np.clip(ends, *(np.array(heights) / 1e3 * rate / 1e6))
+        middle = float(np.sqrt(seen.prod()))
+        if ends[0] < middle < ends[1]:
+            place = (middle, middle * 1e6 / rate * 1e3)
+            axes.annotate(f"{rate / 1e9:g} GMAC/s", place, fontsize=7, color=COLOURS["faint"])
     axes.set(xlim=ends, ylim=heights)
-    axes.legend(loc="upper left", fontsize=8)
+    axes.legend(loc="lower right", fontsize=8)

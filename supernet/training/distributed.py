@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import time
+import uuid
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed import PrefixStore, Store, rendezvous  # pyright: ignore[reportPrivateImportUsage]
 
 __all__ = ["LostProcessError", "World", "agree", "average_gradients", "join"]
 
@@ -23,6 +25,7 @@ __all__ = ["LostProcessError", "World", "agree", "average_gradients", "join"]
 # than a validation, for which the processes without a part of it wait.
 _TIMEOUT = timedelta(hours=1)
 _CPU = torch.device("cpu")
+_JOIN_SECONDS, _POLL_SECONDS = 600.0, 0.01
 
 
 class LostProcessError(ConnectionError):
@@ -52,7 +55,7 @@ class World:
     def sum(self, tensor: Tensor) -> Tensor:
         """The sum over all processes, in place; the same bits on each."""
         if self.size > 1:
-            _talk(lambda: dist.all_reduce(tensor))
+            _talk(dist.all_reduce, tensor)
         return tensor
 
     def gather(self, tensor: Tensor) -> Tensor:
@@ -60,14 +63,14 @@ class World:
         if self.size == 1:
             return tensor[None]
         parts = [torch.empty_like(tensor) for _ in range(self.size)]
-        _talk(lambda: dist.all_gather(parts, tensor.contiguous()))
+        _talk(dist.all_gather, parts, tensor.contiguous())
         return torch.stack(parts)
 
     def spread(self, tensors: Sequence[Tensor]) -> None:
         """Overwrite the tensors by those of the first process."""
         if self.size > 1:
             for tensor in tensors:
-                _talk(partial(dist.broadcast, tensor.detach(), 0))
+                _talk(dist.broadcast, tensor.detach(), 0)
 
     def share(self, make: Callable[[], bytes | None]) -> bytes | None:
         """What `make` returns on the first process, which alone calls it.
@@ -142,8 +145,11 @@ def join() -> Iterator[World]:
             )
         device = torch.device("cuda", local_rank)
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_TIMEOUT)
-    world = World(dist.get_rank(), dist.get_world_size(), local_rank, device)
+    store, rank, size = next(iter(rendezvous("env://", timeout=_TIMEOUT)))
+    store = PrefixStore(_name_of_attempt(store, rank, size), store)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_TIMEOUT)
+    world = World(rank, size, local_rank, device)
     yield world
     world.barrier()  # the first process may still have been writing
     dist.destroy_process_group()
@@ -197,11 +203,43 @@ def average_gradients(world: World, module: nn.Module) -> int:
     return n_bytes
 
 
-def _talk(message: Callable[[], Any]) -> None:
+def _name_of_attempt(store: Store, rank: int, size: int) -> str:
+    """A name that only the processes have that are alive now.
+
+    torchrun keeps one store over all its restarts, and does not tell the attempts apart: without a name of its own for
+    each, a process finds the address of one that has died and waits for it. A process says hello with a number of its
+    own, and takes the name from the answer that has this number.
+    """
+    deadline = time.monotonic() + _JOIN_SECONDS
+    own = uuid.uuid4().hex
+    waiting = set(range(1, size)) if rank == 0 else {rank}
+    if rank:
+        store.set(f"hello/{rank}", own)
+    while waiting:
+        for other in tuple(waiting):
+            if rank == 0:
+                store.set(f"answer/{other}", _read(store, f"hello/{other}") + own)
+                if _read(store, f"joined/{other}") == own:
+                    waiting.remove(other)
+            elif (answer := _read(store, f"answer/{rank}")).startswith(own):
+                own = answer.removeprefix(own)
+                store.set(f"joined/{rank}", own)
+                waiting.remove(rank)
+        if time.monotonic() > deadline:
+            raise LostProcessError(f"processes {sorted(waiting)} of {size} did not join within {_JOIN_SECONDS:g} s")
+        time.sleep(_POLL_SECONDS)
+    return own
+
+
+def _read(store: Store, key: str) -> str:
+    return store.get(key).decode() if store.check([key]) else ""
+
+
+def _talk(message: Callable[..., Any], *arguments: Any) -> None:
     try:
-        message()
+        message(*arguments)
     except RuntimeError as error:
-        reason = str(error).splitlines()[0][:120]
+        reason = str(error).splitlines()[0].split("] ", 1)[-1].split(". ")[0]  # without the file it comes from
         raise LostProcessError(
             f"another process of this run does not answer ({reason}); the same command carries on from the last "
             "checkpoint"

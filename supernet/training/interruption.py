@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import threading
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Self
 
 __all__ = ["StopSignals", "TrainingInterrupted"]
@@ -37,11 +37,15 @@ class StopSignals:
     run dies, torchrun sends SIGTERM to the others, and those may be waiting for the dead one in a message that never
     comes. Python runs no signal handler then, so a thread of its own listens.
 
+    Ctrl-C is raised where it arrives, as ever. Code of others may swallow it there, such as a bare ``except`` in a module
+    that is being imported for the first step; `check_interrupt` raises it again.
+
     Outside the main thread, where signals cannot be caught, this does nothing.
     """
 
     def __init__(self, n_processes: int = 1) -> None:
         self.requested = False
+        self._interrupted = False
         self._impatient = n_processes > 1
         self._timer: threading.Timer | None = None
         self._active = False
@@ -54,6 +58,8 @@ class StopSignals:
         os.set_blocking(self._write, False)
         self._wakeup_before = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
         self._handlers_before = {number: signal.signal(number, lambda *_: None) for number in _SIGNALS}
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            self._handlers_before[signal.SIGINT] = signal.signal(signal.SIGINT, self._interrupt)
         self._listener = threading.Thread(target=self._listen, name="stop signals", daemon=True)
         self._listener.start()
         return self
@@ -72,6 +78,15 @@ class StopSignals:
         os.close(self._read)
         os.close(self._write)
         self._active = False
+
+    def check_interrupt(self) -> None:
+        """Raises KeyboardInterrupt where Ctrl-C came and nobody has acted on it."""
+        if self._interrupted:
+            raise KeyboardInterrupt
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        self._interrupted = True
+        raise KeyboardInterrupt
 
     def noticed(self) -> None:
         """All processes are alive and will stop: there is nothing to be impatient about."""

@@ -83,6 +83,7 @@ class Loop:
                     self._epoch(number, stop)
                 except CollapseError as collapse:
                     self._roll_back(collapse)
+            stop.check_interrupt()
         if self.average is not None:
             self.module.load_state_dict(self.average.module.state_dict())
         return self.epochs
@@ -141,6 +142,7 @@ class Loop:
                     Progress(phase.name, epoch, self.ends[-1], self.step, self.n_steps, lr, losses, rate, share_talking)
                 )
             self.losses.add(result.losses)
+            stop.check_interrupt()
             stopping, time_to_save = result.wishes
             if stopping:
                 self._stop(stop)

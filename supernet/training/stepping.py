@@ -33,20 +33,24 @@ class StepResult:
     """What a step has to say, the same on every process but for times.
 
     Attributes:
+        archs: the sub-networks.
         losses: per kind of sub-network (largest, smallest, random), over the images of all processes.
         lr: the learning rate.
         n_images: over all processes.
         seconds: the step took, without waiting for the images.
         communication: the part of these seconds that went into talking to other processes, waiting included.
+        n_bytes: of the gradients that were averaged; 0 on one process.
         wishes: which of the wishes that were passed in some process had.
         sampler_state: what an adaptive sampler knows now.
     """
 
+    archs: list[Architecture]
     losses: Means
     lr: float
     n_images: int
     seconds: float
     communication: float
+    n_bytes: int
     wishes: list[bool]
     sampler_state: Mapping[str, Any]
 
@@ -132,7 +136,7 @@ class Stepper:
                     f"the loss of the {_kind(arch, phase)} sub-network is {loss} in step {step} (phase {phase.name!r})",
                     f"train with a lower learning rate than {phase.schedule.peak_lr:g}, or clip gradients",
                 )
-        average_gradients(world, self.module)
+        n_bytes = average_gradients(world, self.module)
         if world.size > 1:
             communication += self._now(timed) - before_talking
         optimisation.update()
@@ -143,7 +147,15 @@ class Stepper:
             sampler_state = sampler.learn(phase.space, sampler_state, archs, np.array(values))
         seconds = self._now(timed) - started
         return StepResult(
-            means, optimisation.lr, len(images) * world.size, seconds, communication, granted, sampler_state
+            archs,
+            means,
+            optimisation.lr,
+            len(images) * world.size,
+            seconds,
+            communication,
+            n_bytes,
+            granted,
+            sampler_state,
         )
 
     def _now(self, timed: bool) -> float:

@@ -69,13 +69,14 @@ def accumulate_gradients(
             f"data.batch_size must be a multiple of {n_shares} times the number of processes"
         )
     parts = zip(images.chunk(accumulation), labels.chunk(accumulation), strict=True)
-    total = torch.zeros(len(archs), device=images.device)
-    for part_images, part_labels in parts:
-        total += _one_pass(
+    losses = [
+        _one_pass(
             supernet, part_images, part_labels, archs, loss, progress, teacher, regularise, n_shares, split_batch,
             autocast, backward,
-        )  # fmt: skip
-    return total / accumulation if accumulation > 1 else total
+        )
+        for part_images, part_labels in parts
+    ]  # fmt: skip
+    return torch.stack(losses).mean(0)
 
 
 def _one_pass(
@@ -105,11 +106,10 @@ def _one_pass(
             key = share, arch.resolution
             if key not in inputs:
                 resized = resize(own_images, arch.resolution)
-                with torch.no_grad(), _autocast(images.device, autocast):
-                    inputs[key] = resized, None if teacher is None else teacher(resized).float()
+                with torch.no_grad():
+                    inputs[key] = resized, None if teacher is None else _logits(autocast, teacher, resized)
             resized, frozen = inputs[key]
-            with _autocast(images.device, autocast):
-                logits = supernet(resized, arch).float()
+            logits = _logits(autocast, supernet, resized, arch)
             value = loss(logits, own_labels, in_place if loss.teacher == "in place" else frozen, progress)
             backward(value / n_shares if n_shares > 1 else value)
             losses.append(value.detach())
@@ -142,10 +142,8 @@ def mean_losses(
         for part_images, part_labels in zip(images.chunk(accumulation), labels.chunk(accumulation), strict=True):
             for i, arch in enumerate(archs):
                 resized = resize(part_images, arch.resolution)
-                with _autocast(images.device, autocast):
-                    logits = supernet(resized, arch).float()
-                    frozen = None if teacher is None else teacher(resized).float()
-                totals[i] += float(loss(logits, part_labels, frozen, progress))
+                frozen = None if teacher is None else _logits(autocast, teacher, resized)
+                totals[i] += float(loss(_logits(autocast, supernet, resized, arch), part_labels, frozen, progress))
     for buffer, value in zip(buffers, before, strict=True):  # running statistics, also those of norms of one's own
         buffer.copy_(value)
     return totals / accumulation
@@ -174,5 +172,9 @@ def seeded(device: torch.device, *key: int) -> Iterator[None]:
         yield
 
 
-def _autocast(device: torch.device, dtype: torch.dtype | None) -> torch.autocast:
-    return torch.autocast(device.type, dtype, enabled=dtype is not None)
+def _logits(autocast: torch.dtype | None, network: nn.Module, images: Tensor, *arch: Architecture) -> Tensor:
+    """Logits (n, n_classes) in single precision at least, since losses are differences of large numbers."""
+    if autocast is None:
+        return network(images, *arch)
+    with torch.autocast(images.device.type, autocast):
+        return network(images, *arch).float()

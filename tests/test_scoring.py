@@ -1,0 +1,150 @@
+"""Scores: the same whoever makes them and however, each made once, and given up early only within the bound."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.optim.swa_utils import update_bn
+
+from experiments import scoring
+from experiments.onnx_module import OnnxModule
+from experiments.progress import Reporter
+from experiments.run_folder import RunFolder
+from experiments.scoring import Scorer, cannot_reach
+from supernet.calibration import evaluate, evaluate_all
+from supernet.images import resize
+
+
+@pytest.fixture
+def unscored(finished_run, tmp_path):
+    """A copy of the finished run without its scores."""
+    folder = tmp_path / "run"
+    shutil.copytree(finished_run, folder)
+    with sqlite3.connect(folder / "store.sqlite") as database:
+        database.execute("DELETE FROM scores")
+    database.close()
+    return RunFolder(folder)
+
+
+def rows(folder: Path) -> dict[tuple[str, str], str]:
+    database = sqlite3.connect(folder / "store.sqlite")
+    found = database.execute("SELECT key, split, metrics FROM scores").fetchall()
+    database.close()
+    return {(key, split): metrics for key, split, metrics in found}
+
+
+def sampled(run: RunFolder, n: int):
+    return run.supernet.space.sample(n, np.random.default_rng(3))
+
+
+def test_scores_are_those_of_the_plain_loop(unscored):
+    archs, settings, data = sampled(unscored, 6), unscored.recipe.score, unscored.data
+    scores = Scorer(unscored).score(archs, "validation", Reporter())
+    for arch in archs:
+        subnet = unscored.supernet.extract(arch)
+        calibration = data.calibration_batches(settings.calibration_images, settings.batch_size)
+        update_bn([resize(batch, arch.resolution) for batch in calibration], subnet)
+        plain = evaluate(subnet, data.evaluation_batches("validation", settings.batch_size), arch.resolution)
+        found = scores[arch.id].metrics
+        assert abs(found["accuracy"] - plain.accuracy) < 1.5 / 200  # one image: update_bn's variance is unbiased
+        assert found["loss"] == pytest.approx(plain.loss, abs=0.02) and found["n_images"] == 200
+
+
+def test_a_network_in_onnx_runtime_computes_the_same_at_any_batch_size(small_supernet):
+    subnet = small_supernet.extract(small_supernet.space.smallest).eval()
+    fast = OnnxModule(subnet, channels=1, resolution=24)
+    images = torch.randn(fast.batch_size * 2 + 3, 1, 24, 24)
+    with torch.no_grad():
+        torch.testing.assert_close(fast(images), subnet(images), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(fast(images[:1]), subnet(images[:1]), rtol=1e-4, atol=1e-4)
+
+
+def test_images_that_do_not_fit_into_memory_give_the_same_scores(unscored, monkeypatch):
+    archs = sampled(unscored, 5)
+    kept = Scorer(unscored).score(archs, "validation", Reporter())
+    with sqlite3.connect(unscored.path / "store.sqlite") as database:
+        database.execute("DELETE FROM scores")
+    database.close()
+    monkeypatch.setattr("experiments.kept_images._MEMORY", 0)
+    monkeypatch.setattr(scoring, "_GROUP", 2)
+    read_again = Scorer(unscored).score(archs, "validation", Reporter())
+    assert {key: dict(s.metrics) for key, s in kept.items()} == {key: dict(s.metrics) for key, s in read_again.items()}
+
+
+def test_two_processes_score_what_one_does_and_a_kill_loses_little(unscored):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["-m", "experiments", "score", str(unscored.path)]
+    process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 120
+        while not rows(unscored.path) and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    before = rows(unscored.path)
+    assert before
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr
+    after = rows(unscored.path)
+    assert before.items() <= after.items()  # what was there is neither lost nor made again
+    planned = [arch for plan in unscored.all_plans() for arch in plan.archs if plan.name not in ("random", "uniform")]
+    assert {key for key, _ in after} == {arch.id for arch in planned}
+    with sqlite3.connect(unscored.path / "store.sqlite") as database:
+        database.execute("DELETE FROM scores")
+    database.close()
+    Scorer(unscored).score(planned, "validation", Reporter())
+    assert rows(unscored.path) == after  # by one process
+
+
+def test_a_dominated_network_is_given_up_and_counted_apart(unscored):
+    archs = sampled(unscored, 4)
+    scorer = Scorer(unscored)
+    floors = {archs[0].id: 0.999, archs[1].id: 0.0}
+    scores = scorer.score(archs, "validation", Reporter(), floors)
+    assert scores[archs[0].id].metrics["n_images"] == 64  # the first batch was enough
+    assert "stopped below" in scores[archs[0].id].split
+    assert [scores[arch.id].metrics["n_images"] for arch in archs[1:]] == [200, 200, 200]
+    made = rows(unscored.path)
+    scorer.score(archs, "validation", Reporter(), floors)
+    assert rows(unscored.path) == made
+    whole = scorer.score(archs, "validation", Reporter())[archs[0].id]
+    assert whole.metrics["n_images"] == 200 and whole.split == "validation"
+
+
+def test_one_that_reaches_its_floor_is_hardly_ever_given_up():
+    rng, total, floor, risk = np.random.default_rng(0), 400, 0.7, 0.05
+    right = np.arange(total) < round(floor * total)  # exactly at the floor: the hardest case
+    given_up = 0
+    for _ in range(400):
+        seen = np.cumsum(rng.permutation(right))
+        given_up += any(cannot_reach(floor, int(seen[n - 1]), n, total, risk / 10) for n in range(40, total + 1, 40))
+    assert given_up / 400 <= 0.05
+    bad = np.cumsum(rng.permutation(np.arange(total) < 200))
+    assert next(n for n in range(40, total + 1, 40) if cannot_reach(floor, int(bad[n - 1]), n, total, 1e-4)) <= 200
+    assert not cannot_reach(0.0, 0, total, total, risk)
+    assert cannot_reach(0.5, 199, 400, 400, risk) and not cannot_reach(0.5, 200, 400, 400, risk)
+
+
+def test_networks_evaluated_together_are_evaluated_as_alone(small_supernet):
+    archs = small_supernet.space.sample(3, np.random.default_rng(0))
+    subnets = [small_supernet.extract(arch) for arch in archs]
+    generator = torch.Generator().manual_seed(0)
+    batches = [
+        (torch.randn(20, 1, 32, 32, generator=generator), torch.randint(10, (20,), generator=generator))
+        for _ in range(4)
+    ]
+    together = evaluate_all(subnets, batches, resolution=24)
+    assert together == [evaluate(subnet, batches, resolution=24) for subnet in subnets]
+    stopped = evaluate_all(subnets, batches, resolution=24, stop=lambda number, correct, n: number == 1 and n >= 40)
+    assert [score.n_images for score in stopped] == [80, 40, 80] and stopped[0] == together[0]
