@@ -2,7 +2,8 @@
 
 Architectures a minute from genes to stored measurement, against the loop that everybody writes first: per network
 `torch.onnx.export(dynamo=True)`, a session, and 100 runs. Both ways take the same architectures in turns within one
-run, a group at a time, so that the machine's changing speed falls on both.
+run, a group at a time, so that the machine's changing speed falls on both. The 100 runs have the same protection from
+other programs as ours (`undisturbed`), so that ways of measuring are compared and not how busy the machine is.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import logging
 import tempfile
 import warnings
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
@@ -27,6 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hardware import Measurement, OnnxRuntimeProfiler, Sampling, Store, Workload, export_onnx
+from hardware.process import quietest_cores, undisturbed
 from hardware.reference import reference_workload
 from supernet import create_supernet
 from supernet.architecture import Architecture
@@ -59,12 +61,12 @@ def ours(
     return [store.measurement(arch.id, arch.resolution, profiler.device) for arch in archs]
 
 
-def plain_loop(supernet: Supernet, genes: Genes, channels: int, runs: int = 100) -> list[float]:
+def plain_loop(supernet: Supernet, genes: Genes, channels: int, cores: Collection[int], runs: int = 100) -> list[float]:
     """The usual way: medians in seconds, in the order of the genes (n_archs, n_genes)."""
-    return [_plain_median(supernet, arch, channels, runs) for arch in supernet.space.decode(genes)]
+    return [_plain_median(supernet, arch, channels, runs, cores) for arch in supernet.space.decode(genes)]
 
 
-def _plain_median(supernet: Supernet, arch: Architecture, channels: int, runs: int) -> float:
+def _plain_median(supernet: Supernet, arch: Architecture, channels: int, runs: int, cores: Collection[int]) -> float:
     module = supernet.extract(arch).eval()
     images = torch.randn(1, channels, arch.resolution, arch.resolution)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
@@ -74,10 +76,11 @@ def _plain_median(supernet: Supernet, arch: Architecture, channels: int, runs: i
     session = _session(program.model_proto.SerializeToString())
     feed = {session.get_inputs()[0].name: images.numpy()}
     seconds = []
-    for _ in range(runs):
-        start = perf_counter()
-        session.run(None, feed)
-        seconds.append(perf_counter() - start)
+    with undisturbed(cores, realtime=True):
+        for _ in range(runs):
+            start = perf_counter()
+            session.run(None, feed)
+            seconds.append(perf_counter() - start)
     return median(seconds)
 
 
@@ -121,16 +124,18 @@ def main() -> None:
     plain: list[float] = []
     reference, references = profiler.prepare(reference_workload()).run, []
     with tempfile.TemporaryDirectory() as folder, Store(Path(folder) / "store.sqlite") as store:
-        plain_loop(supernet, genes[:1], channels, runs=1)  # what is imported on first use
+        plain_loop(supernet, genes[:1], channels, (), runs=1)  # what is imported on first use
         export_onnx(supernet.extract(supernet.space.smallest), (1, channels, 32, 32))
         for first in range(0, len(genes), sampling.group_size):
             group = genes[first : first + sampling.group_size]
             with watch("ours"):
                 measurements += ours(supernet, group, channels, profiler, store)
+            cores = quietest_cores(1)
             for row in group[:, None]:
                 with watch("plain"):
-                    plain += plain_loop(supernet, row, channels)
-                references.append(median(reference(1) for _ in range(100)))
+                    plain += plain_loop(supernet, row, channels, cores)
+                with undisturbed(cores, realtime=True):
+                    references.append(median(reference(1) for _ in range(100)))
     report(supernet, genes, channels, watch, measurements, plain, references)
 
 
