@@ -46,14 +46,14 @@ DeviceName = Annotated[str | None, typer.Option("--device", help="A device of th
 @app.command()
 def run(recipe: RecipePath, out: Out = None) -> None:
     """Do everything: train, profile, score, fit, search, compare. Run again, it carries on."""
-    from experiments import pipeline
-
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError("`run` is one process: train on many with `torchrun ... -m experiments train`, then run it")
     folder, report = _start(recipe, out)
-    if pipeline.is_finished(folder):
+    if folder.is_finished:
         report.say(f"{folder.path} is finished already; nothing to do")
     else:
+        from experiments import pipeline
+
         pipeline.run(folder, report)
     report.say(_what_next(folder))
 
@@ -61,6 +61,9 @@ def run(recipe: RecipePath, out: Out = None) -> None:
 @app.command()
 def train(recipe: RecipePath, out: Out = None) -> None:
     """Train the supernet of a recipe; under torchrun, on all its processes."""
+    from experiments.recipe import load_recipe
+
+    load_recipe(recipe)  # a mistake is told at once, not after the libraries have been loaded
     from experiments import pipeline
     from supernet.training import join
 
@@ -102,6 +105,7 @@ def profile(
 @app.command()
 def score(run: RunPath) -> None:
     """Recalibrate sub-networks and evaluate them on the validation split; under torchrun, on all its processes."""
+    _found(run)  # a mistake is told at once, not after the libraries have been loaded
     from experiments import pipeline
     from supernet.training import join
 
@@ -173,10 +177,10 @@ def export(
     device: DeviceName = None,
 ) -> None:
     """Write a sub-network as ONNX and safetensors, with the latency measured on the finished file."""
+    folder, report = _open(run)
     from experiments import pipeline
     from experiments.tables import print_card
 
-    folder, report = _open(run)
     print_card(pipeline.export(folder, arch, device, out, report), out)
 
 
@@ -225,11 +229,15 @@ def _start(recipe: Path, out: Path | None, world: World | None = None) -> tuple[
 
 
 def _open(run: Path, world: World | None = None) -> tuple[RunFolder, Reporter]:
+    return _ready(_found(run), quiet=world is not None and not world.is_first)
+
+
+def _found(run: Path) -> RunFolder:
     from experiments.run_folder import RunFolder
 
     if not run.is_dir():
         raise ValueError(f"{run} is not a folder; give the folder of a run, such as runs/digits")
-    return _ready(RunFolder(run), quiet=world is not None and not world.is_first)
+    return RunFolder(run)
 
 
 def _ready(folder: RunFolder, quiet: bool = False) -> tuple[RunFolder, Reporter]:
@@ -245,10 +253,11 @@ def _ready(folder: RunFolder, quiet: bool = False) -> tuple[RunFolder, Reporter]
 
 
 def _verb(name: str, run: Path, device: str | None = None) -> None:
+    folder, report = _open(run)
     from experiments import pipeline
 
     verb: Callable[..., None] = getattr(pipeline, name)
-    verb(*_open(run), device)
+    verb(folder, report, device)
 
 
 def _os_error(error: OSError) -> str:

@@ -30,7 +30,7 @@ from supernet.architecture import Architecture
 from supernet.training import World, join
 
 __all__ = [
-    "compare", "export", "fit", "is_finished", "profile", "profile_blocks", "profile_campaign", "run", "score",
+    "compare", "export", "fit", "profile", "profile_blocks", "profile_campaign", "run", "score",
     "search", "train",
 ]  # fmt: skip
 
@@ -143,11 +143,6 @@ def run(run: RunFolder, report: Reporter) -> None:
     initial_plan(run)
     for verb in (profile, score, fit, search, compare):
         verb(run, report)
-
-
-def is_finished(run: RunFolder) -> bool:
-    """Whether there is nothing left to do: the report is the last thing that is written."""
-    return run.report.exists()
 
 
 def _say_what_changed(run: RunFolder, report: Reporter, device: str | None) -> None:

@@ -108,6 +108,11 @@ class RunFolder:
     def report(self) -> Path:
         return self.path / "report.html"
 
+    @property
+    def is_finished(self) -> bool:
+        """Whether there is nothing left to do: the report is the last thing that is written."""
+        return self.report.exists()
+
     # -- what is in it ------------------------------------------------------------------------------------------------
 
     @cached_property

@@ -76,12 +76,24 @@ class Store:
             self._database = sqlite3.connect(self.path, timeout=_BUSY_SECONDS, isolation_level=None)
         try:
             with self._errors():
-                self._database.execute("PRAGMA journal_mode = WAL")
+                self._write_ahead()
                 self._database.execute("PRAGMA synchronous = FULL")
                 lay_out(self._database, self.path)
         except BaseException:
             self._database.close()
             raise
+
+    def _write_ahead(self) -> None:
+        """Switch to write-ahead logging, which SQLite refuses at once, without waiting, while others have the file."""
+        given_up = time.monotonic() + _BUSY_SECONDS
+        while True:
+            try:
+                self._database.execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error) or time.monotonic() >= given_up:
+                    raise
+                time.sleep(0.01)
 
     # -- measurements -------------------------------------------------------------------------------------------------
 

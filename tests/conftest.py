@@ -1,6 +1,7 @@
 """Shared by all tests: one thread, one small supernet of the published class, and one small finished run."""
 
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -78,6 +79,12 @@ def supernet_command(*arguments: object, check: int | None = 0) -> subprocess.Co
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _hears_control_c() -> None:
+    """A shell that starts the tests in the background has them ignore Ctrl-C, and with them all they start."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

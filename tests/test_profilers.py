@@ -38,7 +38,7 @@ def net(width: int) -> nn.Module:
     )
 
 
-SMALL, LARGE = Workload("small", net(8), 32), Workload("large", net(64), 48)
+SMALL, LARGE = Workload("small", net(8), 32), Workload("large", net(96), 64)
 
 
 @pytest.mark.parametrize("profiler", PROFILERS, ids=lambda profiler: profiler.name)
@@ -56,11 +56,11 @@ def test_a_much_larger_network_is_much_slower(profiler: Profiler):
 
 
 def test_an_onnx_file_takes_as_long_as_its_module(tmp_path):
-    model = export_onnx(LARGE.model, (1, 3, 48, 48)) if isinstance(LARGE.model, nn.Module) else b""
+    model = export_onnx(LARGE.model, (1, 3, 64, 64)) if isinstance(LARGE.model, nn.Module) else b""
     path = tmp_path / "model.onnx"
     path.write_bytes(model)
     profiler = OnnxRuntimeProfiler("ort", sampling=QUICK)
-    workloads = [LARGE, Workload("bytes", model, 48), Workload("path", path, 48)]
+    workloads = [LARGE, Workload("bytes", model, 64), Workload("path", path, 64)]
     medians = [measurement.median for measurement in profiler.measure(workloads)]
     assert max(medians) < 1.5 * min(medians)
 
@@ -91,7 +91,7 @@ def test_what_cannot_run_is_refused_in_one_line(tmp_path):
     model = export_onnx(net(8), (1, 3, 32, 32))
     refusals = [
         (OnnxRuntimeProfiler("ort", batch_size=2), Workload("net", model, 32), "export it for this batch size"),
-        (OnnxRuntimeProfiler("ort"), Workload("net", model, 48), "export it for this batch size"),
+        (OnnxRuntimeProfiler("ort"), Workload("net", model, 64), "export it for this batch size"),
         (OnnxRuntimeProfiler("ort"), Workload("net", b"no model", 32), "cannot load 'net'"),
         (OnnxRuntimeProfiler("ort"), Workload("net", tmp_path / "missing.onnx", 32), "cannot load 'net'"),
         (TorchProfiler("torch"), Workload("net", model, 32), "ONNX file"),

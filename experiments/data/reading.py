@@ -133,8 +133,9 @@ def _next(batches: Iterator[Any], workers: int) -> Any:
     """The next batch, None after the last, or what is wrong as a string."""
     try:
         return next(batches, None)
-    except RuntimeError as error:
-        if "exited unexpectedly" not in str(error):
+    except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:
+        # The last three come out of the socket over which a killed process was handing the memory of a batch.
+        if workers == 0 or (isinstance(error, RuntimeError) and "exited unexpectedly" not in str(error)):
             raise
         return (
             "data: a process that reads images was killed, perhaps because memory ran out; run the same again to go "
