@@ -15,7 +15,7 @@ from experiments.measuring import measure_architectures, measure_models, measure
 from experiments.progress import Reporter
 from experiments.run_folder import Plan, RunFolder
 from experiments.scoring import Scorer
-from experiments.searching import AXES, draw, search_plans
+from experiments.searching import AXES, search_plans
 from experiments.training import course_of_training, train_baseline
 from hardware.counting import count_macs, count_parameters
 from hardware.device import Device
@@ -90,7 +90,11 @@ def _random_plan(run: RunFolder) -> Plan:
     if found is not None:
         return found
     n = sum(len(plan.archs) for plan in search_plans(run))
-    archs = draw(run, n)
+    space, rng = run.untrained_supernet.space, np.random.default_rng(run.recipe.seed)
+    drawn: dict[Architecture, None] = {}
+    while len(drawn) < min(n, space.size):
+        drawn.update(dict.fromkeys(space.sample(n, rng)))
+    archs = list(drawn)[:n]
     return run.write_plan("random", archs, [{"origin": "random search"}] * len(archs))
 
 

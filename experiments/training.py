@@ -24,7 +24,19 @@ from experiments.validation import Validation, validated_archs
 from supernet.dropout import set_dropout
 from supernet.protocol import Supernet
 from supernet.timm_supernet import TimmSupernet
-from supernet.training import Engine, Epoch, Mixing, Phase, Progress, Rollback, RollbackRecord, Static, Trainer, World
+from supernet.training import (
+    Engine,
+    Epoch,
+    Mixing,
+    Phase,
+    Progress,
+    Resumption,
+    Rollback,
+    RollbackRecord,
+    Static,
+    Trainer,
+    World,
+)
 
 __all__ = [
     "baseline_weights",
@@ -154,7 +166,16 @@ def train_module(
                 f"{rollback.rate_factor:g} times the learning rates"
             )
 
-        trainer.run(on_step, on_epoch, on_rollback)
+        def on_resume(resumption: Resumption) -> None:
+            if resumption.step:
+                report.say(f"  carrying on from step {resumption.step} of {resumption.n_steps}")
+            if resumption.processes != resumption.processes_before:
+                report.say(
+                    f"  the checkpoint is by {resumption.processes_before} processes, now there are "
+                    f"{resumption.processes}: training goes on, but not with the bits of an uninterrupted run"
+                )
+
+        trainer.run(on_step, on_epoch, on_rollback, on_resume)
     supernet.to("cpu")
     state: dict[str, Any] = (module or supernet).state_dict()
     if world.is_first:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from supernet.sampling import sample_in_bins
 from supernet.space import Genes, SearchSpace
 
-__all__ = ["covering_design"]
+__all__ = ["covering_design", "covering_subset"]
 
 _POOL = 4096  # candidates at a time
 _PICKS = 256  # from one pool; then comes a new one
@@ -50,11 +50,29 @@ def covering_design(space: SearchSpace, n: int, cost: Cost, seed: int, n_bins: i
         pool = picks.new(_candidates(space, cost, n_bins, np.random.default_rng([seed, pools])))
         bins = _bins(pool, cost, edges)
         empty = 0 if len(pool) else empty + 1
-        for _ in range(min(_PICKS, n - len(picks), len(pool))):
-            place = picks.best(pool, bins)
-            picks.add(pool[place], bins[place])
-            bins[place] = -1  # taken
+        picks.take(min(_PICKS, n - len(picks), len(pool)), pool, bins)
     return np.array(picks.rows[:n], dtype=np.int64).reshape(-1, len(space.genes))
+
+
+def covering_subset(space: SearchSpace, genes: Genes, n: int, cost: Cost, seed: int, n_bins: int = 10) -> Genes:
+    """The same where only some architectures can be had: rows (n,) of `genes`, the cheapest and the dearest first.
+
+    Args:
+        genes: distinct canonical genes (n_archs, n_genes), such as those in a table of measurements.
+
+    Raises:
+        ValueError: `n` is below 1 or above the number of rows.
+    """
+    if not 1 <= n <= len(genes):
+        raise ValueError(f"a design of {n} architectures out of {len(genes)}; at least 1 and at most all are possible")
+    costs = np.asarray(cost(genes), dtype=float)
+    bins = _bins(genes, cost, np.linspace(costs.min(), costs.max(), n_bins + 1))
+    picks = _Picks(space, n_bins, np.random.default_rng([seed, 0]).permutation(n_bins))
+    ends = [int(costs.argmin()), int(costs.argmax())][: min(n, 1 + (costs.min() < costs.max()))]
+    for place in ends:
+        picks.add(genes[place], bins[place])
+        bins[place] = -1
+    return np.array([*ends, *picks.take(n - len(ends), genes, bins)], dtype=np.int64)
 
 
 def _candidates(space: SearchSpace, cost: Cost, n_bins: int, rng: np.random.Generator) -> Genes:
@@ -100,7 +118,16 @@ class _Picks:
         found = [row for key, row in rows.items() if key not in self._known]
         return np.array(found, dtype=np.int64).reshape(-1, len(self._space.genes))
 
-    def best(self, pool: Genes, bins: Genes) -> int:
+    def take(self, n: int, pool: Genes, bins: Genes) -> list[int]:
+        """Add `n` rows of the pool one by one; returns which, and sets their bins to -1."""
+        places = []
+        for _ in range(n):
+            places.append(place := self._best(pool, bins))
+            self.add(pool[place], bins[place])
+            bins[place] = -1
+        return places
+
+    def _best(self, pool: Genes, bins: Genes) -> int:
         """The row of the pool to pick next; rows in bin -1 are taken."""
         there = np.unique(bins[bins >= 0])
         emptiest = there[np.lexsort((self._turns[there], self._filled[there]))[0]]

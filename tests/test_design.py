@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from supernet import SearchSpace, Stage
-from supernet.design import covering_design
+from supernet.design import covering_design, covering_subset
 from supernet.relation import Relation
 
 PUBLISHED = SearchSpace(tuple(range(128, 225, 4)), (Stage.uniform((2, 3, 4), kernel=(3, 5, 7), expand=(3, 4, 6)),) * 5)
@@ -86,3 +86,18 @@ def test_a_space_that_has_no_more_gives_all_it_has():
     assert len(genes) == TINY.size and set(TINY.decode(genes)) == set(TINY)
     with pytest.raises(ValueError, match="at least 1"):
         covering_design(TINY, 0, cost_of(TINY), seed=0)
+
+
+def test_a_subset_of_a_table_has_its_ends_and_shows_more_than_a_random_one():
+    cost, rng = cost_of(PUBLISHED), np.random.default_rng(0)
+    table = np.unique(PUBLISHED.encode(PUBLISHED.sample(500, rng)), axis=0)
+    places = covering_subset(PUBLISHED, table, 20, cost, seed=0)
+    costs = cost(table)
+    assert len(set(places)) == 20 and list(places[:2]) == [costs.argmin(), costs.argmax()]
+    missing = (counts(PUBLISHED, table[places]) == 0).sum()
+    random = [(counts(PUBLISHED, table[rng.permutation(len(table))[:20]]) == 0).sum() for _ in range(10)]
+    assert missing < min(random)
+    assert sorted(covering_subset(PUBLISHED, table[:7], 7, cost, seed=0)) == list(range(7))
+    assert list(covering_subset(PUBLISHED, table[:1], 1, cost, seed=0)) == [0]
+    with pytest.raises(ValueError, match="a design of 8 architectures out of 7"):
+        covering_subset(PUBLISHED, table[:7], 8, cost, seed=0)

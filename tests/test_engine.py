@@ -1,6 +1,7 @@
 """How steps are computed: precision, optimisers, averages, micro-batches, mixed images; and that all resume."""
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -219,6 +220,21 @@ def test_mixing_blends_images_and_labels_alike_and_leaves_random_numbers_alone()
     torch.testing.assert_close(soft, kept[:, None] * one_hot + (1 - kept[:, None]) * one_hot.flip(0))
     with pytest.raises(ValueError, match="even number of images"):
         mixup(images[:3], labels[:3], 0, 0, 0)
+
+
+def test_training_with_compiled_blocks_gives_the_same_weights():
+    whole, compiled = _trainer(Engine()), _trainer(Engine(compile=True))
+    net = compiled.supernet
+    assert isinstance(net, TimmSupernet)
+    # Everything but the compiler of C++, which takes minutes.
+    net.compile_blocks = partial(net.compile_blocks, backend="aot_eager")  # pyright: ignore[reportAttributeAccessIssue]
+    torch.compiler.reset()
+    compiled.run()
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+    whole.run()
+    weights = _weights(compiled)
+    for name, expected in _weights(whole).items():
+        torch.testing.assert_close(weights[name], expected, rtol=1e-4, atol=1e-5, msg=name)
 
 
 # -- what is refused --------------------------------------------------------------------------------------------------

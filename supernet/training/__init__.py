@@ -12,7 +12,7 @@ from supernet.training.memory import keep_freed_memory
 from supernet.training.methods import fine_tuning, plain, random_sampling, single_stage
 from supernet.training.mixing import Mixing
 from supernet.training.phases import Phase, Schedule, with_draw
-from supernet.training.records import Epoch, Progress, RollbackRecord
+from supernet.training.records import Epoch, Progress, Resumption, RollbackRecord
 from supernet.training.samplers import AdaptiveSampler, Largest, Sampler, Sandwich, Uniform
 from supernet.training.shrinking import progressive_shrinking
 from supernet.training.static import Static
@@ -40,6 +40,7 @@ __all__ = [
     "Nested",
     "Phase",
     "Progress",
+    "Resumption",
     "Rollback",
     "RollbackRecord",
     "Sampler",

@@ -19,7 +19,7 @@ from supernet.training.collapse import CollapseError
 from supernet.training.interruption import StopSignals, TrainingInterrupted
 from supernet.training.optimisation import Optimisation
 from supernet.training.phases import Phase, check_phases
-from supernet.training.records import Epoch, Log, Means, Progress, RollbackRecord, Step
+from supernet.training.records import Epoch, Log, Means, Progress, Resumption, RollbackRecord, Step
 from supernet.training.samplers import AdaptiveSampler
 from supernet.training.stepping import Stepper
 from supernet.training.steps import freeze
@@ -41,10 +41,11 @@ class Loop:
         on_step: Callable[[Progress], None],
         on_epoch: Callable[[Epoch], None],
         on_rollback: Callable[[RollbackRecord], None],
+        on_resume: Callable[[Resumption], None],
     ) -> None:
         check_phases(trainer.phases, trainer.supernet.space)
         self.trainer, self.world = trainer, trainer.world
-        self.on_step, self.on_epoch, self.on_rollback = on_step, on_epoch, on_rollback
+        self.on_step, self.on_epoch, self.on_rollback, self.on_resume = on_step, on_epoch, on_rollback, on_resume
         self.module = _as_module(trainer)
         self.device = next(self.module.parameters()).device
         self.ends = list(itertools.accumulate(phase.schedule.epochs for phase in trainer.phases))  # in epochs
@@ -234,6 +235,7 @@ class Loop:
         state = {
             "format": _FORMAT,
             "configuration": self.configuration,
+            "processes": self.world.size,
             "step": self.step,
             "epoch": self.epoch,
             "model": self.module.state_dict(),
@@ -258,6 +260,9 @@ class Loop:
                     "choose another folder, or go back to the old recipe"
                 )
             self._load(state, [RollbackRecord(**record) for record in state["rollbacks"]])
+            if self.world.is_first:
+                size = self.world.size
+                self.on_resume(Resumption(self.step, self.n_steps, state.get("processes", size), size))
         else:
             self.world.spread([*self.module.parameters(), *self.module.buffers()])
         self._cut_logs()

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-__all__ = ["Epoch", "Log", "Means", "Progress", "RollbackRecord", "Step", "atomic_write"]
+__all__ = ["Epoch", "Log", "Means", "Progress", "Resumption", "RollbackRecord", "Step", "atomic_write"]
 
 _R = TypeVar("_R")
 
@@ -70,6 +70,19 @@ class RollbackRecord:
     reason: str
     back_to_step: int
     rate_factor: float
+
+
+@dataclass(frozen=True)
+class Resumption:
+    """Where training carries on from, by how many processes the checkpoint was written, and how many there are now.
+
+    With another number training means the same, but is not bit-equal to a run that was never interrupted.
+    """
+
+    step: int
+    n_steps: int
+    processes_before: int
+    processes: int
 
 
 class Log(Generic[_R]):

@@ -16,7 +16,7 @@ from supernet.training.engine import Engine
 from supernet.training.loop import Loop
 from supernet.training.memory import keep_freed_memory
 from supernet.training.phases import Phase
-from supernet.training.records import Epoch, Progress, RollbackRecord
+from supernet.training.records import Epoch, Progress, Resumption, RollbackRecord
 
 __all__ = ["Trainer", "TrainingData"]
 
@@ -98,6 +98,7 @@ class Trainer:
         on_step: Callable[[Progress], None] | None = None,
         on_epoch: Callable[[Epoch], None] | None = None,
         on_rollback: Callable[[RollbackRecord], None] | None = None,
+        on_resume: Callable[[Resumption], None] | None = None,
     ) -> list[Epoch]:
         """Train to the end; returns all epochs, those of interrupted runs included.
 
@@ -108,7 +109,8 @@ class Trainer:
             LostProcessError: another process of the run is gone.
         """
         with keep_freed_memory():
-            return Loop(self, on_step or _ignore, on_epoch or _ignore, on_rollback or _ignore).to_the_end()
+            hooks = (on_step or _ignore, on_epoch or _ignore, on_rollback or _ignore, on_resume or _ignore)
+            return Loop(self, *hooks).to_the_end()
 
 
 def _ignore(_: object) -> None:
