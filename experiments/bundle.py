@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from experiments.budgets import describe_costs, format_count, format_seconds
-from experiments.device_settings import DeviceSettings
-from experiments.devices import create_profiler
 from experiments.files import write_json
-from experiments.measuring import profilers
+from experiments.measuring.devices import create_profiler
+from experiments.measuring.measure import profilers
+from experiments.measuring.quantized import file_accuracy, quantized_file
 from experiments.progress import Reporter
-from experiments.quantized import file_accuracy, quantized_file
 from experiments.run_folder import RunFolder
-from experiments.scoring import Scorer
+from experiments.scoring.scorer import Scorer
+from experiments.settings.devices import DeviceSettings
 from hardware.onnx_export import export_onnx, onnx_parity
 from hardware.profiling import Profiler, Workload
 from supernet.architecture import Architecture

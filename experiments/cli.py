@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from experiments import device_commands, measurement_commands
+from experiments.commands import device, measurements
 
 if TYPE_CHECKING:
     from experiments.progress import Reporter
@@ -28,8 +28,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-app.add_typer(device_commands.app, name="device")
-app.add_typer(measurement_commands.app, name="measurements")
+app.add_typer(device.app, name="device")
+app.add_typer(measurements.app, name="measurements")
 
 _INTERRUPTED = 130  # what typer ends with after Ctrl-C
 _ASKED_TO_STOP = 143  # what training ends with after SIGTERM
@@ -61,7 +61,7 @@ def run(recipe: RecipePath, out: Out = None) -> None:
 @app.command()
 def train(recipe: RecipePath, out: Out = None) -> None:
     """Train the supernet of a recipe; under torchrun, on all its processes."""
-    from experiments.recipe import load_recipe
+    from experiments.settings.recipe import load_recipe
 
     load_recipe(recipe)  # a mistake is told at once, not after the libraries have been loaded
     from experiments import pipeline
@@ -164,7 +164,7 @@ def query(
         head = {"device": results["device"], "fingerprint": results["fingerprint"], "changed": changed}
         print(json.dumps({**head, "found": rows}, indent=1))
         return
-    from experiments.tables import print_answer
+    from experiments.commands.tables import print_answer
 
     print_answer(name, results, rows, run)
 
@@ -179,7 +179,7 @@ def export(
     """Write a sub-network as ONNX and safetensors, with the latency measured on the finished file."""
     folder, report = _open(run)
     from experiments import pipeline
-    from experiments.tables import print_card
+    from experiments.commands.tables import print_card
 
     print_card(pipeline.export(folder, arch, device, out, report), out)
 
@@ -265,6 +265,6 @@ def _os_error(error: OSError) -> str:
 
 
 def _what_next(run: RunFolder) -> str:
-    from experiments.tables import next_commands
+    from experiments.commands.tables import next_commands
 
     return next_commands(run.path)

@@ -11,12 +11,13 @@ import numpy as np
 from torch import nn
 
 from experiments.files import read_json
-from experiments.measuring import measure_architectures, measure_models, measured_architectures, profilers
+from experiments.measuring.measure import measure_architectures, measure_models, measured_architectures, profilers
+from experiments.plans import search_plans
 from experiments.progress import Reporter
 from experiments.run_folder import Plan, RunFolder
-from experiments.scoring import Scorer
-from experiments.searching import AXES, search_plans
-from experiments.training import course_of_training, train_baseline
+from experiments.scoring.scorer import Scorer
+from experiments.searching import AXES
+from experiments.training.train import course_of_training, train_baseline
 from hardware.counting import count_macs, count_parameters
 from hardware.device import Device
 from hardware.device_changes import differences

@@ -10,21 +10,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments import block_profiles, fitting
-from experiments.background import baselines_in_background
+from experiments import fitting
 from experiments.bundle import find_architecture, write_bundle
-from experiments.campaign import latencies, run_campaign
 from experiments.comparing import compare_run
 from experiments.files import write_json
-from experiments.measuring import measure_architectures, profilers
+from experiments.measuring import block_profiles
+from experiments.measuring.campaign import latencies, run_campaign
+from experiments.measuring.measure import measure_architectures, profilers
+from experiments.measuring.quantized import compare_precisions
+from experiments.measuring.remote import runnable
+from experiments.plans import initial_plan, round_name, search_plans
 from experiments.progress import Reporter
-from experiments.quantized import compare_precisions
-from experiments.remote import runnable
 from experiments.report import write_front_picture, write_report
 from experiments.run_folder import RunFolder
-from experiments.scoring import Scorer
-from experiments.searching import front_of_run, initial_plan, propose, round_name, search_plans
-from experiments.training import check_baselines, train_supernet
+from experiments.scoring.scorer import Scorer
+from experiments.searching import front_of_run, propose
+from experiments.training.background import baselines_in_background
+from experiments.training.train import check_baselines, train_supernet
 from hardware.device_changes import explain_earlier
 from supernet.architecture import Architecture
 from supernet.training import World, join

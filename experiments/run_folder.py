@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments.files import read_json, replacing, write_json
 from experiments.provenance import provenance
-from experiments.recipe import Recipe, load_recipe
+from experiments.settings.recipe import Recipe, load_recipe
 from supernet.architecture import Architecture
 
 if TYPE_CHECKING:

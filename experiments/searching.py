@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,53 +10,24 @@ import numpy as np
 
 from experiments import fitting
 from experiments.files import read_json
-from experiments.measuring import measured_architectures, profilers
+from experiments.measuring.measure import measured_architectures, profilers
+from experiments.plans import round_name, search_plans
 from experiments.progress import Reporter
 from experiments.run_folder import Plan, RunFolder
-from experiments.scoring import Scorer
+from experiments.scoring.scorer import Scorer
 from hardware.measurement import Measurement
 from search.front import Axis, Candidate, ParetoFront
 from search.nsga2 import run_nsga2
 from search.objectives import Objective
 from search.spread import select_spread
 from supernet.architecture import Architecture
-from supernet.design import covering_design
 
-__all__ = ["ACCURACY", "AXES", "LATENCY", "front_of_run", "initial_plan", "propose", "round_name", "search_plans"]
+__all__ = ["ACCURACY", "AXES", "LATENCY", "front_of_run", "propose"]
 
 ACCURACY = Axis("accuracy", "", maximize=True)
 LATENCY = Axis("latency", "s", maximize=False)
 AXES = (ACCURACY, LATENCY)
 _QUANTILES = np.linspace(0, 1, 41)  # of the repeats, kept with a candidate to answer how often it holds a budget
-
-
-def initial_plan(run: RunFolder) -> Plan:
-    """What the first predictors learn from: a design that shows every choice and spreads over the MACs.
-
-    From 40 measured networks of the published space, it leaves latency predictors a smaller error than a random sample
-    does (`latency_predictors.py`). Campaigns follow the same design, so they go on where this ends.
-    """
-    found = run.plan("0-initial")
-    if found is not None:
-        return found
-    n = max(run.recipe.measure.n_architectures, run.recipe.score.n_architectures)
-    supernet = run.untrained_supernet
-    archs = supernet.space.decode(covering_design(supernet.space, n, supernet.macs, run.recipe.seed))
-    return run.write_plan("0-initial", archs, [{"origin": "initial design"}] * len(archs))
-
-
-def round_name(number: int, device: str | None = None) -> str:
-    """The name of the plan of a round of search, for the devices of the recipe or for an added one."""
-    return f"{number}-round" if device is None else f"device-{device}-{number:03}-round"
-
-
-def search_plans(run: RunFolder, device: str | None = None) -> list[Plan]:
-    """The initial plan and the rounds of search: what the search has seen, and nothing a baseline has.
-
-    With an added device, its own rounds as well.
-    """
-    own = re.compile(re.escape(f"device-{device}-") + r"\d+-round")
-    return [plan for plan in run.all_plans() if plan.name[0].isdigit() or own.fullmatch(plan.name)]
 
 
 def propose(run: RunFolder, number: int, report: Reporter, device: str | None = None) -> Plan:

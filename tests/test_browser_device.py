@@ -16,9 +16,9 @@ import pytest
 from onnx import TensorProto, helper
 
 from experiments import pipeline
+from experiments.measuring.remote import RunCampaign, journal
 from experiments.progress import Reporter
 from experiments.querying import answer, device_results
-from experiments.remote import RunCampaign, journal
 from experiments.run_folder import RunFolder
 from hardware.remote import onnxruntime_web
 from hardware.remote.board import Board

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from experiments.measuring.remote import journal
+from experiments.measuring.remote_bundles import BundleSettings, import_results, make_bundle, measure_over_ssh
 from experiments.progress import Reporter
-from experiments.remote import journal
-from experiments.remote_bundles import BundleSettings, import_results, make_bundle, measure_over_ssh
 from experiments.run_folder import RunFolder
 from hardware.device import cpu_description
 from hardware.remote import measure

@@ -18,9 +18,9 @@ import torch
 from rich.console import Console
 
 from experiments import pipeline
-from experiments.block_profiles import profile_blocks
-from experiments.campaign import latencies, run_campaign
-from experiments.measuring import measure_missing
+from experiments.measuring.block_profiles import profile_blocks
+from experiments.measuring.campaign import latencies, run_campaign
+from experiments.measuring.measure import measure_missing
 from experiments.progress import Reporter
 from experiments.run_folder import RunFolder
 from hardware import OnnxRuntimeProfiler, Sampling, Store, Workload

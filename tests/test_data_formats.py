@@ -20,7 +20,7 @@ from timm.data.dataset_factory import create_dataset
 from experiments.data import create_data
 from experiments.data.image_data import Split
 from experiments.data.timm_data import TimmData
-from experiments.recipe_sections import DataSettings
+from experiments.settings.sections import DataSettings
 
 PAGE = (Path(__file__).parents[1] / "docs" / "data.md").read_text()
 RECIPES = {title: text for title, text in re.findall(r"^## ([^\n]*)\n(?:(?!^## ).)*?```toml\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)}  # fmt: skip  # noqa: E501, C416

@@ -19,7 +19,7 @@ from PIL import Image
 from experiments.data import create_data
 from experiments.data.digits import ComposedDigits
 from experiments.data.image_data import ImageData
-from experiments.recipe_sections import DataSettings
+from experiments.settings.sections import DataSettings
 
 STRONG = {"auto_augment": "rand-m9-mstd0.5", "color_jitter": 0.4, "random_erasing": 0.5}
 

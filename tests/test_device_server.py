@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from experiments.remote import RunCampaign, journal
+from experiments.measuring.remote import RunCampaign, journal
 from experiments.run_folder import RunFolder
 from hardware import Device, Measurement
 from hardware.profiling import Sampling

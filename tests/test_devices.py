@@ -10,8 +10,8 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
-from experiments.device_settings import DeviceSettings, MeasureSettings
-from experiments.devices import create_profiler
+from experiments.measuring.devices import create_profiler
+from experiments.settings.devices import DeviceSettings, MeasureSettings
 from hardware import OnnxRuntimeProfiler, OpenVinoProfiler, TorchProfiler, Workload
 
 PAGE = Path(__file__).parents[1] / "docs" / "new-device.md"

@@ -14,7 +14,7 @@ from PIL import Image
 
 from experiments.data import create_data
 from experiments.data.timm_data import TimmData
-from experiments.recipe_sections import DataSettings
+from experiments.settings.sections import DataSettings
 
 
 def make_folder(root: Path, n_per_class: int, classes: tuple[str, ...] = ("ant", "bee", "cat"), seed: int = 0) -> Path:

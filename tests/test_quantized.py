@@ -7,8 +7,8 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from experiments.measuring.quantized import compare_precisions
 from experiments.progress import Reporter
-from experiments.quantized import compare_precisions
 from experiments.run_folder import RunFolder
 from hardware.quantization import is_quantized
 from supernet.images import resize

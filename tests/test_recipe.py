@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from experiments import device_settings, engine_settings, recipe_sections, training_settings
-from experiments.recipe import Recipe, RecipeError, load_recipe
+from experiments import settings
+from experiments.settings import devices, engine, sections, training
+from experiments.settings.recipe import Recipe, RecipeError, load_recipe
 
 SMALL = """
 title = "small"
@@ -71,7 +72,7 @@ def test_a_recipe_is_read(tmp_path):
     space = recipe.supernet.space
     assert space is not None and space.stages[1].depths == (1, 2) and space.expands == (2, 3, 4.5)
     assert all(type(expand) is int for expand in space.expands[:2])
-    assert isinstance(recipe.training, training_settings.SingleStageSettings) and recipe.training.schedule.epochs == 20
+    assert isinstance(recipe.training, training.SingleStageSettings) and recipe.training.schedule.epochs == 20
     assert [device.name for device in recipe.devices] == ["cpu-1", "cpu-32"]
     with pytest.raises(ValidationError):
         recipe.seed = 4
@@ -88,7 +89,7 @@ def test_settings_are_what_create_supernet_takes(tmp_path):
 def test_progressive_shrinking_is_read(tmp_path):
     start, end = SMALL.index('method = "single_stage"'), SMALL.index("[[devices]]")
     recipe = load(tmp_path, SMALL[:start] + SHRINKING + SMALL[end:])
-    assert isinstance(recipe.training, training_settings.ProgressiveShrinkingSettings)
+    assert isinstance(recipe.training, training.ProgressiveShrinkingSettings)
     assert recipe.training.subnets.depth == 3 and recipe.training.last_step.warmup_lr == 0.02
 
 
@@ -292,14 +293,14 @@ def test_a_file_that_is_no_recipe_gets_one_line(tmp_path, content, says):
 
 
 def test_every_field_says_what_it_means():
-    modules = (recipe_sections, device_settings, engine_settings, training_settings)
-    sections: list[Any] = [getattr(module, name) for module in modules for name in module.__all__]
-    for section in [Recipe, *sections]:
+    modules = (sections, devices, engine, training)
+    classes: list[Any] = [getattr(module, name) for module in modules for name in module.__all__]
+    for section in [Recipe, *classes]:
         if isinstance(section, type) and issubclass(section, BaseModel):
             for name, field in section.model_fields.items():
                 assert field.description and field.description.endswith("."), f"{section.__name__}.{name}"
 
 
 def test_the_recipes_that_come_with_the_project_are_valid():
-    for path in (Path(recipe_sections.__file__).parent / "recipes").glob("*.toml"):
+    for path in (Path(settings.__file__).parents[1] / "recipes").glob("*.toml"):
         assert load_recipe(path).digest

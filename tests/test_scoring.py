@@ -16,11 +16,10 @@ import pytest
 import torch
 from torch.optim.swa_utils import update_bn
 
-from experiments import scoring
-from experiments.onnx_module import OnnxModule
 from experiments.progress import Reporter
 from experiments.run_folder import RunFolder
-from experiments.scoring import Scorer, cannot_reach
+from experiments.scoring.onnx_module import OnnxModule
+from experiments.scoring.scorer import Scorer, cannot_reach
 from supernet.calibration import evaluate, evaluate_all
 from supernet.images import resize
 
@@ -75,8 +74,8 @@ def test_images_that_do_not_fit_into_memory_give_the_same_scores(unscored, monke
     with sqlite3.connect(unscored.path / "store.sqlite") as database:
         database.execute("DELETE FROM scores")
     database.close()
-    monkeypatch.setattr("experiments.kept_images._MEMORY", 0)
-    monkeypatch.setattr(scoring, "_GROUP", 2)
+    monkeypatch.setattr("experiments.scoring.kept_images._MEMORY", 0)
+    monkeypatch.setattr("experiments.scoring.scorer._GROUP", 2)
     read_again = Scorer(unscored).score(archs, "validation", Reporter())
     assert {key: dict(s.metrics) for key, s in kept.items()} == {key: dict(s.metrics) for key, s in read_again.items()}
 

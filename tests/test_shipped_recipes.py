@@ -8,17 +8,17 @@ from typing import get_args
 import pytest
 import torch
 
-from experiments import recipe
-from experiments.recipe import Recipe, load_recipe
-from experiments.training_phases import alone_phases, training_phases
-from experiments.training_settings import TrainingSettings
+import experiments
+from experiments.settings.recipe import Recipe, load_recipe
+from experiments.settings.training import TrainingSettings
+from experiments.training.phases import alone_phases, training_phases
 from supernet import create_supernet
 from supernet.timm_supernet import TimmSupernet
 from supernet.training import Attentive, MacBins, Nested, Phase, Sandwich, Shift, Uniform
 from supernet.training.checkpoint import as_plain
 from supernet.training.phases import check_phases
 
-RECIPES = {path.stem: path for path in (Path(recipe.__file__).parent / "recipes").glob("*.toml")}
+RECIPES = {path.stem: path for path in (Path(experiments.__file__).parent / "recipes").glob("*.toml")}
 
 
 @cache

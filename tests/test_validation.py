@@ -8,8 +8,8 @@ import pytest
 from experiments.report import write_training_picture
 from experiments.report.pictures import training_picture
 from experiments.run_folder import RunFolder
-from experiments.tensorboard_log import tensorboard_log
-from experiments.validation import Validation, validated_archs
+from experiments.training.tensorboard_log import tensorboard_log
+from experiments.training.validation import Validation, validated_archs
 from supernet.calibration import evaluate, recalibrate
 from supernet.training import Epoch, Progress, World
 

@@ -9,8 +9,8 @@ import time
 import numpy as np
 import torch
 
-from experiments.block_profiles import BlockMaker, block_networks, block_seconds
-from experiments.measuring import Network, measure_missing
+from experiments.measuring.block_profiles import BlockMaker, block_networks, block_seconds
+from experiments.measuring.measure import Network, measure_missing
 from experiments.progress import Reporter
 from hardware import OnnxRuntimeProfiler, Sampling, Store
 from hardware.profiling import Workload

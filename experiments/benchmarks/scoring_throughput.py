@@ -24,10 +24,10 @@ from rich.table import Table
 from torch import Tensor
 from torch.optim.swa_utils import update_bn
 
-from experiments.onnx_module import fast_evaluator
 from experiments.progress import Reporter
 from experiments.run_folder import RunFolder
-from experiments.scoring import Scorer
+from experiments.scoring.onnx_module import fast_evaluator
+from experiments.scoring.scorer import Scorer
 from supernet.architecture import Architecture
 from supernet.calibration import evaluate, recalibrate
 from supernet.images import resize

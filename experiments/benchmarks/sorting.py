@@ -17,7 +17,7 @@ from rich.table import Table
 from torch import Tensor
 
 from experiments.run_folder import RunFolder
-from experiments.training_phases import alone_phases
+from experiments.training.phases import alone_phases
 from supernet import create_supernet
 from supernet.calibration import evaluate, recalibrate
 from supernet.training import Trainer

@@ -20,9 +20,9 @@ from safetensors.torch import load_file
 from experiments.files import write_json
 from experiments.progress import Reporter
 from experiments.run_folder import RunFolder
-from experiments.scoring import Scorer
-from experiments.training import train_module
-from experiments.training_phases import alone_phases
+from experiments.scoring.scorer import Scorer
+from experiments.training.phases import alone_phases
+from experiments.training.train import train_module
 from supernet import Architecture, create_supernet
 from supernet.calibration import evaluate
 from supernet.training import Static

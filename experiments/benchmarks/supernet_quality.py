@@ -31,7 +31,7 @@ from experiments.data import create_data
 from experiments.data.image_data import ImageData
 from experiments.files import read_json, write_json
 from experiments.provenance import provenance
-from experiments.recipe_sections import AugmentationSettings, DataSettings
+from experiments.settings.sections import AugmentationSettings, DataSettings
 from supernet import Architecture, SearchSpace, create_supernet
 from supernet.calibration import Score, evaluate, recalibrate
 from supernet.inverted_residual import InvertedResidualSupernet

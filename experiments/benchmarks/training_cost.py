@@ -22,8 +22,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from experiments.recipe import load_recipe
-from experiments.training_phases import training_phases
+from experiments.settings.recipe import load_recipe
+from experiments.training.phases import training_phases
 from hardware.device import cpu_description
 from supernet import create_supernet
 from supernet.timm_supernet import TimmSupernet

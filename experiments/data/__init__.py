@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from experiments.data.image_data import ImageData
-    from experiments.recipe_sections import DataSettings
+    from experiments.settings.sections import DataSettings
 
 __all__ = ["create_data"]
 

@@ -22,7 +22,7 @@ DeviceName = Annotated[str | None, typer.Option("--device", help="Only of device
 @app.command("list")
 def list_measurements(run: StorePath, device: DeviceName = None) -> None:
     """What was measured, planned and failed on every device, and why some of it is kept apart."""
-    from experiments.measurement_tables import print_devices
+    from experiments.commands.measurement_tables import print_devices
 
     with _open(run) as store:
         print_devices(store, _devices(store, device))
@@ -35,7 +35,7 @@ def show_measurement(
     device: DeviceName = None,
 ) -> None:
     """Every measurement of one network: its repeats, how sure the median is, and what is doubtful."""
-    from experiments.measurement_tables import print_network
+    from experiments.commands.measurement_tables import print_network
 
     with _open(run) as store:
         print_network(store, _devices(store, device), key)

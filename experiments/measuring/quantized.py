@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from experiments.progress import Reporter
 from experiments.run_folder import RunFolder
-from experiments.scoring import Scorer
+from experiments.scoring.scorer import Scorer
 from hardware.onnx_accuracy import onnx_accuracy
 from hardware.onnx_export import export_onnx
 from hardware.quantization import quantize_onnx

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from experiments.budgets import format_count, format_seconds
 from experiments.files import read_json, write_json
-from experiments.measuring import Network, measure_missing, profilers
+from experiments.measuring.measure import Network, measure_missing, profilers
 from experiments.progress import Reporter
 from experiments.report import write_block_picture
 from experiments.run_folder import RunFolder

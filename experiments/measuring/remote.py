@@ -10,8 +10,8 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from experiments.files import write_json
+from experiments.plans import initial_plan, search_plans
 from experiments.run_folder import RunFolder
-from experiments.searching import initial_plan, search_plans
 from hardware.device import Device
 from hardware.measurement import Measurement
 from hardware.onnx_export import export_onnx

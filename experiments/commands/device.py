@@ -44,7 +44,7 @@ def serve(
     if (certificate is None) != (key is None):
         raise ValueError("--certificate and --key belong together: give both")
     folder, report = _open(run)
-    from experiments.remote import RunCampaign, journal
+    from experiments.measuring.remote import RunCampaign, journal
     from hardware.remote.board import Board
     from hardware.remote.onnxruntime_web import runtime_folder as find_runtime
     from hardware.remote.server import DeviceServer
@@ -86,7 +86,7 @@ def bundle(
 ) -> None:
     """Write a folder that measures wherever it is copied, with numpy and onnxruntime."""
     folder, report = _open(run)
-    from experiments.remote_bundles import BundleSettings, make_bundle
+    from experiments.measuring.remote_bundles import BundleSettings, make_bundle
 
     identity = make_bundle(folder, BundleSettings(device, batch_size, threads, n), out, report)
     report.say(f"{out}: bundle {identity}")
@@ -104,7 +104,7 @@ def import_(
 ) -> None:
     """Take what a bundle has measured, after checking it."""
     folder, report = _open(run)
-    from experiments.remote_bundles import import_results
+    from experiments.measuring.remote_bundles import import_results
 
     report.say(str(import_results(folder, result, device)))
 
@@ -124,7 +124,7 @@ def ssh(
     import shlex
 
     folder, report = _open(run)
-    from experiments.remote_bundles import BundleSettings, measure_over_ssh
+    from experiments.measuring.remote_bundles import BundleSettings, measure_over_ssh
     from hardware.remote.ssh import Host
 
     there = Host(host, shlex.split(ssh_command), python)

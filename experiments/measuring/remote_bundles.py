@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.files import read_json, write_json
+from experiments.measuring.remote import RunCampaign, journal
 from experiments.progress import Reporter
-from experiments.remote import RunCampaign, journal
 from experiments.run_folder import RunFolder
 from hardware.device import Device
 from hardware.remote.board import Board

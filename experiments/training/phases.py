@@ -6,8 +6,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import overload
 
-from experiments.recipe import Recipe
-from experiments.training_settings import (
+from experiments.settings.recipe import Recipe
+from experiments.settings.training import (
     FineTuningSettings,
     ImitationSettings,
     ProgressiveShrinkingSettings,

@@ -14,7 +14,7 @@ import torch
 
 from experiments.progress import Reporter
 from experiments.run_folder import RunFolder
-from experiments.training import baseline_weights, train_baseline
+from experiments.training.train import baseline_weights, train_baseline
 
 __all__ = ["baselines_in_background"]
 

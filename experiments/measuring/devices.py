@@ -6,10 +6,10 @@ from collections.abc import Callable
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
-from experiments.device_settings import ENTRY_POINTS
+from experiments.settings.devices import ENTRY_POINTS
 
 if TYPE_CHECKING:
-    from experiments.device_settings import DeviceSettings, MeasureSettings
+    from experiments.settings.devices import DeviceSettings, MeasureSettings
     from hardware.profiling import Profiler, Sampling
 
 __all__ = ["create_profiler"]

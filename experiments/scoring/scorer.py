@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from experiments.data.image_data import EvaluationSplit
-from experiments.kept_images import KeptImages
-from experiments.onnx_module import fast_evaluator
 from experiments.progress import Reporter
 from experiments.run_folder import RunFolder
+from experiments.scoring.kept_images import KeptImages
+from experiments.scoring.onnx_module import fast_evaluator
 from hardware.store import Score, Store
 from supernet.architecture import Architecture
 from supernet.calibration import evaluate_all, recalibrate

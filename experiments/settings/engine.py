@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from experiments.recipe_sections import Count, Part, Portion, Rate, Section, Share
+from experiments.settings.sections import Count, Part, Portion, Rate, Section, Share
 
 __all__ = ["EngineSettings", "RollbackSettings"]
 

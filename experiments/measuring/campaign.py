@@ -5,16 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from experiments.measuring import architectures, measure_missing, profilers
+from experiments.measuring.measure import architectures, measure_missing, profilers
+from experiments.plans import campaign_plan
 from experiments.progress import Reporter
-from experiments.run_folder import Plan, RunFolder
+from experiments.run_folder import RunFolder
 from hardware.device import Device
 from hardware.device_changes import explain_earlier
 from hardware.store import Store
 from supernet.architecture import Architecture
-from supernet.design import covering_design
 
-__all__ = ["campaign_plan", "latencies", "run_campaign"]
+__all__ = ["latencies", "run_campaign"]
 
 _STEP = 64  # architectures by which a plan without an end grows
 
@@ -71,15 +71,3 @@ def latencies(
     known = dict.fromkeys([*archs, *(plan.archs if plan else ())])
     found = [arch for arch in known if (arch.id, arch.resolution) in measured]
     return found, [measured[arch.id, arch.resolution] for arch in found]
-
-
-def campaign_plan(run: RunFolder, n: int) -> Plan:
-    """The plan ``campaign``, at least `n` architectures long where the space has as many; it only ever grows."""
-    found = run.plan("campaign")
-    if found is not None and len(found.archs) >= n:
-        return found
-    supernet = run.untrained_supernet
-    archs = supernet.space.decode(covering_design(supernet.space, n, supernet.macs, run.recipe.seed))
-    if found is not None and len(archs) <= len(found.archs):  # the space has no more
-        return found
-    return run.write_plan("campaign", archs, [{"origin": "campaign"}] * len(archs))

@@ -18,9 +18,9 @@ from experiments.files import replacing
 from experiments.progress import Reporter
 from experiments.report import write_training_picture
 from experiments.run_folder import RunFolder
-from experiments.tensorboard_log import tensorboard_log
-from experiments.training_phases import alone_phases, training_phases
-from experiments.validation import Validation, validated_archs
+from experiments.training.phases import alone_phases, training_phases
+from experiments.training.tensorboard_log import tensorboard_log
+from experiments.training.validation import Validation, validated_archs
 from supernet.dropout import set_dropout
 from supernet.protocol import Supernet
 from supernet.timm_supernet import TimmSupernet

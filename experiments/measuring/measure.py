@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from experiments.devices import create_profiler
+from experiments.measuring.devices import create_profiler
+from experiments.measuring.remote import StoredProfiler
 from experiments.progress import Reporter
 from experiments.run_folder import RunFolder
 from hardware.device import Device
@@ -43,8 +44,6 @@ def profilers(run: RunFolder, device: str | None = None) -> list[Profiler]:
     """
     chosen = [settings for settings in run.recipe.devices if device in (None, settings.name)]
     if not chosen and device is not None:
-        from experiments.remote import StoredProfiler
-
         return [StoredProfiler(run, device)]
     return [create_profiler(settings, run.recipe.measure, run.recipe.seed) for settings in chosen]
 

@@ -12,10 +12,10 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from experiments.device_settings import DeviceSettings, MeasureSettings
-from experiments.engine_settings import EngineSettings
-from experiments.recipe_errors import RecipeError, explained
-from experiments.recipe_sections import (
+from experiments.settings.devices import DeviceSettings, MeasureSettings
+from experiments.settings.engine import EngineSettings
+from experiments.settings.errors import RecipeError, explained
+from experiments.settings.sections import (
     BaselineSettings,
     DataSettings,
     ScoreSettings,
@@ -23,7 +23,7 @@ from experiments.recipe_sections import (
     Section,
     SupernetSettings,
 )
-from experiments.training_settings import FineTuningSettings, TrainingSettings
+from experiments.settings.training import FineTuningSettings, TrainingSettings
 
 __all__ = ["Recipe", "RecipeError", "load_recipe"]
 

@@ -1,0 +1,51 @@
+"""Which architectures are to be measured and scored: the first ones, the rounds of search, and campaigns."""
+
+from __future__ import annotations
+
+import re
+
+from experiments.run_folder import Plan, RunFolder
+from supernet.design import covering_design
+
+__all__ = ["campaign_plan", "initial_plan", "round_name", "search_plans"]
+
+
+def initial_plan(run: RunFolder) -> Plan:
+    """What the first predictors learn from: a design that shows every choice and spreads over the MACs.
+
+    From 40 measured networks of the published space, it leaves latency predictors a smaller error than a random sample
+    does (`latency_predictors.py`). Campaigns follow the same design, so they go on where this ends.
+    """
+    found = run.plan("0-initial")
+    if found is not None:
+        return found
+    n = max(run.recipe.measure.n_architectures, run.recipe.score.n_architectures)
+    supernet = run.untrained_supernet
+    archs = supernet.space.decode(covering_design(supernet.space, n, supernet.macs, run.recipe.seed))
+    return run.write_plan("0-initial", archs, [{"origin": "initial design"}] * len(archs))
+
+
+def round_name(number: int, device: str | None = None) -> str:
+    """The name of the plan of a round of search, for the devices of the recipe or for an added one."""
+    return f"{number}-round" if device is None else f"device-{device}-{number:03}-round"
+
+
+def search_plans(run: RunFolder, device: str | None = None) -> list[Plan]:
+    """The initial plan and the rounds of search: what the search has seen, and nothing a baseline has.
+
+    With an added device, its own rounds as well.
+    """
+    own = re.compile(re.escape(f"device-{device}-") + r"\d+-round")
+    return [plan for plan in run.all_plans() if plan.name[0].isdigit() or own.fullmatch(plan.name)]
+
+
+def campaign_plan(run: RunFolder, n: int) -> Plan:
+    """The plan ``campaign``, at least `n` architectures long where the space has as many; it only ever grows."""
+    found = run.plan("campaign")
+    if found is not None and len(found.archs) >= n:
+        return found
+    supernet = run.untrained_supernet
+    archs = supernet.space.decode(covering_design(supernet.space, n, supernet.macs, run.recipe.seed))
+    if found is not None and len(archs) <= len(found.archs):  # the space has no more
+        return found
+    return run.write_plan("campaign", archs, [{"origin": "campaign"}] * len(archs))

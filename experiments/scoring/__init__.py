@@ -1,0 +1,1 @@
+"""Accuracy of sub-networks."""

@@ -1,0 +1,1 @@
+"""Training the supernet and the baselines of a run."""
