@@ -73,8 +73,8 @@ def run(recipe_path, tmp_path):
 class Page:
     """A headless Chromium with one page open. Closing it is a kill: it has no time to say goodbye."""
 
-    def __init__(self, address: str, profile: Path) -> None:
-        flags = ["--headless=new", "--disable-gpu", "--no-first-run", f"--user-data-dir={profile}"]
+    def __init__(self, address: str, profile: Path, *more: str) -> None:
+        flags = ["--headless=new", "--no-first-run", f"--user-data-dir={profile}", *(more or ["--disable-gpu"])]
         flags += ["--no-sandbox"] if os.geteuid() == 0 else []
         self.process = subprocess.Popen(
             [str(CHROMIUM), *flags, address],
@@ -121,6 +121,17 @@ def test_a_browser_measures_is_closed_and_carries_on_when_it_is_opened_again(run
     assert medians[largest] > 1.3 * medians[smallest] and len(macs) == 12
     for measurement in everything:
         assert len(measurement.seconds) >= 15 and len(measurement.reference_seconds) >= 15
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: install it (Debian: apt-get install chromium)")
+def test_a_browser_measures_with_webgpu(run, runtime, tmp_path):
+    campaign = RunCampaign(run, "tablet", n=2)
+    with Serving(run, "tablet", runtime, campaign) as serving:
+        address = serving.address.replace("/#", "/?provider=webgpu#")
+        with Page(address, tmp_path / "profile", "--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader"):
+            smallest, largest = wait(lambda: len(found := serving.measured("tablet")) == 2 and found, seconds=240)
+    assert smallest.device.provider == "webgpu" and "swiftshader" in smallest.device.hardware
+    assert largest.median > 1.2 * smallest.median
 
 
 def test_the_same_client_measures_under_node_and_all_the_verbs_use_it(finished_run, node, runtime, tmp_path):

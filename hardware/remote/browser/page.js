@@ -27,7 +27,8 @@ setInterval(showTimeLeft, 1000);
 const gpu = await describeGpu();
 if (gpu) {
   document.querySelector("[value=webgpu]").disabled = false;
-  document.querySelector(`[value=${localStorage.getItem("provider") === "webgpu" ? "webgpu" : "wasm"}]`).checked = true;
+  const chosen = new URLSearchParams(location.search).get("provider") ?? localStorage.getItem("provider");
+  document.querySelector(`[value=${chosen === "webgpu" ? "webgpu" : "wasm"}]`).checked = true;
 }
 find("hint").textContent = [
   gpu ? "" : isSecureContext ? "This browser has no WebGPU." : "WebGPU needs HTTPS or localhost.",
