@@ -370,7 +370,7 @@ JOB = Job("0123456789", 224, 200_000_000)
 
 def judge(seconds: float, reference: float = 1e-3, level: float | None = None, **changes) -> Measurement:
     result = Result(key=JOB.key, resolution=224, seconds=[seconds] * 20, calls_per_repeat=1)
-    return believed(result, JOB, replace(DEVICE, **changes), [reference] * 20, level, Sampling())
+    return believed(result, JOB, replace(DEVICE, **changes), [reference] * 20, (), level, Sampling())
 
 
 def test_a_time_is_believed_only_if_the_device_could_do_it():
@@ -388,6 +388,24 @@ def test_a_reference_network_off_its_level_is_a_warning():
     assert judge(0.02, level=1.02e-3).warnings == ()
     (warning,) = judge(0.02, level=0.5e-3).warnings
     assert "100% slower than on this device before" in warning
+
+
+def test_a_stretch_in_which_the_reference_network_was_slow_is_marked():
+    factors = [1.5 if 8 <= turn < 14 else 1.0 for turn in range(30)]
+    starts = [float(turn) for turn in range(30)]
+    result = Result(
+        key=JOB.key, resolution=224, seconds=[0.02 * f for f in factors], started=starts, calls_per_repeat=1
+    )
+    found = believed(result, JOB, DEVICE, [1e-3 * f for f in factors], starts, None, Sampling())
+    assert set(found.seconds) == {0.02} and found.disturbed == tuple((float(t), 0.02 * 1.5) for t in range(8, 14))
+    assert set(found.reference_seconds) == {1e-3} and len(found.started) == 24 == len(found.reference_started)
+    short = result.model_copy(update={"seconds": result.seconds[:16], "started": starts[:16]})
+    found = believed(short, JOB, DEVICE, [1e-3 * f for f in factors], starts, None, Sampling())
+    assert len(found.seconds) == 16 and not found.disturbed  # too few others are left
+    with pytest.raises(ValueError, match="30 repeats, 3 with a start"):
+        believed(result.model_copy(update={"started": starts[:3]}), JOB, DEVICE, [1e-3] * 30, starts, None, Sampling())
+    with pytest.raises(ValueError, match="30 repeats, the reference network beside it 20"):
+        believed(result, JOB, DEVICE, [1e-3] * 20, starts[:20], None, Sampling())
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl to make a certificate with")

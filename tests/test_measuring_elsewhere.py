@@ -79,8 +79,9 @@ def in_python(node, *, sampling, noise, level, speeds, backwards, every):
         measure.measure_group(reference, courses, level, sampling, np.random.default_rng(sampling["seed"]))
     except ValueError as error:
         return {"error": str(error)}
-    results = [{"seconds": course.seconds, "calls_per_repeat": course.calls} for course in courses]
-    return {"reference_seconds": reference.seconds, "results": results, "order": order}
+    results = [{"seconds": c.seconds, "started": c.started, "calls_per_repeat": c.calls} for c in courses]
+    told = {"reference_seconds": reference.seconds, "reference_started": reference.started}
+    return {**told, "results": results, "order": order}
 
 
 @pytest.fixture(params=[in_javascript, in_python], ids=["javascript", "python"])
@@ -102,6 +103,21 @@ def test_the_medians_are_those_of_the_networks_and_warm_up_is_not_among_them(loo
         assert max(result["seconds"]) < 1.1 * expected
         assert np.median(result["seconds"]) * result["calls_per_repeat"] >= 0.9 * SAMPLING["min_repeat_seconds"]
     assert np.median(measured["reference_seconds"]) == pytest.approx(1e-3, rel=0.03)
+
+
+def test_the_start_of_every_repeat_is_told(loop):
+    measured = loop(noise=0.01)
+    own = {"seconds": measured["reference_seconds"], "started": measured["reference_started"], "calls_per_repeat": 1}
+    spans = []
+    for result in [own, *measured["results"]]:
+        assert len(result["started"]) == len(result["seconds"]) >= SAMPLING["min_repeats"]
+        spans += [
+            (start, start + seconds * result["calls_per_repeat"])
+            for start, seconds in zip(result["started"], result["seconds"], strict=True)
+        ]
+    spans.sort()
+    assert spans[0][0] > 0  # warming up comes first
+    assert all(end <= start + 2e-6 for (_, end), (start, _) in itertools.pairwise(spans))  # one after the other
 
 
 def test_repeats_go_on_until_the_interval_is_tight(loop):

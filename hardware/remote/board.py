@@ -144,7 +144,8 @@ class Board:
     ) -> Measurement:
         if job is None:
             raise ValueError(f"{result.key} at {result.resolution} px was never asked for")
-        return believed(result, job, device, group.reference_seconds or (), level, self.campaign.sampling)
+        reference = group.reference_seconds or (), group.reference_started or ()
+        return believed(result, job, device, *reference, level, self.campaign.sampling)
 
     def _refuse(self, device: Device, where: Where, reason: str, *, planned: bool) -> None:
         self.journal.write("refused", device, where, reason)

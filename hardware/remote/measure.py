@@ -126,7 +126,13 @@ class Course:
     def __init__(self, run: Callable[[int], None], sampling: dict[str, Any], now: Callable[[], float]) -> None:
         self.run, self.sampling, self.now = run, sampling, now
         self.calls = self.settling_calls = 0
+        self.origin = now()
         self.seconds: list[float] = []
+        self.started: list[float] = []
+
+    def forget(self, origin: float) -> None:
+        """Begin anew with repeats, which start at seconds since `origin`."""
+        self.origin, self.seconds, self.started = origin, [], []
 
     def time(self, calls: int) -> float:
         """Seconds of so many calls; a clock that was set back, or stands still, is asked again."""
@@ -151,6 +157,7 @@ class Course:
     def repeat(self) -> None:
         """One turn: settle, then one repeat."""
         self.run(self.settling_calls)
+        self.started.append(max(0.0, round(self.now() - self.origin, 6)))
         self.seconds.append(self.time(self.calls) / self.calls)
 
     def done(self) -> bool:
@@ -187,7 +194,7 @@ def measure_group(
     try:
         for _ in range(2):
             for course in [reference, *courses]:
-                course.seconds = []
+                course.forget(reference.origin)  # the same for all groups
             while True:
                 active = [course for course in courses if not course.done()]
                 if not active:
@@ -290,8 +297,9 @@ def main() -> None:
             levels.append(statistics.median(reference.seconds))
         content = {
             "reference_seconds": reference.seconds if courses else None,
+            "reference_started": reference.started if courses else None,
             "results": [
-                dict(where, seconds=course.seconds, calls_per_repeat=course.calls)
+                dict(where, seconds=course.seconds, started=course.started, calls_per_repeat=course.calls)
                 for where, course in zip(group, courses)  # noqa: B905  (strict is newer than 3.9)
             ],
             "failures": failures,

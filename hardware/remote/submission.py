@@ -9,6 +9,7 @@ from typing import Annotated, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from hardware.device import Device
+from hardware.disturbance import disturbed_turns, quiet_level
 from hardware.measurement import Measurement, median_interval
 from hardware.profiling import Sampling
 from hardware.remote.campaign import Job
@@ -25,6 +26,7 @@ _FASTER_THAN_REFERENCE = 10_000  # in multiply-accumulates a second; small netwo
 
 Seconds = Annotated[float, Field(gt=0, le=600)]
 Repeats = Annotated[list[Seconds], Field(min_length=6, max_length=_MOST_REPEATS)]
+Starts = Annotated[list[Annotated[float, Field(ge=0, le=1e8)]], Field(max_length=_MOST_REPEATS)]  # in seconds
 Key = Annotated[str, Field(min_length=1, max_length=64)]
 Resolution = Annotated[int, Field(ge=1, le=100_000)]
 Model = TypeVar("Model", bound=BaseModel)
@@ -42,6 +44,7 @@ class Result(Strict):
     key: Key
     resolution: Resolution
     seconds: Repeats
+    started: Starts = []  # since the start of the campaign; older clients do not tell
     calls_per_repeat: Annotated[int, Field(ge=1, le=1_000_000)]
 
 
@@ -57,6 +60,7 @@ class Group(Strict):
     """Networks that were measured side by side, and the repeats of the reference network in between."""
 
     reference_seconds: Repeats | None = None
+    reference_started: Starts | None = None
     results: Annotated[list[Result], Field(max_length=_MOST_RESULTS)] = []
     failures: Annotated[list[Failure], Field(max_length=_MOST_RESULTS)] = []
 
@@ -82,12 +86,18 @@ def believed(
     job: Job,
     device: Device,
     reference_seconds: Sequence[float],
+    reference_started: Sequence[float],
     level: float | None,
     sampling: Sampling,
 ) -> Measurement:
     """The measurement that a result stands for, with what is doubtful about it as warnings.
 
+    The networks of a group take turns, so the i-th repeats of all of them, and of the reference network, belong to one
+    turn. Those of turns in which the reference network was slow are marked, and take no part in the median where enough
+    others are left.
+
     Args:
+        reference_started: seconds at which its repeats began, or none.
         level: median seconds of the reference network on this device so far; None at first.
 
     Raises:
@@ -111,14 +121,28 @@ def believed(
             f"{job.key} cannot take {middle:.3g} s: that is {pace / reference_pace:,.0f} times the pace of the "
             f"reference network beside it ({median(reference_seconds):.3g} s)"
         )
+    n = len(result.seconds)
+    if n > len(reference_seconds):
+        raise ValueError(f"{job.key} has {n} repeats, the reference network beside it {len(reference_seconds)}")
+    timed = bool(result.started)
+    if timed and (len(result.started), len(reference_started)) != (n, len(reference_seconds)):
+        raise ValueError(f"{job.key} has {n} repeats, {len(result.started)} with a start, or its reference lacks some")
+    slow = disturbed_turns(reference_seconds, quiet_level(reference_seconds), sampling.drift)
+    quiet = [i for i in range(n) if not slow[i]]
+    counted = quiet if timed and len(quiet) >= sampling.min_repeats else list(range(n))
+    beside = [i for i in range(len(slow)) if len(counted) == n or not slow[i]]
+    seconds = [result.seconds[i] for i in counted]
     return Measurement(
         device=device,
         key=job.key,
         resolution=job.resolution,
-        seconds=tuple(result.seconds),
+        seconds=tuple(seconds),
         calls_per_repeat=result.calls_per_repeat,
-        reference_seconds=tuple(reference_seconds),
-        warnings=tuple(_doubts(result.seconds, reference_seconds, level, sampling)),
+        reference_seconds=tuple(reference_seconds[i] for i in beside),
+        warnings=tuple(_doubts(seconds, reference_seconds, level, sampling)),
+        started=tuple(result.started[i] for i in counted) if timed else (),
+        reference_started=tuple(reference_started[i] for i in beside) if timed else (),
+        disturbed=tuple((result.started[i], result.seconds[i]) for i in sorted(set(range(n)) - set(counted))),
     )
 
 

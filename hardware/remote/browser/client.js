@@ -95,7 +95,8 @@ export class Client {
       if (networks.length) {
         const measured = await this.undisturbed(networks, level);
         const results = measured.results.map((result, i) => ({ ...networks[i].where, ...result }));
-        posted = { reference_seconds: measured.reference_seconds, results, failures };
+        const { reference_seconds, reference_started } = measured;
+        posted = { reference_seconds, reference_started, results, failures };
       }
     } finally {
       for (const { release } of networks) await release();

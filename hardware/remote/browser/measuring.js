@@ -51,7 +51,13 @@ function breathe() {
 /** One network on its way to a tight interval. `run(calls)` calls it so many times in a row. */
 class Course {
   constructor(run, now, sampling) {
-    Object.assign(this, { run, now, sampling, calls: 0, settlingCalls: 0, seconds: [] });
+    Object.assign(this, { run, now, sampling, calls: 0, settlingCalls: 0, origin: now() });
+    this.forget();
+  }
+
+  /** Begin anew with repeats, which start at seconds since `origin`, in milliseconds of the clock. */
+  forget(origin = this.origin) {
+    Object.assign(this, { origin, seconds: [], started: [] });
   }
 
   /** Seconds of one of so many calls. A clock that was set back is asked again, one that stood still after more calls. */
@@ -92,6 +98,7 @@ class Course {
 
   async repeat() {
     await this.run(this.settlingCalls);
+    this.started.push(Math.max(0, Math.round((this.now() - this.origin) * 1000)) / 1e6);
     this.seconds.push(await this.time(this.calls));
   }
 
@@ -122,6 +129,7 @@ export class Campaign {
     this.now = now;
     this.onTurn = onTurn;
     this.random = generator(sampling.seed);
+    this.origin = now();
     this.reference = new Course(reference, now, this.sampling);
     this.levels = [];
   }
@@ -137,12 +145,13 @@ export class Campaign {
     if (Math.abs(await this.takeTurns(courses, level)) > this.sampling.drift) await this.takeTurns(courses, level);
     return {
       reference_seconds: this.reference.seconds,
-      results: courses.map(({ seconds, calls }) => ({ seconds, calls_per_repeat: calls })),
+      reference_started: this.reference.started,
+      results: courses.map(({ seconds, started, calls }) => ({ seconds, started, calls_per_repeat: calls })),
     };
   }
 
   async takeTurns(courses, level) {
-    for (const course of [this.reference, ...courses]) course.seconds = [];
+    for (const course of [this.reference, ...courses]) course.forget(this.origin);
     let breathed = this.now();
     for (let turn = 1; ; turn++) {
       const active = courses.filter((course) => !course.done);
