@@ -86,7 +86,8 @@ class Sampling:
     max_seconds: float = 10.0  # timed seconds for each workload
     min_repeat_seconds: float = 2e-4  # shorter calls are timed several at a time: clocks and loops cost some 100 ns
     settling_seconds: float = 1e-3  # untimed calls at the start of a turn: the caches hold what the others used
-    group_size: int = 8  # workloads measured side by side; what a kill can lose
+    group_size: int = 64  # workloads measured side by side at most; what a kill can lose
+    group_seconds: float = 60.0  # fewer where they would take longer: about, and at least
     drift: float = 0.05  # the reference network may be off its level by this share before a stretch counts as disturbed
     seed: int = 0  # of the order in which the networks take turns
 
@@ -96,7 +97,7 @@ class Sampling:
                 f"min_repeats {self.min_repeats} and max_repeats {self.max_repeats} must ascend and be at least 6, "
                 "else the median has no 95 % interval"
             )
-        times = self.max_seconds, self.min_repeat_seconds, self.settling_seconds
+        times = self.max_seconds, self.min_repeat_seconds, self.settling_seconds, self.group_seconds
         if min(self.relative_half_width, self.drift, *times) <= 0:
             raise ValueError(f"limits of sampling must be positive; got {self}")
         if self.group_size < 1:

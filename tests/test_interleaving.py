@@ -65,8 +65,8 @@ def test_a_tight_network_drops_out_and_a_noisy_one_is_repeated():
     clock = Clock(noise=0.05)
     measurements = list(run(clock, Sampling()))
     assert len({len(measurement.seconds) for measurement in measurements}) > 1
+    assert max(len(measurement.seconds) for measurement in measurements) > Sampling().min_repeats
     for measurement in measurements:
-        assert len(measurement.seconds) > Sampling().min_repeats
         assert measurement.relative_half_width <= Sampling().relative_half_width
 
 
@@ -127,6 +127,27 @@ def test_each_group_is_handed_out_before_the_next_is_built():
     next(stream)
     assert built == ["0", "1"]
     assert {m.key for m in stream} == {"1", "2", "3", "4", "5"}
+
+
+def test_groups_are_smaller_where_networks_are_slow_or_large(monkeypatch):
+    def group_sizes(sampling: Sampling, file_bytes: float = 0.0) -> list[int]:
+        clock, built, seen = Clock(), [], []
+
+        def prepare(workload: Workload) -> Prepared:
+            built.append(workload.key)
+            return Prepared(clock.prepare(workload).run, {"file_bytes": file_bytes})
+
+        for _ in measured(DEVICE, workloads(7), prepare, sampling=sampling):
+            if not seen or len(built) != seen[-1]:
+                seen.append(len(built))
+        return np.diff([1, *seen]).tolist()  # the reference network is built first
+
+    assert group_sizes(Sampling()) == [7]
+    # A call of the fake takes 0.1 s at first, twice in a turn, in 15 turns: 3 s each.
+    assert group_sizes(Sampling(group_seconds=8.0)) == [3, 3, 1]
+    assert group_sizes(Sampling(group_seconds=1.0)) == [1] * 7
+    monkeypatch.setattr("hardware.interleaving._memory", lambda: 8 * 4.0e6)
+    assert group_sizes(Sampling(), file_bytes=1e6) == [4, 3]
 
 
 @pytest.mark.parametrize("wrong", [{"min_repeats": 5}, {"max_repeats": 10}, {"drift": 0.0}, {"group_size": 0}])

@@ -79,6 +79,11 @@ def test_the_core_that_was_used_least_is_chosen(tmp_path, monkeypatch):
     assert quietest_cores(2, seconds=0.2, stat=path) == (2, 0)
     timer.join()
     assert quietest_cores(3, stat=path) == ()  # nothing to choose
+    stat(path, 0, 0, 0)
+    timer = threading.Timer(0.02, stat, (path, 9, 1, 0))
+    timer.start()
+    assert quietest_cores(1, seconds=0.2, stat=path) == (1,)  # a tick is chance: the first of the quiet ones
+    timer.join()
     assert quietest_cores(1, stat=tmp_path / "none") == ()
 
 

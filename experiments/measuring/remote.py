@@ -68,7 +68,9 @@ class RunCampaign:
         self.n = n
         self.title = run.recipe.title
         measure = run.recipe.measure
-        self.sampling = Sampling(measure.relative_half_width, max_repeats=measure.max_repeats, seed=run.recipe.seed)
+        self.sampling = Sampling(
+            measure.relative_half_width, max_repeats=measure.max_repeats, seed=run.recipe.seed, group_size=8
+        )
         self._lock = threading.RLock()
         self._jobs: dict[str, tuple[object, list[Job]]] = {}  # by device, with the state of the plans it is for
         self._archs: dict[tuple[str, int], Architecture] = {}
