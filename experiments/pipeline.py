@@ -21,7 +21,6 @@ from experiments.measuring.quantized import compare_precisions
 from experiments.measuring.remote import runnable
 from experiments.plans import initial_plan, round_name, search_plans
 from experiments.progress import Reporter
-from experiments.report import write_front_picture, write_report
 from experiments.run_folder import RunFolder
 from experiments.scoring.scorer import Scorer
 from experiments.searching import front_of_run, propose
@@ -129,6 +128,8 @@ def export(run: RunFolder, key: str, device: str | None, out: Path, report: Repo
 
 def compare(run: RunFolder, report: Reporter) -> None:
     """Measure the baselines, read the test split, and write ``comparison.json``, ``front.png`` and ``report.html``."""
+    from experiments.report import write_front_picture, write_report  # loads matplotlib
+
     run.require(run.front, "search")
     report.say("compare")
     comparison = compare_run(run, report)

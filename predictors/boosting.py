@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-import xgboost
 
 from predictors.features import Features
 from predictors.protocol import Residuals, Target, Values, checked, folds
 from supernet.space import Genes
+
+if TYPE_CHECKING:
+    import xgboost  # loaded by what uses it: it takes a third of a second
 
 __all__ = ["BoostingPredictor"]
 
@@ -118,6 +120,8 @@ class BoostingPredictor:
     @classmethod
     def from_dict(cls, features: Features, data: Mapping[str, Any]) -> Self:
         """The inverse of `to_dict`; KeyError, TypeError or ValueError where it is not of that form."""
+        import xgboost
+
         predictor = cls(features, data["target"])
         predictor.center_, predictor.scale_ = float(data["center"]), float(data["scale"])
         predictor.out_of_fold_ = np.array(data["out_of_fold"], dtype=float)
@@ -133,6 +137,8 @@ class BoostingPredictor:
         return predictor
 
     def _boost(self, columns: Values, aim: Values) -> xgboost.Booster:
+        import xgboost
+
         settings = {
             "max_depth": self.depth,
             "eta": self.learning_rate,

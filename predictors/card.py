@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import kendalltau
 
 from predictors.protocol import Predictor, Values, folds
 from supernet.space import Genes
@@ -91,6 +90,8 @@ def error_card(
 
 def kendall_tau(truth: Values, predicted: Values) -> float:
     """Agreement of two rankings (n_archs,) each, −1 to 1, ties counted as tau-b does; NaN where one is constant."""
+    from scipy.stats import kendalltau  # takes most of a second, which verbs that rank nothing need not wait for
+
     return float(kendalltau(truth, predicted).statistic)  # type: ignore[attr-defined]
 
 

@@ -14,7 +14,6 @@ from experiments.budgets import format_count, format_seconds
 from experiments.files import read_json, write_json
 from experiments.measuring.measure import Network, measure_missing, profilers
 from experiments.progress import Reporter
-from experiments.report import write_block_picture
 from experiments.run_folder import RunFolder
 from hardware.counting import count_macs
 from hardware.device import Device
@@ -78,6 +77,8 @@ def profile_blocks(
             seconds = block_seconds(store, profiler.device, table)
             report.say(f"    {_verdict(run, store, profiler.device, table, seconds)}")
         content = _picture(run, table, macs, seconds, arch or _default_architecture(run, name))
+        from experiments.report import write_block_picture  # loads matplotlib
+
         write_block_picture(content | {"device": str(profiler.device)}, run.path / f"blocks-{name}.png")
         for line in _where_the_time_goes(content):
             report.say(f"    {line}")

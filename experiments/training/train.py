@@ -16,7 +16,6 @@ from torch import nn
 
 from experiments.files import replacing
 from experiments.progress import Reporter
-from experiments.report import write_training_picture
 from experiments.run_folder import RunFolder
 from experiments.training.phases import alone_phases, training_phases
 from experiments.training.tensorboard_log import tensorboard_log
@@ -157,7 +156,7 @@ def train_module(
             if log is not None:
                 log.epoch(epoch)
             if time.monotonic() - drawn_at[0] > _SECONDS_BETWEEN_PICTURES:
-                write_training_picture(course_of_training(folder), folder / "training.png")
+                _draw_course(folder)
                 drawn_at[0] = time.monotonic()
 
         def on_rollback(rollback: RollbackRecord) -> None:
@@ -179,10 +178,16 @@ def train_module(
     supernet.to("cpu")
     state: dict[str, Any] = (module or supernet).state_dict()
     if world.is_first:
-        write_training_picture(course_of_training(folder), folder / "training.png")
+        _draw_course(folder)
         with replacing(weights) as temporary:
             save_file({name: tensor.contiguous() for name, tensor in state.items()}, temporary)
     world.barrier()
+
+
+def _draw_course(folder: Path) -> None:
+    from experiments.report import write_training_picture  # loads matplotlib
+
+    write_training_picture(course_of_training(folder), folder / "training.png")
 
 
 def _set_dropout(network: nn.Module, drop_rate: float, drop_path_rate: float) -> None:
