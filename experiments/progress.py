@@ -25,8 +25,8 @@ class Reporter:
         self.console.print(text, soft_wrap=True, markup=False)
 
     @contextmanager
-    def bar(self, what: str, total: int) -> Iterator[Callable[[int, str], None]]:
-        """Inside, call the result with the number of finished items and a short text about the last one."""
+    def bar(self, what: str, total: int) -> Iterator[Callable[[float, str], None]]:
+        """Inside, call the result with the number of finished items, about, and a short text about the last one."""
         if self.console.is_terminal:
             columns = (
                 TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
@@ -38,12 +38,12 @@ class Reporter:
             return
         started = last = time.monotonic()
 
-        def show(done: int, note: str) -> None:
+        def show(done: float, note: str) -> None:
             nonlocal last
             now = time.monotonic()
             if now - last >= _LINE_SECONDS and done:
                 last = now
                 left = (now - started) / done * (total - done)
-                self.say(f"  {what}: {done} of {total}, about {left:.0f} s left  {note}")
+                self.say(f"  {what}: {done:.0f} of {total}, about {left:.0f} s left  {note}")
 
         yield show

@@ -18,7 +18,7 @@ from hardware.device import Device
 from hardware.disturbance import disturbed_turns, quiet_level
 from hardware.measurement import Measurement, median_interval
 from hardware.process import interruptions, quietest_cores, undisturbed
-from hardware.profiling import DeviceGoneError, OnFailure, Prepared, Sampling, Workload
+from hardware.profiling import DeviceGoneError, OnFailure, OnTurn, Prepared, Sampling, Workload
 
 __all__ = ["measure_interleaved"]
 
@@ -34,6 +34,7 @@ def measure_interleaved(
     sampling: Sampling,
     *,
     failed: OnFailure | None = None,
+    on_turn: OnTurn | None = None,
     state: Callable[[], Mapping[str, float]] | None = None,
     interruptions: Callable[[], int] = interruptions,
     choose_cores: Callable[[int], Collection[int]] = quietest_cores,
@@ -55,7 +56,7 @@ def measure_interleaved(
         prepare: makes a workload ready; a ValueError says in one line why it does not run.
         reference: the same in all campaigns.
         sampling: how long to measure.
-        failed: see `Profiler.measure`.
+        failed, on_turn: see `Profiler.measure`.
         state: clocks and the like, read before and after each group into the extras; ``throttled`` above 0 is warned
             of.
         interruptions: how often this process has lost its core so far.
@@ -66,7 +67,7 @@ def measure_interleaved(
         ValueError: the reference network does not run, or a workload does not and `failed` was not given.
         DeviceGoneError: the reference network does not run any more.
     """
-    campaign = _Campaign(device, sampling, interruptions, choose_cores, state)
+    campaign = _Campaign(device, sampling, interruptions, choose_cores, state, on_turn)
     campaign.reference = campaign.course(reference, prepare)
     courses: list[_Course] = []
     for workload in workloads:
@@ -171,6 +172,12 @@ class _Course:
             return True  # there is no quiet to wait for
         return len(quiet) >= sampling.min_repeats and self.half_width(quiet) <= sampling.relative_half_width
 
+    def share(self, disturbed: NDArray[np.bool_]) -> float:
+        """How much of it is done, about: twice the least number of repeats is common."""
+        if self.error is not None or self.done(disturbed):
+            return 1.0
+        return min(0.95, len(self.turns) / (2 * self.campaign.sampling.min_repeats))
+
     def half_width(self, indices: Sequence[int]) -> float:
         seconds = [self.seconds[i] for i in indices]
         low, high = median_interval(seconds)
@@ -204,12 +211,14 @@ class _Campaign:
         interruptions: Callable[[], int],
         choose_cores: Callable[[int], Collection[int]],
         state: Callable[[], Mapping[str, float]] | None,
+        on_turn: OnTurn | None,
     ) -> None:
         self.device = device
         self.sampling = sampling
         self.interruptions = interruptions
         self.choose_cores = choose_cores
         self.state = state
+        self.on_turn = on_turn
         self.rng = np.random.default_rng(sampling.seed)
         self.levels: list[float] = []  # of the reference network, one for each group
         self.cores: Collection[int] | None = None  # None: to be chosen
@@ -277,6 +286,8 @@ class _Campaign:
             active = [course for course in courses if course.error is None and not course.done(disturbed)]
             if not active:
                 return
+            if self.on_turn is not None:
+                self.on_turn(sum(course.share(disturbed) for course in courses) / len(courses))
             active.append(reference)
             for i in self.rng.permutation(len(active)):
                 self._attempt(active[i], partial(active[i].repeat, turn))

@@ -20,7 +20,7 @@ from hardware.measurement import Measurement
 from hardware.memory import peak_memory
 from hardware.onnx_workload import Calibration, onnx_file
 from hardware.onnxruntime_session import GraphOptimization, OnnxProvider, SessionSettings
-from hardware.profiling import Cost, OnFailure, Prepared, Runner, Sampling, Workload
+from hardware.profiling import Cost, OnFailure, OnTurn, Prepared, Runner, Sampling, Workload
 from hardware.reference import reference_workload
 
 __all__ = ["OnnxRuntimeProfiler"]
@@ -67,7 +67,9 @@ class OnnxRuntimeProfiler:
             options=() if optimization == "all" else (f"graph_optimization={optimization}",),
         )
 
-    def measure(self, workloads: Iterable[Workload], failed: OnFailure | None = None) -> Iterator[Measurement]:
+    def measure(
+        self, workloads: Iterable[Workload], failed: OnFailure | None = None, on_turn: OnTurn | None = None
+    ) -> Iterator[Measurement]:
         """See `Profiler.measure`. A module is exported (and for int8 quantised); a file is run as it is."""
         return measure_interleaved(
             self.device,
@@ -76,6 +78,7 @@ class OnnxRuntimeProfiler:
             self.reference or reference_workload(),
             self.sampling or Sampling(),
             failed=failed,
+            on_turn=on_turn,
             state=None if self.provider == "cpu" else gpu_state,
         )
 

@@ -16,7 +16,7 @@ from hardware.energy import energy_meter, joules_per_call
 from hardware.interleaving import measure_interleaved
 from hardware.measurement import Measurement
 from hardware.onnx_workload import Calibration, onnx_file
-from hardware.profiling import Cost, OnFailure, Prepared, Sampling, Workload
+from hardware.profiling import Cost, OnFailure, OnTurn, Prepared, Sampling, Workload
 from hardware.reference import reference_workload
 
 __all__ = ["OpenVinoProfiler"]
@@ -61,10 +61,14 @@ class OpenVinoProfiler:
             precision=self.precision,
         )
 
-    def measure(self, workloads: Iterable[Workload], failed: OnFailure | None = None) -> Iterator[Measurement]:
+    def measure(
+        self, workloads: Iterable[Workload], failed: OnFailure | None = None, on_turn: OnTurn | None = None
+    ) -> Iterator[Measurement]:
         """See `Profiler.measure`. A module is exported (and for int8 quantised); a file is run as it is."""
         reference, sampling = self.reference or reference_workload(), self.sampling or Sampling()
-        return measure_interleaved(self.device, workloads, self.prepare, reference, sampling, failed=failed)
+        return measure_interleaved(
+            self.device, workloads, self.prepare, reference, sampling, failed=failed, on_turn=on_turn
+        )
 
     def prepare(self, workload: Workload) -> Prepared:
         """The workload compiled for one batch of random images.

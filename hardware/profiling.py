@@ -13,7 +13,7 @@ from hardware.measurement import Measurement
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["Cost", "DeviceGoneError", "OnFailure", "Prepared", "Profiler", "Runner", "Sampling", "Workload"]
+__all__ = ["Cost", "DeviceGoneError", "OnFailure", "OnTurn", "Prepared", "Profiler", "Runner", "Sampling", "Workload"]
 
 # What a device can be asked for beside the latency; each becomes an extra of the measurement.
 Cost = Literal["memory", "energy"]
@@ -41,6 +41,8 @@ class Workload:
 
 # Told of a workload that does not run on the device, with the reason in one line.
 OnFailure = Callable[[Workload, str], None]
+# Told now and then which share, about, is done of what is being measured side by side.
+OnTurn = Callable[[float], None]
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,9 @@ class Profiler(Protocol):
         """What the measurements hold for."""
         ...
 
-    def measure(self, workloads: Iterable[Workload], failed: OnFailure | None = None) -> Iterator[Measurement]:
+    def measure(
+        self, workloads: Iterable[Workload], failed: OnFailure | None = None, on_turn: OnTurn | None = None
+    ) -> Iterator[Measurement]:
         """One measurement for each workload and in no particular order, each handed out as soon as it is final.
 
         The workloads are read a few at a time, so a generator may build them while it is asked for them. One that does
@@ -87,7 +91,7 @@ class Sampling:
     min_repeat_seconds: float = 2e-4  # shorter calls are timed several at a time: clocks and loops cost some 100 ns
     settling_seconds: float = 1e-3  # untimed calls at the start of a turn: the caches hold what the others used
     group_size: int = 64  # workloads measured side by side at most; what a kill can lose
-    group_seconds: float = 60.0  # fewer where they would take longer: about, and at least
+    group_seconds: float = 20.0  # fewer where they would take longer: about, and at least
     drift: float = 0.05  # the reference network may be off its level by this share before a stretch counts as disturbed
     seed: int = 0  # of the order in which the networks take turns
 

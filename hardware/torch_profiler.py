@@ -16,7 +16,7 @@ from hardware.energy import energy_meter, joules_per_call
 from hardware.gpu import gpu_state
 from hardware.interleaving import measure_interleaved
 from hardware.measurement import Measurement
-from hardware.profiling import Cost, OnFailure, Prepared, Sampling, Workload
+from hardware.profiling import Cost, OnFailure, OnTurn, Prepared, Sampling, Workload
 from hardware.reference import reference_workload
 from hardware.torch_runner import compiled, cpu_runner, cuda_graph, cuda_runner, using_threads
 
@@ -76,7 +76,9 @@ class TorchProfiler:
             options=tuple(options),
         )
 
-    def measure(self, workloads: Iterable[Workload], failed: OnFailure | None = None) -> Iterator[Measurement]:
+    def measure(
+        self, workloads: Iterable[Workload], failed: OnFailure | None = None, on_turn: OnTurn | None = None
+    ) -> Iterator[Measurement]:
         """See `Profiler.measure`."""
         return measure_interleaved(
             self.device,
@@ -85,6 +87,7 @@ class TorchProfiler:
             self.reference or reference_workload(),
             self.sampling or Sampling(),
             failed=failed,
+            on_turn=on_turn,
             state=gpu_state if self.accelerator == "cuda" else None,
         )
 

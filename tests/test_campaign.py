@@ -69,7 +69,7 @@ def test_time_that_is_up_ends_a_campaign_which_says_how_to_go_on(command, run):
 
 
 def test_a_campaign_that_is_killed_carries_on_and_measures_nothing_twice(run):
-    command = [sys.executable, "-m", "experiments", "profile", str(run), "--device", "eight", "--n", "20"]
+    command = [sys.executable, "-m", "experiments", "profile", str(run), "--device", "eight", "--n", "66"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     while process.poll() is None and not (
         (run / "store.sqlite").exists() and "measurements" in tables(run) and measured(run)
@@ -78,10 +78,10 @@ def test_a_campaign_that_is_killed_carries_on_and_measures_nothing_twice(run):
     process.send_signal(signal.SIGKILL)
     process.wait()
     before = measured(run)
-    assert 0 < len(before) < 20
-    run_campaign(RunFolder(run), Reporter(), device="eight", n=20)
+    assert 0 < len(before) < 66  # a group of 64 is handed out at once
+    run_campaign(RunFolder(run), Reporter(), device="eight", n=66)
     assert measured(run)[: len(before)] == before
-    assert len({row[:3] for row in measured(run)}) == len(measured(run)) == 20
+    assert len({row[:3] for row in measured(run)}) == len(measured(run)) == 66
 
 
 def tables(run: Path) -> set[str]:

@@ -150,6 +150,13 @@ def test_groups_are_smaller_where_networks_are_slow_or_large(monkeypatch):
     assert group_sizes(Sampling(), file_bytes=1e6) == [4, 3]
 
 
+def test_how_far_a_group_is_can_be_watched():
+    shares: list[float] = []
+    list(run(Clock(noise=0.05), Sampling(group_size=4), n=4, on_turn=shares.append))
+    assert shares[0] == 0 and 0.5 < shares[-1] < 1 and len(shares) > 15
+    assert np.diff(shares).min() > -0.05  # a repeat that turns out to be disturbed takes a little back
+
+
 @pytest.mark.parametrize("wrong", [{"min_repeats": 5}, {"max_repeats": 10}, {"drift": 0.0}, {"group_size": 0}])
 def test_impossible_limits_are_refused(wrong):
     with pytest.raises(ValueError):

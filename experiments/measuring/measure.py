@@ -137,9 +137,20 @@ def measure_missing(
     if waiting:
         store.add_planned(waiting, device)
         with report.bar(f"measuring on {device.name}", len(waiting)) as advance:
-            for measured, measurement in enumerate(profiler.measure(workloads(), failed), start=1):
+            shown = 0.0  # what is side by side counts in part, before the first of it is handed out
+
+            def show(done: float, note: str) -> None:
+                nonlocal shown
+                advance(shown := max(shown, done), note)
+
+            def on_turn(share: float) -> None:
+                done = measured + len(failures)
+                show(done + share * (begun - done), f"{begun - done} side by side")
+
+            for measurement in profiler.measure(workloads(), failed, on_turn):
+                measured += 1
                 store.add_measurement(measurement)
-                advance(measured + len(failures), f"{measurement.median * 1e3:.3f} ms")
+                show(measured + len(failures), f"{measurement.median * 1e3:.3f} ms")
                 if measurement.warnings:
                     doubtful.append(measurement)
         report.say(f"  {device.name}: {measured} measured" + (f", {len(doubtful)} with a warning" if doubtful else ""))

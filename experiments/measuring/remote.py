@@ -15,7 +15,7 @@ from experiments.run_folder import RunFolder
 from hardware.device import Device
 from hardware.measurement import Measurement
 from hardware.onnx_export import export_onnx
-from hardware.profiling import OnFailure, Sampling, Workload
+from hardware.profiling import OnFailure, OnTurn, Sampling, Workload
 from hardware.reference import reference_workload
 from hardware.remote.campaign import REFERENCE, Job
 from hardware.remote.journal import Journal
@@ -158,7 +158,9 @@ class StoredProfiler:
     def device(self) -> Device:
         return self._device
 
-    def measure(self, workloads: Iterable[Workload], failed: OnFailure | None = None) -> Iterator[Measurement]:
+    def measure(
+        self, workloads: Iterable[Workload], failed: OnFailure | None = None, on_turn: OnTurn | None = None
+    ) -> Iterator[Measurement]:
         """See `Profiler.measure`.
 
         Raises:

@@ -62,10 +62,10 @@ class _Watch(Reporter):
         pass
 
     @contextmanager
-    def bar(self, what: str, total: int) -> Iterator[Callable[[int, str], None]]:
+    def bar(self, what: str, total: int) -> Iterator[Callable[[float, str], None]]:
         parent = os.getppid()
 
-        def check(done: int, note: str) -> None:
+        def check(done: float, note: str) -> None:
             if os.getppid() != parent:
                 os._exit(1)
 
