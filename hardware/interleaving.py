@@ -72,9 +72,11 @@ def measure_interleaved(
     courses: list[_Course] = []
     for workload in workloads:
         try:
-            courses.append(campaign.course(workload, prepare))
+            courses.append(course := campaign.course(workload, prepare))
         except ValueError as error:
             _fail(workload, error, failed)
+            continue
+        campaign.attempt(course, course.try_out)
         if campaign.is_full(courses):
             yield from campaign.run(courses, failed)
             courses = []
@@ -232,10 +234,7 @@ class _Campaign:
         return _Course(workload, prepare(workload), self)
 
     def is_full(self, courses: Sequence[_Course]) -> bool:
-        """Whether no more should be measured beside these, the last of which is new."""
-        if not courses:
-            return False
-        self._attempt(courses[-1], courses[-1].try_out)
+        """Whether no more should be measured beside these."""
         sampling = self.sampling
         turn = sum(
             max(course.call_seconds, sampling.min_repeat_seconds) + max(course.call_seconds, sampling.settling_seconds)
@@ -278,9 +277,9 @@ class _Campaign:
         for values in (reference.turns, reference.started, reference.seconds, reference.interrupted):
             values.clear()
         if not reference.calls:
-            self._attempt(reference, reference.warm_up)
+            self.attempt(reference, reference.warm_up)
         for course in courses:
-            self._attempt(course, course.warm_up)
+            self.attempt(course, course.warm_up)
         for turn in count():
             disturbed = self._disturbed()
             active = [course for course in courses if course.error is None and not course.done(disturbed)]
@@ -290,16 +289,16 @@ class _Campaign:
                 self.on_turn(sum(course.share(disturbed) for course in courses) / len(courses))
             active.append(reference)
             for i in self.rng.permutation(len(active)):
-                self._attempt(active[i], partial(active[i].repeat, turn))
+                self.attempt(active[i], partial(active[i].repeat, turn))
 
-    def _attempt(self, course: _Course, action: Callable[[], object]) -> None:
+    def attempt(self, course: _Course, action: Callable[[], object]) -> None:
         """Whatever a runtime raises when a network runs on it, the others go on; unless the reference fails as well."""
         try:
             action()
         except Exception as error:
             course.error = error
             if course is not self.reference:
-                self._attempt(self.reference, partial(self.reference.prepared.run, 1))
+                self.attempt(self.reference, partial(self.reference.prepared.run, 1))
                 return
             raise DeviceGoneError(
                 f"device {self.device.name!r} stopped working: {_one_line(error)}; bring it back and run the same "
