@@ -24,8 +24,8 @@ format: .venv/installed
 clean:
 	rm -rf .venv
 
-# Pinned versions come from constraints.txt; Python compiles what it imports when it does. The marker is written last, so an interrupted installation is completed.
+# Pinned versions come from constraints.txt; the marker is written last, so an interrupted installation is completed.
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
