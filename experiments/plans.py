@@ -13,8 +13,9 @@ __all__ = ["campaign_plan", "initial_plan", "round_name", "search_plans"]
 def initial_plan(run: RunFolder) -> Plan:
     """What the first predictors learn from: a design that shows every choice and spreads over the MACs.
 
-    From 40 measured networks of the published space, it leaves latency predictors a smaller error than a random sample
-    does (`latency_predictors.py`). Campaigns follow the same design, so they go on where this ends.
+    From 40 measured networks of the published space, the best latency predictor has an error of 4.9 % after it and of
+    5.2 % after a random sample (`latency_predictors.py --sizes 40 --seeds 1`, with and without `--design`). Campaigns
+    follow the same design, so they go on where this ends.
     """
     found = run.plan("0-initial")
     if found is not None:
