@@ -42,8 +42,8 @@ def measure_interleaved(
     """Measure `workloads` in groups that take turns in random order, the reference network taking part throughout.
 
     The larger a group, the better networks compare with each other, since all have the same share of the machine's good
-    and bad moments: two campaigns agreed to a Kendall τ of 0.96 in groups of 8 and 24, and of 0.98 in one of 57. It is
-    limited by `Sampling`, and by a share of the memory of this machine.
+    and bad moments: two campaigns agreed to a Kendall τ of 0.96 in groups of 8 and 24, and of 0.98 in one of 57
+    (`repeatability.py`). It is limited by `Sampling`, and by a share of the memory of this machine.
 
     Turns spread a disturbance over all networks of a group instead of falling on one (random interleaving as in
     google/benchmark). A repeat during which another program had the core, and all repeats of a stretch of turns in
@@ -279,7 +279,8 @@ class _Campaign:
         if not reference.calls:
             self.attempt(reference, reference.warm_up)
         for course in courses:
-            self.attempt(course, course.warm_up)
+            if course.error is None:  # what failed when it was tried out is not tried again
+                self.attempt(course, course.warm_up)
         for turn in count():
             disturbed = self._disturbed()
             active = [course for course in courses if course.error is None and not course.done(disturbed)]

@@ -150,6 +150,24 @@ def test_groups_are_smaller_where_networks_are_slow_or_large(monkeypatch):
     assert group_sizes(Sampling(), file_bytes=1e6) == [4, 3]
 
 
+def test_what_fails_when_it_joins_a_group_is_not_run_again():
+    clock, runs, failures = Clock(), [], []
+
+    def prepare(workload: Workload) -> Prepared:
+        if workload.key != "1":
+            return clock.prepare(workload)
+
+        def fails(calls: int) -> float:
+            runs.append(calls)
+            raise RuntimeError("operator missing")
+
+        return Prepared(fails)
+
+    found = measured(DEVICE, workloads(3), prepare, sampling=Sampling(), failed=lambda *why: failures.append(why[1]))
+    assert {m.key for m in found} == {"0", "2"}
+    assert runs == [1] and failures == ["operator missing"]
+
+
 def test_how_far_a_group_is_can_be_watched():
     shares: list[float] = []
     list(run(Clock(noise=0.05), Sampling(group_size=4), n=4, on_turn=shares.append))

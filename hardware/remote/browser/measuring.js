@@ -55,7 +55,7 @@ class Course {
     this.forget();
   }
 
-  /** Begin anew with repeats, which start at seconds since `origin`, in milliseconds of the clock. */
+  /** Begin anew with repeats; what they started at counts from `origin`, a reading of the clock. */
   forget(origin = this.origin) {
     Object.assign(this, { origin, seconds: [], started: [] });
   }
