@@ -9,15 +9,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from experiments.budgets import describe_costs, format_count, format_seconds
 from experiments.files import write_json
 from experiments.measuring.devices import create_profiler
-from experiments.measuring.measure import profilers
+from experiments.measuring.measure import architectures, profilers, sampling
 from experiments.measuring.quantized import file_accuracy, quantized_file
+from experiments.measuring.remote import StoredProfiler
+from experiments.plans import anchors
 from experiments.progress import Reporter
 from experiments.run_folder import RunFolder
 from experiments.scoring.scorer import Scorer
 from experiments.settings.devices import DeviceSettings
+from hardware.measurement import Measurement
+from hardware.measuring import measure
 from hardware.onnx_export import export_onnx, onnx_parity
 from hardware.profiling import Profiler, Workload
 from supernet.architecture import Architecture
@@ -73,17 +79,20 @@ def write_bundle(run: RunFolder, arch: Architecture, device: str | None, out: Pa
         (folder / "model.onnx").write_bytes(onnx)
         # The torch runtime cannot run the file: there the module that the file was made from is measured.
         model = subnet if profiler.device.runtime == "torch" else folder / "model.onnx"
-        (measurement,) = profiler.measure([Workload(arch.id, model, arch.resolution, run.data.in_channels)])
+        workload = Workload(arch.id, model, arch.resolution, run.data.in_channels)
+        measurement, repeats, slower = _measured(run, profiler, workload, report)
         genes = run.supernet.space.encode([arch])
         card = {
             "id": arch.id,
             "settings": str(arch),
             "input": {"name": "images", "shape": list(shape), "normalisation": "as in the training data"},
             "latency": {
-                "median": measurement.median,
+                "seconds": measurement.latency,
                 "interval": list(measurement.interval),
-                "seconds": list(measurement.seconds),
                 "warnings": list(measurement.warnings),
+                # How it ran when the file was measured: every repeat, and how fast the machine was just then.
+                "repeats": repeats,
+                "machine_slower": slower,
             },
             "device": measurement.device.to_dict(),
             "fingerprint": measurement.device.fingerprint,
@@ -107,11 +116,37 @@ def write_bundle(run: RunFolder, arch: Architecture, device: str | None, out: Pa
     return card
 
 
-def _profiler(run: RunFolder, name: str) -> Profiler:
+def _measured(
+    run: RunFolder, profiler: Profiler | StoredProfiler, workload: Workload, report: Reporter
+) -> tuple[Measurement, list[float], float | None]:
+    """What is known of a network now that the file was measured beside the anchors, on the level of the run.
+
+    Beside it the repeats of the file, in seconds, and how many times slower than on that level the machine was
+    meanwhile; neither for a device elsewhere, which has measured the same network before.
+
+    Raises:
+        ValueError: the file does not run, or a device elsewhere has not measured it.
+    """
+    with run.store() as store:
+        if isinstance(profiler, StoredProfiler):
+            profiler.require([workload.name])
+            return store.measurements(profiler.device)[workload.name], [], None
+        tied = architectures(run, [arch for arch in anchors(run) if (arch.id, arch.resolution) != workload.name])
+        beside = [tied.make(name) for name in tied.names]
+        report.say(f"  measuring the file beside {len(beside)} sub-networks of the run")
+        (session,) = measure(profiler, [workload], sampling(run), anchors=beside, purpose="export")
+        store.add_session(session)
+        measurements = store.measurements(profiler.device)
+    shifts = dict(zip((one.id for one in measurements.sessions), measurements.tie.shifts, strict=True))
+    slower = float(np.exp(shifts[session.id]))
+    return measurements[workload.name], session.repeats(workload.name).tolist(), slower if slower == slower else None
+
+
+def _profiler(run: RunFolder, name: str) -> Profiler | StoredProfiler:
     """Of a device of the recipe, or of one that was added to the run."""
     for settings in run.recipe.devices:
         if settings.name == name:
-            return create_profiler(_with_memory(settings), run.recipe.measure, run.recipe.seed)
+            return create_profiler(_with_memory(settings))
     return profilers(run, name)[0]
 
 
@@ -122,14 +157,26 @@ def _with_memory(settings: DeviceSettings) -> DeviceSettings:
     return settings.model_copy(update={"costs": tuple(sorted({*settings.costs, "memory"}))})
 
 
+def _machine(slower: float | None) -> dict[str, str]:
+    """How the level of the run relates to the moment at which the file was measured."""
+    if slower is None:
+        return {}
+    percent = f"{abs(slower - 1):.0%}"
+    text = (
+        "as fast as then" if abs(slower - 1) < 0.01 else f"{percent} {'slower' if slower > 1 else 'faster'} than then"
+    )
+    return {"that is on the level of the run's final measuring; when the file was measured": f"the machine was {text}"}
+
+
 def _card_text(card: Mapping[str, Any]) -> str:
     latency, device, provenance = card["latency"], card["device"], card["provenance"]
     low, high = map(format_seconds, latency["interval"])
     runtime = f"{device['runtime']} {device['runtime_version']}, {device['threads']} thread(s), {device['precision']}"
     accuracy = {split: f"{value:.2%} of {card['images'][split]} images" for split, value in card["accuracy"].items()}
     rows = {
-        f"latency of one call (batch {device['batch_size']})": f"{format_seconds(latency['median'])}, "
+        f"latency of one call (batch {device['batch_size']})": f"{format_seconds(latency['seconds'])}, "
         f"95 % interval {low} to {high}",
+        **_machine(latency["machine_slower"]),
         "measured on": f"{device['hardware']}; {runtime}",
         "device fingerprint": card["fingerprint"],
         "accuracy on validation": f"{accuracy['validation']} (the search saw these)",

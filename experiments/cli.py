@@ -81,6 +81,9 @@ def profile(
         bool, typer.Option("--blocks", help="Measure every block alone; see where the time goes.")
     ] = False,
     arch: Annotated[str | None, typer.Option("--arch", help="With --blocks: id of the sub-network to look at.")] = None,
+    again: Annotated[
+        bool, typer.Option("--again", help="Measure what there is a doubt about, or everything, in a new session.")
+    ] = False,
 ) -> None:
     """Measure what is planned on every device of the recipe, or a campaign of --n sub-networks, or for --minutes."""
     if minutes is not None and not 0 < minutes < float("inf"):
@@ -91,10 +94,14 @@ def profile(
         )
     if arch is not None and not blocks:
         raise ValueError("--arch needs --blocks")
+    if again and (blocks or n is not None or minutes is not None):
+        raise ValueError("--again stands alone: it measures what is planned, in a new session")
     folder, report = _open(run)
     from experiments import pipeline
 
-    if blocks:
+    if again:
+        pipeline.profile_again(folder, report, device)
+    elif blocks:
         pipeline.profile_blocks(folder, arch, device, minutes, report)
     elif n is not None or minutes is not None:
         pipeline.profile_campaign(folder, device, n, minutes, report)
@@ -160,6 +167,8 @@ def query(
             f"supernet: these are the old numbers; for new ones: `supernet search {run}`",
             file=sys.stderr,
         )
+    for note in results["notes"]:
+        print(f"supernet: {note}", file=sys.stderr)
     if as_json:
         head = {"device": results["device"], "fingerprint": results["fingerprint"], "changed": changed}
         print(json.dumps({**head, "found": rows}, indent=1))

@@ -10,18 +10,28 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from experiments.files import read_json
-from experiments.measuring.measure import measure_architectures, measure_models, measured_architectures, profilers
+from experiments.files import read_json, write_json
+from experiments.measuring.measure import (
+    Networks,
+    Setup,
+    architectures,
+    measure_side_by_side,
+    measured_architectures,
+    models,
+    profilers,
+)
+from experiments.measuring.remote import StoredProfiler
 from experiments.plans import search_plans
 from experiments.progress import Reporter
 from experiments.run_folder import Plan, RunFolder
 from experiments.scoring.scorer import Scorer
-from experiments.searching import AXES
+from experiments.searching import AXES, changed_places, front_of_run, possible_members
 from experiments.training.train import course_of_training, train_baseline
 from hardware.counting import count_macs, count_parameters
 from hardware.device import Device
 from hardware.device_changes import differences
-from hardware.measurement import Measurement
+from hardware.measurement import Measurement, Measurements
+from hardware.profiling import Profiler
 from hardware.store import Score
 from search.front import Candidate, ParetoFront, hypervolume
 from supernet.architecture import Architecture
@@ -34,26 +44,35 @@ Point = dict[str, Any]
 
 
 def compare_run(run: RunFolder, report: Reporter) -> dict[str, Any]:
-    """The content of ``comparison.json``; measures, scores and trains what is missing.
+    """The content of ``comparison.json``; measures, scores and trains what is missing, and writes ``front.json`` anew.
 
-    Only here the test split is read. Every series is chosen on the validation split and reported on the test split.
+    Everything that is compared on a device is measured side by side, in one session, and every series is chosen from
+    that session's latencies by one rule. Only here the test split is read: every series is chosen on the validation
+    split and reported on the test split.
+
+    Raises:
+        ValueError: a device of the recipe has no front yet, or is another one since.
     """
-    results = read_json(run.front)["devices"]
-    for profiler in profilers(run):
-        _check_unchanged(run, Device.from_dict(results[profiler.device.name]["device"]), profiler.device)
-    random, uniform = _random_plan(run), _uniform_plan(run)
-    archs = [*random.archs, *uniform.archs]
-    measure_architectures(run, archs, report)
-    scorer = Scorer(run)
-    scorer.score(archs, "validation", report)
-    models = {f"timm:{name}": train_baseline(run, name, report) for name in run.recipe.baselines.timm_models}
-    measure_models(run, models, report)
-    scores = {key: _score_model(run, key, model) for key, model in models.items()}
-    if unsearched := [device.name for device in run.recipe.devices if device.name not in results]:
+    before = read_json(run.front)["devices"]
+    if unsearched := [device.name for device in run.recipe.devices if device.name not in before]:
         raise ValueError(f"{run.path} has no front for {', '.join(unsearched)} yet: `supernet search {run.path}`")
+    for profiler in profilers(run):
+        _check_unchanged(run, Device.from_dict(before[profiler.device.name]["device"]), profiler.device)
+    scorer = Scorer(run)
+    random, uniform = _random_plan(run), _uniform_plan(run)
+    scorer.score([*random.archs, *uniform.archs], "validation", report)
+    found = {f"timm:{name}": train_baseline(run, name, report) for name in run.recipe.baselines.timm_models}
+    for profiler in profilers(run):
+        _measure_all(run, profiler, (random.archs, uniform.archs), models(run, found), scorer, report)
+    results = front_of_run(run, scorer, report)
+    write_json(run.front, results)
+    for name in (device.name for device in run.recipe.devices):
+        fronts = [ParetoFront(_searched(run, one[name]), AXES) for one in (before, results["devices"])]
+        report.say(f"  {name}: {changed_places(*([c.arch.id for c in front] for front in fronts))}")
+    scores = {key: _score_model(run, key, model) for key, model in found.items()}
     plans = {plan.name: plan.archs for plan in (random, uniform)}
     devices = [
-        _device_entry(run, profiler.device, results[profiler.device.name], plans, scores, scorer, report)
+        _device_entry(run, profiler.device, results["devices"][profiler.device.name], plans, scores, scorer, report)
         for profiler in profilers(run)
     ]
     space = run.supernet.space
@@ -75,6 +94,38 @@ def compare_run(run: RunFolder, report: Reporter) -> dict[str, Any]:
         "devices": devices,
         "notes": _notes(run, random),
     }
+
+
+def _measure_all(
+    run: RunFolder,
+    profiler: Profiler | StoredProfiler,
+    baselines: Sequence[Sequence[Architecture]],
+    others: Networks,
+    scorer: Scorer,
+    report: Reporter,
+) -> None:
+    """All baselines and all searched sub-networks that may be on a front, side by side on one device.
+
+    Where they are too many for one session, the baselines are measured in several first, and then those of every series
+    that may be on its front in one.
+    """
+    searched = [arch for plan in search_plans(run) for arch in plan.archs]
+    ends = [run.supernet.space.smallest, run.supernet.space.largest]
+    scores = scorer.score([*searched, *ends, *(arch for archs in baselines for arch in archs)], "validation", report)
+    accuracy = {key: score.metrics["accuracy"] for key, score in scores.items()}
+    with run.store() as store:
+
+        def members(archs: Sequence[Architecture]) -> list[Architecture]:
+            return possible_members(measured_architectures(store.measurements(profiler.device), archs), accuracy)
+
+        everything = [*members(searched), *ends, *(arch for archs in baselines for arch in archs)]
+        networks, setup = architectures(run, list(dict.fromkeys(everything))), Setup.of(run)
+        if measure_side_by_side(setup, store, profiler, networks + others, report) is None:
+            chosen = [*members(searched), *ends, *(arch for archs in baselines for arch in members(archs))]
+            networks = architectures(run, list(dict.fromkeys(chosen)))
+            report.say(f"  {profiler.device.name}: too many for one session; now those that may be on a front")
+            if measure_side_by_side(setup, store, profiler, networks + others, report) is None:
+                report.say(f"  {profiler.device.name}: still too many: they are compared over several tied sessions")
 
 
 def _check_unchanged(run: RunFolder, before: Device, now: Device) -> None:
@@ -151,36 +202,31 @@ def _device_entry(
 ) -> dict[str, Any]:
     """Everything the report shows of one device. Random search and the search show their fronts, chosen alike."""
     validation = scorer.score([arch for archs in plans.values() for arch in archs], "validation", report)
-    candidates = [Candidate.from_dict(candidate) for candidate in results["candidates"]]
-    known = {candidate.arch: candidate for candidate in candidates}
+    known = {found.arch: found for found in map(Candidate.from_dict, results["candidates"])}
+    candidates = _searched(run, results)
     with run.store() as store:
+        measurements = store.measurements(device)
 
-        def measured(archs: Sequence[Architecture]) -> list[Candidate]:
-            found = measured_architectures(store, archs, device)
-            return [
-                known.get(arch)
-                or Candidate(
-                    arch,
-                    {"accuracy": validation[arch.id].metrics["accuracy"], "latency": measurement.median},
-                    {"latency_interval": list(measurement.interval)},
-                )
-                for arch, measurement in found.items()
-            ]
+    def measured(archs: Sequence[Architecture]) -> list[Candidate]:
+        return [
+            known.get(arch)
+            or Candidate(
+                arch,
+                {"accuracy": validation[arch.id].metrics["accuracy"], "latency": measurement.latency},
+                {"latency_interval": list(measurement.interval)},
+            )
+            for arch, measurement in measured_architectures(measurements, archs).items()
+        ]
 
-        space = run.supernet.space
-        fronts: dict[str, Sequence[Candidate]] = {
-            "searched front": ParetoFront.from_dict(results["front"]),
-            "random search": ParetoFront(measured(plans["random"]), AXES),
-            "uniform scaling": measured(plans["uniform"]),
-            "smallest": measured([space.smallest]),
-            "largest": measured([space.largest]),
-        }
-        resolution = run.data.resolution
-        timm = {
-            key: store.measurement(key, resolution, device)
-            for key in models
-            if (key, resolution) in store.measured(device)
-        }
+    space, resolution = run.supernet.space, run.data.resolution
+    fronts: dict[str, Sequence[Candidate]] = {
+        "searched front": ParetoFront(candidates, AXES),
+        "random search": ParetoFront(measured(plans["random"]), AXES),
+        "uniform scaling": ParetoFront(measured(plans["uniform"]), AXES),
+        "smallest": measured([space.smallest]),
+        "largest": measured([space.largest]),
+    }
+    timm = {key: measurements[key, resolution] for key in models if (key, resolution) in measurements}
     tested = scorer.score([c.arch for points in fronts.values() for c in points], "test", report)
     series = {name: _points(run, points, tested) for name, points in fronts.items()}
     subnets = [point for points in series.values() for point in points]
@@ -208,7 +254,40 @@ def _device_entry(
         ],
         "reference": reference,
         "error_cards": {kind: read_json(run.predictors / f"{name}.card.json")["card"] for kind, name in names.items()},
+        "sessions": [_session_entry(measurements, number) for number in range(len(measurements.sessions))],
+        "doubts": measurements.notes,
         "front_within_10_percent": sum(abs(a / b - 1) <= 0.1 for a, b in predicted) / max(1, len(predicted)),
+    }
+
+
+def _searched(run: RunFolder, results: Mapping[str, Any]) -> list[Candidate]:
+    """Those of a device in ``front.json`` that the search found, without the baselines."""
+    of_search = {arch for plan in search_plans(run) for arch in plan.archs}
+    return [found for found in map(Candidate.from_dict, results["candidates"]) if found.arch in of_search]
+
+
+def _session_entry(measurements: Measurements, number: int) -> dict[str, Any]:
+    """What the report shows of a session: how the machine's speed moved, and how well networks are known."""
+    session, tie = measurements.sessions[number], measurements.tie
+    widths = session.fit.half_widths()
+    columns = session.started[:, session.counted].T
+    started = [None if np.isnan(column).all() else float(np.nanmin(column)) for column in columns]
+    shift = tie.shifts[number]
+    return {
+        "id": session.id,
+        "purpose": session.purpose,
+        "began": session.began,
+        "n_networks": len(session.measured),
+        "n_turns": session.n_turns,
+        "n_discarded": int((~session.counted).sum()),
+        "is_level": session is measurements.at,
+        "started": started,
+        "speed": np.exp(session.fit.turns).tolist(),
+        "latencies": np.exp(session.fit.levels).tolist(),
+        "half_widths": widths.tolist(),
+        "slower": None if np.isnan(shift) else float(np.exp(shift)),
+        "change": None if np.isnan(shift) else float(tie.changes[number]),
+        "notes": list(session.notes),
     }
 
 
@@ -240,7 +319,7 @@ def _model_point(key: str, measurement: Measurement, scores: Mapping[str, float]
     return {
         "id": key,
         "label": key.removeprefix("timm:"),
-        "latency": measurement.median,
+        "latency": measurement.latency,
         "latency_interval": list(measurement.interval),
         "accuracy_validation": scores["validation"],
         "accuracy_test": scores["test"],
@@ -260,8 +339,11 @@ def _notes(run: RunFolder, random: Plan) -> list[str]:
     return [
         f"The search measured and scored {len(random.archs)} sub-networks; random search had the same number, drawn "
         "uniformly over the genes.",
-        "Every series was chosen by validation accuracy and measured latency; the accuracies shown are of the test "
-        "split, which nothing was chosen by.",
+        "Everything shown on a device was measured there side by side in one session, and every series was chosen from "
+        "that session's latencies and validation accuracy by one rule: time decided nothing between them. The "
+        "accuracies shown are of the test split, which nothing was chosen by.",
+        "front.json, from which query and export answer, is chosen from all of these sub-networks, those of random "
+        "search and uniform scaling as well: whoever asks gets the best that is known.",
         "timm models were trained alone, with the same data, optimiser and number of epochs as the supernet's whole "
         "training" + (f" (here: {run.recipe.baselines.epochs})." if run.recipe.baselines.epochs else "."),
     ]

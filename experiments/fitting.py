@@ -32,14 +32,18 @@ class Fitted:
 
     predictor: Predictor
     out_of_fold: dict[str, float]
+    level: str  # id of the session on whose level latencies are; "" for anything else
 
 
 def fit_and_save(
-    run: RunFolder, name: str, archs: Sequence[Architecture], values: Sequence[float], target: Target
+    run: RunFolder, name: str, archs: Sequence[Architecture], values: Sequence[float], target: Target, level: str = ""
 ) -> str:
     """Fit the best of the candidates and write it with its error card; returns one line for people.
 
     A predictor that was fitted to the same values is kept.
+
+    Args:
+        level: id of the session on whose level latencies are, for `Measurements.brought`.
 
     Raises:
         ValueError: too few architectures.
@@ -65,6 +69,7 @@ def fit_and_save(
             "card": card.to_dict(),
             "values": learned,
             "out_of_fold": out_of_fold,
+            "level": level,
         },
     )
     return f"  {name}: {best.name}; {card}"
@@ -80,7 +85,7 @@ def load(run: RunFolder, name: str) -> Fitted:
     run.require(path, "fit")
     content = read_json(path)
     features = _features(run.untrained_supernet)[content["chosen"].partition(" on ")[2]]
-    return Fitted(load_predictor(run.predictors / f"{name}.json", features), content["out_of_fold"])
+    return Fitted(load_predictor(run.predictors / f"{name}.json", features), content["out_of_fold"], content["level"])
 
 
 def _features(supernet: TimmSupernet[Any]) -> dict[str, Features]:

@@ -15,7 +15,7 @@ from experiments.bundle import find_architecture, write_bundle
 from experiments.comparing import compare_run
 from experiments.files import write_json
 from experiments.measuring import block_profiles
-from experiments.measuring.campaign import latencies, run_campaign
+from experiments.measuring.campaign import latencies, measure_again, run_campaign
 from experiments.measuring.measure import measure_architectures, profilers
 from experiments.measuring.quantized import compare_precisions
 from experiments.measuring.remote import runnable
@@ -23,7 +23,7 @@ from experiments.plans import initial_plan, round_name, search_plans
 from experiments.progress import Reporter
 from experiments.run_folder import RunFolder
 from experiments.scoring.scorer import Scorer
-from experiments.searching import front_of_run, propose
+from experiments.searching import front_of_run, propose, settle
 from experiments.training.background import baselines_in_background
 from experiments.training.train import check_baselines, train_supernet
 from hardware.device_changes import explain_earlier
@@ -31,7 +31,7 @@ from supernet.architecture import Architecture
 from supernet.training import World, join
 
 __all__ = [
-    "compare", "export", "fit", "profile", "profile_blocks", "profile_campaign", "run", "score",
+    "compare", "export", "fit", "profile", "profile_again", "profile_blocks", "profile_campaign", "run", "score",
     "search", "train",
 ]  # fmt: skip
 
@@ -51,7 +51,16 @@ def profile(run: RunFolder, report: Reporter, device: str | None = None) -> None
     _say_what_changed(run, report, device)
     if measure_architectures(run, _planned(run, device), report, device) == 0:
         report.say("  everything planned is measured")
+    _say_what_is_doubtful(run, report, device)
     compare_precisions(run, report)
+
+
+def profile_again(run: RunFolder, report: Reporter, device: str | None = None) -> None:
+    """Measure what there is a doubt about, or everything, in a new session: ``store.sqlite``."""
+    report.say("profile again")
+    _say_what_changed(run, report, device)
+    measure_again(run, _planned(run, device), report, device)
+    _say_what_is_doubtful(run, report, device)
 
 
 def profile_campaign(
@@ -61,6 +70,7 @@ def profile_campaign(
     report.say("profile")
     _say_what_changed(run, report, device)
     run_campaign(run, report, device=device, n=n, minutes=minutes)
+    _say_what_is_doubtful(run, report, device)
 
 
 def profile_blocks(
@@ -96,13 +106,15 @@ def fit(run: RunFolder, report: Reporter, device: str | None = None) -> None:
     report.say(fitting.fit_and_save(run, "accuracy", archs, accuracies, "value"))
     with run.store() as store:
         for profiler in profilers(run, device):
-            name = profiler.device.name
-            measured, seconds = latencies(run, store, profiler.device, archs, report)
-            report.say(fitting.fit_and_save(run, f"latency-{name}", measured, seconds, "relative"))
+            name, measurements = profiler.device.name, store.measurements(profiler.device)
+            measured, seconds = latencies(run, measurements, archs, report, store)
+            level = measurements.at.id
+            report.say(fitting.fit_and_save(run, f"latency-{name}", measured, seconds, "relative", level))
 
 
 def search(run: RunFolder, report: Reporter, device: str | None = None) -> None:
-    """Rounds of NSGA-II on the predictors; what they propose is measured and scored: ``front.json``.
+    """Rounds of NSGA-II on the predictors; what they propose is measured and scored; then all that may be on a front is
+    measured side by side: ``front.json``.
 
     With a device that was added, only for that one. What a round proposes has to be measured there before the next:
     until it is, this ends with a ValueError that says how, and carries on from there when it is called again.
@@ -118,7 +130,11 @@ def search(run: RunFolder, report: Reporter, device: str | None = None) -> None:
         profile(run, report, device)
         score(run, report, device)
         fit(run, report, device)
-    write_json(run.front, front_of_run(run, Scorer(run), report, device))
+    report.say("search, final measuring")
+    scorer = Scorer(run)
+    settle(run, scorer, report, device)
+    fit(run, report, device)
+    write_json(run.front, front_of_run(run, scorer, report, device))
 
 
 def export(run: RunFolder, key: str, device: str | None, out: Path, report: Reporter) -> dict[str, Any]:
@@ -153,6 +169,14 @@ def _say_what_changed(run: RunFolder, report: Reporter, device: str | None) -> N
     with run.store() as store:
         for profiler in profilers(run, device):
             for line in explain_earlier(store, profiler.device):
+                report.say(f"  {line}")
+
+
+def _say_what_is_doubtful(run: RunFolder, report: Reporter, device: str | None) -> None:
+    """Devices that are slower than they were, and what no tie between sessions can mend."""
+    with run.store() as store:
+        for profiler in profilers(run, device):
+            for line in store.measurements(profiler.device).notes:
                 report.say(f"  {line}")
 
 

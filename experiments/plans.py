@@ -5,9 +5,26 @@ from __future__ import annotations
 import re
 
 from experiments.run_folder import Plan, RunFolder
+from supernet.architecture import Architecture
 from supernet.design import covering_design
 
-__all__ = ["campaign_plan", "initial_plan", "round_name", "search_plans"]
+__all__ = [
+    "BASELINES",
+    "N_ANCHORS",
+    "anchors",
+    "baseline_plans",
+    "campaign_plan",
+    "final_name",
+    "initial_plan",
+    "round_name",
+    "search_plans",
+]
+
+BASELINES = ("random", "uniform")
+"""The plans of sub-networks that were chosen in other ways than by the search."""
+
+N_ANCHORS = 8
+"""Sub-networks in every session of a run: two leave 2 % between the levels of sessions, four 1.2 and eight 0.3 %."""
 
 
 def initial_plan(run: RunFolder) -> Plan:
@@ -26,6 +43,17 @@ def initial_plan(run: RunFolder) -> Plan:
     return run.write_plan("0-initial", archs, [{"origin": "initial design"}] * len(archs))
 
 
+def anchors(run: RunFolder) -> tuple[Architecture, ...]:
+    """Sub-networks that take part in every session, so that sessions can be tied: the smallest, the largest, and some
+    spread between them by MACs. The initial design begins with them."""
+    return initial_plan(run).archs[:N_ANCHORS]
+
+
+def final_name(device: str, added: bool = False) -> str:
+    """The name of the plan of what is measured side by side on a device before its front is final."""
+    return f"device-{device}-final" if added else f"final-{device}"
+
+
 def round_name(number: int, device: str | None = None) -> str:
     """The name of the plan of a round of search, for the devices of the recipe or for an added one."""
     return f"{number}-round" if device is None else f"device-{device}-{number:03}-round"
@@ -38,6 +66,11 @@ def search_plans(run: RunFolder, device: str | None = None) -> list[Plan]:
     """
     own = re.compile(re.escape(f"device-{device}-") + r"\d+-round")
     return [plan for plan in run.all_plans() if plan.name[0].isdigit() or own.fullmatch(plan.name)]
+
+
+def baseline_plans(run: RunFolder) -> list[Plan]:
+    """What `compare` has drawn and made beside the search, if it was there already."""
+    return [plan for name in BASELINES if (plan := run.plan(name)) is not None]
 
 
 def campaign_plan(run: RunFolder, n: int) -> Plan:

@@ -56,7 +56,7 @@ def what_changed(run: Path, name: str, results: Mapping[str, Any]) -> list[str]:
 def answer(results: Mapping[str, Any], budgets: Mapping[str, float], top: int) -> list[dict[str, Any]]:
     """The `top` most accurate measured sub-networks that hold every budget, best first, as plain data.
 
-    `budgets` are upper limits by name: latency in seconds (compared with the measured median), macs, parameters, size
+    `budgets` are upper limits by name: latency in seconds (compared with what was measured), macs, parameters, size
     and memory in bytes, energy in joules. With a latency budget, ``share_of_runs_within`` is the share of the measured
     runs that took no longer.
 

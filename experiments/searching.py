@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,19 +10,20 @@ import numpy as np
 
 from experiments import fitting
 from experiments.files import read_json
-from experiments.measuring.measure import measured_architectures, profilers
-from experiments.plans import round_name, search_plans
+from experiments.measuring.measure import Setup, architectures, measure_side_by_side, measured_architectures, profilers
+from experiments.plans import baseline_plans, final_name, round_name, search_plans
 from experiments.progress import Reporter
 from experiments.run_folder import Plan, RunFolder
 from experiments.scoring.scorer import Scorer
-from hardware.measurement import Measurement
+from hardware.measurement import Measurement, Measurements
+from search.contenders import contenders
 from search.front import Axis, Candidate, ParetoFront
 from search.nsga2 import run_nsga2
 from search.objectives import Objective
 from search.spread import select_spread
 from supernet.architecture import Architecture
 
-__all__ = ["ACCURACY", "AXES", "LATENCY", "front_of_run", "propose"]
+__all__ = ["ACCURACY", "AXES", "LATENCY", "changed_places", "front_of_run", "possible_members", "propose", "settle"]
 
 ACCURACY = Axis("accuracy", "", maximize=True)
 LATENCY = Axis("latency", "s", maximize=False)
@@ -39,7 +40,8 @@ def propose(run: RunFolder, number: int, report: Reporter, device: str | None = 
     known = {arch for plan in search_plans(run, device) for arch in plan.archs}
     accuracy = fitting.load(run, "accuracy").predictor
     names = [settings.name for settings in run.recipe.devices] if device is None else [device]
-    latencies = {name: fitting.load(run, f"latency-{name}").predictor for name in names}
+    fitted = {name: fitting.load(run, f"latency-{name}") for name in names}
+    latencies = {name: found.predictor for name, found in fitted.items()}
     chosen: dict[Architecture, dict[str, Any]] = {}
     for name, latency in latencies.items():
         result = run_nsga2(
@@ -65,7 +67,58 @@ def propose(run: RunFolder, number: int, report: Reporter, device: str | None = 
         predicted["accuracy"] = accuracy.predict(genes)
         for i, notes in enumerate(chosen.values()):
             notes["predicted"] = {name: float(values[i]) for name, values in predicted.items()}
+            notes["levels"] = {f"latency-{name}": found.level for name, found in fitted.items()}
     return run.write_plan(round_name(number, device), list(chosen), list(chosen.values()))
+
+
+def settle(run: RunFolder, scorer: Scorer, report: Reporter, device: str | None = None) -> None:
+    """Measure what may be on a front side by side, before the front is final: per device one session.
+
+    Until then candidates were measured in several sessions, and the tie of these is unsure. What is chosen from one
+    session is chosen by what the networks are.
+    """
+    archs = [arch for plan in search_plans(run, device) for arch in plan.archs]
+    scores = scorer.score(archs, "validation", report)
+    accuracy = {key: score.metrics["accuracy"] for key, score in scores.items()}
+    added = device is not None and device in run.added_devices()
+    with run.store() as store:
+        for profiler in profilers(run, device):
+            name = profiler.device.name
+            plan = run.plan(final_name(name, added))
+            known = set(plan.archs if plan else ())
+            measured = measured_architectures(store.measurements(profiler.device), archs)
+            chosen = possible_members(measured, accuracy)
+            if plan is None or not known.issuperset(chosen):
+                plan = run.write_plan(final_name(name, added), chosen, [{"origin": "final measuring"}] * len(chosen))
+            before = _front_ids(measured, accuracy)
+            measure_side_by_side(Setup.of(run), store, profiler, architectures(run, plan.archs), report)
+            after = _front_ids(measured_architectures(store.measurements(profiler.device), archs), accuracy)
+            report.say(f"  {name}: {changed_places(before, after)}")
+
+
+def possible_members(measured: Mapping[Architecture, Measurement], accuracy: Mapping[str, float]) -> list[Architecture]:
+    """Those that may be on the front of accuracy and latency: its members, and runners-up within their uncertainty."""
+    archs = list(measured)
+    losses = np.array([[-accuracy[arch.id], np.log(measured[arch].latency)] for arch in archs]).reshape(-1, 2)
+    deviations = np.array([[0.0, measured[arch].deviation] for arch in archs]).reshape(-1, 2)
+    return [arch for arch, kept in zip(archs, contenders(losses, deviations), strict=True) if kept]
+
+
+def changed_places(before: Sequence[str], after: Sequence[str]) -> str:
+    """What a measuring side by side did to a front, in one line."""
+    lost, won = [key for key in before if key not in after], [key for key in after if key not in before]
+    if not lost and not won:
+        return f"measured side by side, all {len(after)} keep their place on the front"
+    parts = [f"{what} ({', '.join(keys[:4])}{', ...' if len(keys) > 4 else ''})" for what, keys in
+             ((f"{len(lost)} lost their place", lost), (f"{len(won)} came on it", won)) if keys]  # fmt: skip
+    return f"measured side by side, {' and '.join(parts)}; the front has {len(after)}"
+
+
+def _front_ids(measured: Mapping[Architecture, Measurement], accuracy: Mapping[str, float]) -> list[str]:
+    candidates = [
+        Candidate(arch, {"accuracy": accuracy[arch.id], "latency": found.latency}) for arch, found in measured.items()
+    ]
+    return [candidate.arch.id for candidate in ParetoFront(candidates, AXES)]
 
 
 @dataclass(frozen=True)
@@ -79,12 +132,13 @@ class _Known:
 
 
 def front_of_run(run: RunFolder, scorer: Scorer, report: Reporter, device: str | None = None) -> dict[str, Any]:
-    """``front.json``: per device all measured candidates of the search, their Pareto front and its hypervolume.
+    """``front.json``: per device all measured candidates, their Pareto front and its hypervolume.
 
-    Fronts of other devices that are in the file, of the same scores, stay there.
+    Candidates are what the search found and, once they were compared, the baselines as well: whoever asks for a
+    sub-network gets the best that is known. Fronts of other devices that are in the file, of the same scores, stay.
     """
-    plans = search_plans(run, device)
-    archs = [arch for plan in plans for arch in plan.archs]
+    plans = [*baseline_plans(run), *search_plans(run, device)]  # an architecture of both is the search's
+    archs = list(dict.fromkeys(arch for plan in plans for arch in plan.archs))
     space = run.untrained_supernet.space
     genes = space.encode(archs)
     scores = scorer.score(archs, "validation", report)
@@ -101,9 +155,10 @@ def front_of_run(run: RunFolder, scorer: Scorer, report: Reporter, device: str |
         for profiler in profilers(run, device):
             name = profiler.device.name
             latency = fitting.load(run, f"latency-{name}")
+            measurements = store.measurements(profiler.device)
             candidates = [
-                _candidate(arch, measurement, name, known, accuracy, latency)
-                for arch, measurement in measured_architectures(store, archs, profiler.device).items()
+                _candidate(arch, measurement, measurements, known, accuracy, latency)
+                for arch, measurement in measured_architectures(measurements, archs).items()
             ]
             front = ParetoFront(candidates, AXES)
             reference = {
@@ -115,6 +170,8 @@ def front_of_run(run: RunFolder, scorer: Scorer, report: Reporter, device: str |
                 "fingerprint": profiler.device.fingerprint,
                 "front": front.to_dict(),
                 "candidates": [candidate.to_dict() for candidate in candidates],
+                "session": measurements.at.id,
+                "notes": measurements.notes,
                 "reference": reference,
                 "hypervolume": front.hypervolume(reference),
             }
@@ -124,23 +181,30 @@ def front_of_run(run: RunFolder, scorer: Scorer, report: Reporter, device: str |
 def _candidate(
     arch: Architecture,
     measurement: Measurement,
-    device: str,
+    measurements: Measurements,
     known: _Known,
     accuracy: fitting.Fitted,
     latency: fitting.Fitted,
 ) -> Candidate:
     notes = known.notes[arch.id]
     predicted = notes.get("predicted", {})
+    # What was predicted before it was measured; for the first sample, by a model that had not seen it. Predictions are
+    # on the level of the session that their model learned from.
+    name = f"latency-{measurements.device.name}"
+    if name in predicted:
+        seconds, level = predicted[name], notes["levels"][name]
+    else:
+        seconds, level = latency.out_of_fold.get(arch.id), latency.level
     extras = {
         "origin": notes["origin"],
         "macs": known.macs[arch.id],
         "parameters": known.parameters[arch.id],
         "latency_interval": list(measurement.interval),
-        "latency_quantiles": np.quantile(measurement.seconds, _QUANTILES).tolist(),
+        "latency_deviation": measurement.deviation,
+        "latency_quantiles": np.quantile(measurement.repeats, _QUANTILES).tolist(),
         "warnings": list(measurement.warnings),
         "costs": dict(measurement.extras),
-        # What was predicted before it was measured; for the first sample, by a model that had not seen it.
-        "predicted_latency": predicted.get(f"latency-{device}", latency.out_of_fold.get(arch.id)),
+        "predicted_latency": None if seconds is None else measurements.brought(seconds, level),
         "predicted_accuracy": predicted.get("accuracy", accuracy.out_of_fold.get(arch.id)),
     }
-    return Candidate(arch, {"accuracy": known.accuracy[arch.id], "latency": measurement.median}, extras)
+    return Candidate(arch, {"accuracy": known.accuracy[arch.id], "latency": measurement.latency}, extras)

@@ -1,52 +1,61 @@
-"""Measuring networks on devices: export, profilers, measurements and the store that keeps them."""
+"""Measuring networks on devices: export, runtimes, sessions and the store that keeps them."""
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hardware.counting import count_macs, count_parameters
     from hardware.device import Device
-    from hardware.interleaving import measure_interleaved
-    from hardware.measurement import Measurement
+    from hardware.loop import DeviceGoneError, Sampling
+    from hardware.measurement import Measurement, Measurements
+    from hardware.measuring import Watcher, measure
     from hardware.onnx_export import ParityError, export_onnx, onnx_parity
     from hardware.onnx_workload import onnx_file
     from hardware.onnxruntime_profiler import OnnxRuntimeProfiler
     from hardware.openvino_profiler import OpenVinoProfiler
-    from hardware.profiling import DeviceGoneError, Prepared, Profiler, Sampling, Workload
-    from hardware.reference import reference_workload
+    from hardware.profiling import Prepared, Profiler, Workload
+    from hardware.session import Session
     from hardware.store import Score, Store
     from hardware.torch_profiler import TorchProfiler
+
+# ONNX Runtime reads this when it is imported. Without it, it keeps an identifier and events to upload in the home
+# folder, and a thread for them beside what is measured.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 # Imported when first asked for: reading a store must not wait for torch and ONNX Runtime.
 _MODULES = {
     "Device": "device",
-    "DeviceGoneError": "profiling",
+    "DeviceGoneError": "loop",
     "Measurement": "measurement",
+    "Measurements": "measurement",
     "OnnxRuntimeProfiler": "onnxruntime_profiler",
     "OpenVinoProfiler": "openvino_profiler",
     "ParityError": "onnx_export",
     "Prepared": "profiling",
     "Profiler": "profiling",
-    "Sampling": "profiling",
+    "Sampling": "loop",
     "Score": "store",
+    "Session": "session",
     "Store": "store",
     "TorchProfiler": "torch_profiler",
+    "Watcher": "measuring",
     "Workload": "profiling",
     "count_macs": "counting",
     "count_parameters": "counting",
     "export_onnx": "onnx_export",
-    "measure_interleaved": "interleaving",
+    "measure": "measuring",
     "onnx_file": "onnx_workload",
     "onnx_parity": "onnx_export",
-    "reference_workload": "reference",
 }
 
 __all__ = [
     "Device",
     "DeviceGoneError",
     "Measurement",
+    "Measurements",
     "OnnxRuntimeProfiler",
     "OpenVinoProfiler",
     "ParityError",
@@ -54,16 +63,17 @@ __all__ = [
     "Profiler",
     "Sampling",
     "Score",
+    "Session",
     "Store",
     "TorchProfiler",
+    "Watcher",
     "Workload",
     "count_macs",
     "count_parameters",
     "export_onnx",
-    "measure_interleaved",
+    "measure",
     "onnx_file",
     "onnx_parity",
-    "reference_workload",
 ]
 
 

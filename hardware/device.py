@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import platform
-import subprocess
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from functools import cache, cached_property
-from pathlib import Path
+from functools import cached_property
 from typing import Any, Self
 
-__all__ = ["Device", "cpu_description"]
+__all__ = ["Device"]
 
 
 @dataclass(frozen=True)
@@ -61,15 +57,13 @@ class Device:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """The inverse of `to_dict`; devices that were written before there were options have none.
+        """The inverse of `to_dict`.
 
         Raises:
             ValueError: a field is missing or unknown, or of another type than `to_dict` writes.
         """
         kinds = {"threads": int, "batch_size": int, "options": list}
         types = {f.name: kinds.get(f.name, str) for f in fields(cls)}
-        if isinstance(data, Mapping):
-            data = {"options": [], **data}
         if not isinstance(data, Mapping) or data.keys() != types.keys():
             raise ValueError(f"not a device: {str(data)[:80]!r}; its fields are {', '.join(types)}")
         for name, kind in types.items():
@@ -84,24 +78,3 @@ class Device:
         runtime = f"{self.runtime} {self.runtime_version} ({self.provider})"
         what = (threads, self.precision, *self.options, f"batch {self.batch_size}")
         return f"{self.name}: {self.hardware}, {runtime}, {', '.join(what)}"
-
-
-@cache  # the machine stays the same
-def cpu_description() -> str:
-    """The model and the number of cores of this machine's CPU: ``"Apple M2, 8 cores"``."""
-    return f"{_cpu_model()}, {os.cpu_count()} cores"
-
-
-def _cpu_model() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text(errors="replace").splitlines():
-            name, _, value = line.partition(":")
-            if name.strip() in ("model name", "Model", "cpu model") and value.strip():
-                return " ".join(value.split())
-    if platform.system() == "Darwin":
-        command = ["sysctl", "-n", "machdep.cpu.brand_string"]
-        answer = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-        if answer:
-            return answer
-    return platform.processor() or platform.machine()

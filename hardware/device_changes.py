@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import fields, replace
 from importlib.metadata import PackageNotFoundError, version
 
-from hardware.device import Device, cpu_description
+from hardware.cpu import cpu_description
+from hardware.device import Device
 from hardware.store import Store
 
 __all__ = ["changed_here", "differences", "earlier_devices", "explain_earlier"]

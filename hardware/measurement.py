@@ -1,158 +1,188 @@
-"""Measurements: raw repeats of one network on one device, and what can be said from them."""
+"""What is known of a network's latency on a device, out of all sessions that it took part in."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
-from statistics import median
-from typing import Any, Self
+from datetime import UTC, datetime
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
 
 from hardware.device import Device
+from hardware.session import Network, Session
+from hardware.tying import Tie, tie_sessions
 
-__all__ = ["Measurement", "median_interval"]
+__all__ = ["Measurement", "Measurements"]
+
+_MUCH_CHANGE = 0.015  # by which networks changed relative to each other before it is said
+_NEW_LEVEL = 1.25  # how many times as slow or fast a session is, before it is said
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """How long one forward call of one batch takes, with every repeat kept.
-
-    `started` gives with every repeat when it began, in seconds since the start of its campaign: sorted over all
-    measurements of a campaign they are the order in which everything was run. Measurements that were imported from
-    elsewhere or are older may have none.
-
-    Raises:
-        ValueError: no repeats, one that is not a positive finite number of seconds, starting times for some of them
-            only, or an extra that is not a finite number.
-    """
+    """How long one forward call of one batch takes, on the common level of the measurements it comes with."""
 
     device: Device
     key: str  # the id of an architecture, or the name of a model
     resolution: int  # pixels
-    seconds: tuple[float, ...]  # per repeat: the time of one call, in the order in which they were taken
-    calls_per_repeat: int = 1  # very short calls are timed several at a time; a repeat is their mean
-    reference_seconds: tuple[float, ...] = ()  # the same for the reference network, taken in between
+    latency: float  # seconds
+    interval: tuple[float, float]  # seconds; holds the latency relative to the others with 95 %
+    deviation: float  # standard deviation of the log latency relative to the others
+    repeats: NDArray[np.float64] = field(repr=False, compare=False)  # seconds of all of them, on the common level
+    sessions: tuple[str, ...] = ()  # ids of those it took part in
+    extras: Mapping[str, float] = field(default_factory=dict, hash=False)  # see `MeasuredNetwork`
     warnings: tuple[str, ...] = ()  # what is doubtful, and what to do about it
-    started: tuple[float, ...] = ()  # per repeat, or empty
-    reference_started: tuple[float, ...] = ()
-    # Repeats from stretches in which the reference network was slow, as (started, seconds). They were made again and
-    # take no part in the median.
-    disturbed: tuple[tuple[float, float], ...] = ()
-    # What else was found out, by name with its unit: peak_memory_bytes, file_bytes, energy_joules (of one call).
-    extras: Mapping[str, float] = field(default_factory=dict, hash=False)
-
-    def __post_init__(self) -> None:
-        if not self.seconds:
-            raise ValueError(f"the measurement of {self.key!r} has no repeats")
-        for value in (*self.seconds, *self.reference_seconds, *(seconds for _, seconds in self.disturbed)):
-            if not (math.isfinite(value) and value > 0):
-                raise ValueError(f"the measurement of {self.key!r} has a repeat of {value} s; times are positive")
-        for value in (*self.started, *self.reference_started, *(started for started, _ in self.disturbed)):
-            if not (math.isfinite(value) and value >= 0):
-                raise ValueError(
-                    f"the measurement of {self.key!r} has a repeat that began at {value} s, before the start"
-                )
-        for what, repeats, starts in (
-            ("repeats", self.seconds, self.started),
-            ("repeats of the reference network", self.reference_seconds, self.reference_started),
-        ):
-            if len(starts) not in (0, len(repeats)):
-                raise ValueError(
-                    f"the measurement of {self.key!r} has {len(repeats)} {what}, {len(starts)} with a start"
-                )
-        for name, value in self.extras.items():
-            if not math.isfinite(value):
-                raise ValueError(f"{name} of the measurement of {self.key!r} is {value}; only finite numbers are kept")
-        if self.resolution < 1 or self.calls_per_repeat < 1:
-            raise ValueError(
-                f"the measurement of {self.key!r} has resolution {self.resolution} and "
-                f"{self.calls_per_repeat} calls per repeat; both are at least 1"
-            )
-
-    @cached_property
-    def median(self) -> float:
-        """Seconds of one forward call of one batch."""
-        return median(self.seconds)
-
-    @cached_property
-    def interval(self) -> tuple[float, float]:
-        """A 95 % confidence interval of the median, in seconds; see `median_interval`."""
-        return median_interval(self.seconds)
 
     @property
-    def relative_half_width(self) -> float:
-        """Half the width of the interval as a share of the median; 0.02 means ±2 %."""
-        low, high = self.interval
-        return (high - low) / 2 / self.median
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
-        return {
-            "device": self.device.to_dict(),
-            "key": self.key,
-            "resolution": self.resolution,
-            "seconds": list(self.seconds),
-            "calls_per_repeat": self.calls_per_repeat,
-            "reference_seconds": list(self.reference_seconds),
-            "warnings": list(self.warnings),
-            "started": list(self.started),
-            "reference_started": list(self.reference_started),
-            "disturbed": [list(repeat) for repeat in self.disturbed],
-            "extras": dict(self.extras),
-        }
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """The inverse of `to_dict`; what older versions did not write (from `started` on) may be missing.
-
-        Raises:
-            ValueError: something else is missing, is not of the form that `to_dict` writes, or is no possible time.
-        """
-        try:
-            return cls(
-                device=Device.from_dict(data["device"]),
-                key=str(data["key"]),
-                resolution=int(data["resolution"]),
-                seconds=tuple(map(float, data["seconds"])),
-                calls_per_repeat=int(data["calls_per_repeat"]),
-                reference_seconds=tuple(map(float, data["reference_seconds"])),
-                warnings=tuple(map(str, data["warnings"])),
-                started=tuple(map(float, data.get("started", ()))),
-                reference_started=tuple(map(float, data.get("reference_started", ()))),
-                disturbed=tuple((float(start), float(seconds)) for start, seconds in data.get("disturbed", ())),
-                extras={str(name): float(value) for name, value in data.get("extras", {}).items()},
-            )
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"not a measurement: {str(data)[:80]!r} ({error})") from error
+    def network(self) -> Network:
+        """Key and resolution."""
+        return self.key, self.resolution
 
     def __str__(self) -> str:
         low, high = self.interval
-        milliseconds = f"{self.median * 1e3:.3f} ms [{low * 1e3:.3f}, {high * 1e3:.3f}]"
-        return f"{self.key} at {self.resolution} px: {milliseconds} on {self.device.name}, {len(self.seconds)} repeats"
+        milliseconds = f"{self.latency * 1e3:.3f} ms [{low * 1e3:.3f}, {high * 1e3:.3f}]"
+        return f"{self.key} at {self.resolution} px: {milliseconds} on {self.device.name}, {len(self.repeats)} repeats"
 
 
-def median_interval(samples: Sequence[float], coverage: float = 0.95) -> tuple[float, float]:
-    """A confidence interval of the median between two order statistics, whatever the distribution of the samples.
+class Measurements(Mapping[Network, Measurement]):
+    """All that was measured on one device, on one level: the only way from repeats to latencies.
 
-    The number of samples below the true median is binomial, so the k-th smallest and the k-th largest enclose it with
-    a probability that is known (Conover 1999, section 3.2). Fewer than 6 samples cannot give 95 %: (0, inf).
+    Args:
+        device: which all sessions are of.
+        sessions: in the order in which they began.
+        at: id of the session whose level it is; default, the last one that measured what is compared ("final"), else
+            the largest one, of several the last.
     """
-    rank = _rank(len(samples), coverage)
-    if rank == 0:
-        return 0.0, math.inf
-    ordered = sorted(samples)
-    return ordered[rank - 1], ordered[-rank]
+
+    def __init__(self, device: Device, sessions: Sequence[Session], at: str | None = None) -> None:
+        self.device = device
+        self.sessions = [session for session in sessions if session.measured]
+        self._at = at
+
+    @cached_property
+    def at(self) -> Session:
+        """The session whose level it is.
+
+        Raises:
+            KeyError: nothing was measured, or there is no such session.
+        """
+        if self._at is not None:
+            found = [session for session in self.sessions if session.id == self._at]
+            if not found:
+                raise KeyError(f"no session {self._at} measured something on {self.device}")
+        else:
+            final = [session for session in self.sessions if session.purpose == "final"]
+            found = final or sorted(self.sessions, key=lambda session: len(session.measured))
+        if not found:
+            raise KeyError(f"nothing was measured on {self.device}")
+        return found[-1]
+
+    @cached_property
+    def tie(self) -> Tie:
+        """All sessions tied to that one."""
+        return tie_sessions(self.sessions, self.sessions.index(self.at))
+
+    @cached_property
+    def notes(self) -> list[str]:
+        """What a person should know about the sessions, one line each: a device that has changed, what tying cannot
+        mend, and what could not be waited out."""
+        return list(self._notes()) if self.sessions else []
+
+    def _notes(self) -> Iterator[str]:
+        tie, level = self.tie, self.at.spread
+        for session, shift, change in zip(self.sessions, tie.shifts, tie.changes, strict=True):
+            when = _when(session.began)
+            for note in session.notes:
+                yield f"{self.device.name}, {when}: {note}"
+            if np.isnan(shift):
+                yield (
+                    f"{self.device.name}: what was measured on {when} shares no network with the rest and takes no "
+                    "part; `supernet profile --again` ties it"
+                )
+                continue
+            low, high = np.array(session.spread) * np.exp(shift)
+            factor = float(np.exp(abs(shift)))
+            # A mood comes and goes within a session; what has changed for good is outside of all moods seen.
+            if factor >= _NEW_LEVEL and (low > level[1] or high < level[0]):
+                slower = "slower" if shift < 0 else "faster"
+                yield (
+                    f"{self.device.name}: everything is {factor:.1f} times {slower} on {_when(self.at.began)} than on "
+                    f"{when}; latencies are on the later level"
+                    if self.at.began >= session.began
+                    else f"{self.device.name}: everything was {factor:.1f} times {slower} on {_when(self.at.began)} "
+                    f"than on {when}; latencies are on the earlier level"
+                )
+            if session is not self.at and change > _MUCH_CHANGE:
+                yield (
+                    f"{self.device.name}: since {when} networks have changed relative to each other by {change:.1%} "
+                    "(the machine was used otherwise); intervals say so, `supernet profile --again` measures anew"
+                )
+
+    def brought(self, seconds: float, session: str) -> float:
+        """Seconds that were meant on the level of a session, such as a prediction made then, on the common level.
+
+        As they are where the session is not known, or not tied.
+        """
+        for number, one in enumerate(self.sessions):
+            if one.id == session and not np.isnan(self.tie.shifts[number]):
+                return float(np.exp(self.tie.brought(np.log([seconds]), number)[0]))
+        return seconds
+
+    # -- a mapping ----------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _numbers(self) -> dict[Network, int]:
+        return {name: i for i, name in enumerate(self.tie.networks)} if self.sessions else {}
+
+    @cached_property
+    def _half_widths(self) -> NDArray[np.float64]:
+        return self.tie.half_widths()
+
+    @cached_property
+    def _taking_part(self) -> dict[Network, list[int]]:
+        found: dict[Network, list[int]] = {}
+        for number, session in enumerate(self.sessions):
+            if not np.isnan(self.tie.shifts[number]):
+                for name in session.names:
+                    found.setdefault(name, []).append(number)
+        return found
+
+    def __getitem__(self, network: Network) -> Measurement:
+        i = self._numbers[network]
+        level, half = self.tie.levels[i], self._half_widths[i]
+        numbers = self._taking_part[network]
+        extras: dict[str, float] = {}
+        repeats = []
+        for number in numbers:
+            session = self.sessions[number]
+            place = session.places[network]
+            extras |= {**session.extras, **session.networks[session.measured[place]].extras}
+            own = session.fit.levels[place]
+            repeats.append(session.repeats(network) * np.exp(level - own))
+        return Measurement(
+            self.device,
+            *network,
+            latency=float(np.exp(level)),
+            interval=(float(np.exp(level - half)), float(np.exp(level + half))),
+            deviation=float(self.tie.deviations[i]),
+            repeats=np.concatenate(repeats),
+            sessions=tuple(self.sessions[number].id for number in numbers),
+            extras=extras,
+            warnings=tuple(dict.fromkeys(note for number in numbers for note in self.sessions[number].notes)),
+        )
+
+    def __iter__(self) -> Iterator[Network]:
+        return iter(self._numbers)
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __contains__(self, network: object) -> bool:
+        return network in self._numbers
 
 
-@lru_cache(maxsize=4096)
-def _rank(n: int, coverage: float) -> int:
-    """The largest k for which the k-th smallest and k-th largest of `n` samples reach the coverage; 0 if none does."""
-    # Counted in integers, since 0.5**n is 0 for the thousands of repeats that a client may hand in.
-    limit = 2**n * round((1 - coverage) / 2 * 10**6) // 10**6
-    k, ways, tail = 0, 1, 1  # tail: in how many of the 2**n cases at most k samples are below the median
-    while tail <= limit:
-        ways = ways * (n - k) // (k + 1)
-        k += 1
-        tail += ways
-    return k
+def _when(began: float) -> str:
+    date = datetime.fromtimestamp(began, UTC).astimezone()
+    return f"{date.day} {date:%B %Y %H:%M}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from time import perf_counter_ns
@@ -12,16 +11,14 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from hardware.device import Device, cpu_description
+from hardware.cpu import cpu_description
+from hardware.device import Device
 from hardware.energy import energy_meter, joules_per_call
-from hardware.gpu import gpu_description, gpu_state
-from hardware.interleaving import measure_interleaved
-from hardware.measurement import Measurement
+from hardware.gpu import gpu_description
 from hardware.memory import peak_memory
 from hardware.onnx_workload import Calibration, onnx_file
 from hardware.onnxruntime_session import GraphOptimization, OnnxProvider, SessionSettings
-from hardware.profiling import Cost, OnFailure, OnTurn, Prepared, Runner, Sampling, Workload
-from hardware.reference import reference_workload
+from hardware.profiling import Cost, Prepared, Runner, Workload
 
 __all__ = ["OnnxRuntimeProfiler"]
 
@@ -41,8 +38,6 @@ class OnnxRuntimeProfiler:
         None  # images for int8; without it they are random, which is good for latency only
     )
     costs: tuple[Cost, ...] = ()  # what else to measure; memory on the CPU only
-    reference: Workload | None = None  # measured throughout; without one it is the `reference_workload`
-    sampling: Sampling | None = None  # how long to measure
 
     @property
     def device(self) -> Device:
@@ -65,21 +60,6 @@ class OnnxRuntimeProfiler:
             batch_size=self.batch_size,
             precision=self.precision,
             options=() if optimization == "all" else (f"graph_optimization={optimization}",),
-        )
-
-    def measure(
-        self, workloads: Iterable[Workload], failed: OnFailure | None = None, on_turn: OnTurn | None = None
-    ) -> Iterator[Measurement]:
-        """See `Profiler.measure`. A module is exported (and for int8 quantised); a file is run as it is."""
-        return measure_interleaved(
-            self.device,
-            workloads,
-            self.prepare,
-            self.reference or reference_workload(),
-            self.sampling or Sampling(),
-            failed=failed,
-            on_turn=on_turn,
-            state=None if self.provider == "cpu" else gpu_state,
         )
 
     def prepare(self, workload: Workload) -> Prepared:

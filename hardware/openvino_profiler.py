@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from time import perf_counter_ns
@@ -11,13 +10,11 @@ from typing import Literal
 import numpy as np
 import openvino
 
-from hardware.device import Device, cpu_description
+from hardware.cpu import cpu_description
+from hardware.device import Device
 from hardware.energy import energy_meter, joules_per_call
-from hardware.interleaving import measure_interleaved
-from hardware.measurement import Measurement
 from hardware.onnx_workload import Calibration, onnx_file
-from hardware.profiling import Cost, OnFailure, OnTurn, Prepared, Sampling, Workload
-from hardware.reference import reference_workload
+from hardware.profiling import Cost, Prepared, Workload
 
 __all__ = ["OpenVinoProfiler"]
 
@@ -38,8 +35,6 @@ class OpenVinoProfiler:
         None  # images for int8; without it they are random, which is good for latency only
     )
     costs: tuple[Cost, ...] = ()  # what else to measure: energy
-    reference: Workload | None = None  # measured throughout; without one it is the `reference_workload`
-    sampling: Sampling | None = None  # how long to measure
 
     @property
     def device(self) -> Device:
@@ -59,15 +54,6 @@ class OpenVinoProfiler:
             threads=self.threads,
             batch_size=self.batch_size,
             precision=self.precision,
-        )
-
-    def measure(
-        self, workloads: Iterable[Workload], failed: OnFailure | None = None, on_turn: OnTurn | None = None
-    ) -> Iterator[Measurement]:
-        """See `Profiler.measure`. A module is exported (and for int8 quantised); a file is run as it is."""
-        reference, sampling = self.reference or reference_workload(), self.sampling or Sampling()
-        return measure_interleaved(
-            self.device, workloads, self.prepare, reference, sampling, failed=failed, on_turn=on_turn
         )
 
     def prepare(self, workload: Workload) -> Prepared:

@@ -1,4 +1,4 @@
-"""The process that measures: on the quietest core, before other programs, and aware of being interrupted."""
+"""The process that measures: on the quietest core and before other programs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["interruptions", "quietest_cores", "undisturbed"]
+__all__ = ["quietest_cores", "undisturbed"]
 
 _STAT = Path("/proc/stat")
 
@@ -36,12 +36,14 @@ def undisturbed(cores: Collection[int], realtime: bool = False) -> Iterator[None
             policy = _become_realtime() if realtime else None
         yield
     finally:
-        if policy is not None:
-            os.sched_setscheduler(0, *policy)
-        if before is not None:
-            os.sched_setaffinity(0, before)
         if collecting:
             gc.enable()
+        try:
+            if policy is not None:
+                os.sched_setscheduler(0, *policy)
+        finally:
+            if before is not None:
+                os.sched_setaffinity(0, before)
 
 
 def _become_realtime() -> tuple[int, os.sched_param] | None:
@@ -50,7 +52,7 @@ def _become_realtime() -> tuple[int, os.sched_param] | None:
     try:
         # Threads and processes that it starts do not inherit it.
         os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(1))
-    except PermissionError:
+    except OSError:  # not permitted, or not known in a sandbox
         return None
     return before
 
@@ -73,19 +75,6 @@ def quietest_cores(n: int, seconds: float = 0.1, stat: Path = _STAT) -> tuple[in
     time.sleep(seconds)
     after = _busy_ticks(stat)
     return tuple(sorted(allowed, key=lambda core: (after.get(core, 0) - before.get(core, 0)) // 2)[:n])
-
-
-def interruptions() -> int:
-    """How often the scheduler has taken a core from this process so far; always 0 where the platform does not count it.
-
-    A repeat during which this grows has waited for another program. It is a count of the kernel (`ru_nivcsw`) and so
-    sees what no statistics of the times can tell from a slow network.
-    """
-    try:
-        import resource
-    except ImportError:  # Windows
-        return 0
-    return resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
 
 
 def _busy_ticks(stat: Path) -> dict[int, int]:

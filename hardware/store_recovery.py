@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sqlite3
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from hardware.store import Store, measurement_of_row, score_of_row
-from hardware.store_schema import lay_out
+from hardware.session import FEWEST_TURNS
+from hardware.store import Store, check_row
+from hardware.store_schema import CHECKED, checksum
 
 __all__ = ["Recovery", "recover"]
 
 _ROWS = 4096  # asked for at once; where that fails, the range is halved until the row that cannot be read is alone
 _SMALLEST_ROW = 64  # bytes; bounds the row numbers to try where nothing else tells how many there were
-_PARSERS = {"measurements": measurement_of_row, "scores": score_of_row}
 _PAGE = 4096  # bytes; what SQLite takes unless told otherwise
-_TABLES = ("measurements", "scores", "failures", "planned")
+_TABLES = ("sessions", "networks", "turns", "scores", "failures", "planned")
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,8 @@ class Recovery:
 def recover(damaged: str | Path, out: str | Path) -> Recovery:
     """Write what can be read of a damaged store into the new file `out`; the damaged file stays as it is.
 
-    Rows are read one by one around what SQLite cannot read, and each must pass its checksum.
+    Rows are read one by one around what SQLite cannot read, and each must pass its checksum. A session that lost turns
+    or networks goes on without them; what belongs to a session that is lost itself is lost with it.
 
     Raises:
         ValueError: `out` exists, or nothing could be recovered.
@@ -48,7 +50,7 @@ def recover(damaged: str | Path, out: str | Path) -> Recovery:
         raise ValueError(f"{damaged} is not a file")
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
         copy, new = Path(folder) / "copy.sqlite", Path(folder) / "new.sqlite"
-        for suffix in ("", "-wal"):  # what was written last may lie in the log beside the file
+        for suffix in ("", "-journal"):  # a kill in the middle of a write left what was there before in it
             if Path(f"{damaged}{suffix}").exists():
                 shutil.copyfile(f"{damaged}{suffix}", f"{copy}{suffix}")
         Store(new).close()
@@ -58,6 +60,7 @@ def recover(damaged: str | Path, out: str | Path) -> Recovery:
             if not any(recovery.recovered.values()):
                 _lend_first_page(copy, Path(folder) / "fresh.sqlite")
                 recovery = _recover(copy, database)
+            recovery = replace(recovery, recovered={**recovery.recovered, **_mend(database)})
             database.execute("COMMIT")
         database.close()
         if not any(recovery.recovered.values()):
@@ -81,8 +84,8 @@ def _recover(copy: Path, new: sqlite3.Connection) -> Recovery:
                 read += 1
                 row = dict(zip(columns, values, strict=True))
                 try:
-                    if table in _PARSERS:
-                        _PARSERS[table]({"checksum": ""} | row)
+                    if table in CHECKED:
+                        check_row(table, row)
                     marks = ", ".join("?" * len(columns))
                     names = ", ".join(columns)
                     new.execute(f"INSERT OR IGNORE INTO {table} ({names}) VALUES ({marks})", values)
@@ -96,6 +99,47 @@ def _recover(copy: Path, new: sqlite3.Connection) -> Recovery:
     finally:
         database.close()
     return Recovery(recovered, rejected, max(0, lost - rejected) if known else None)
+
+
+def _mend(new: sqlite3.Connection) -> dict[str, int]:
+    """Make whole sessions of what is left of them; returns how many rows of their tables remain."""
+    for table in ("networks", "turns"):
+        new.execute(f"DELETE FROM {table} WHERE session NOT IN (SELECT id FROM sessions)")
+    new.execute("DELETE FROM turns WHERE session NOT IN (SELECT session FROM networks)")
+    new.execute("DELETE FROM sessions WHERE id NOT IN (SELECT session FROM networks)")
+    for (session,) in new.execute("SELECT id FROM sessions").fetchall():
+        _close_ranks(new, session)
+    tables = "sessions", "networks", "turns"
+    return {table: new.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in tables}
+
+
+def _close_ranks(new: sqlite3.Connection, session: str) -> None:
+    """Take the networks that were lost out of the turns of a session, and count anew how often each was measured."""
+    networks = _read(new, "networks", session, "number")
+    turns = _read(new, "turns", session, "turn")
+    left = [network["number"] for network in networks]
+    for turn in turns:
+        for name in ("started", "seconds"):
+            values = json.loads(turn[name])
+            turn[name] = json.dumps([values[number] for number in left])
+        _write(new, "turns", turn)
+    clear = [turn for turn in turns if not turn["doubt"]]
+    counted = [json.loads(turn["seconds"]) for turn in (clear if len(clear) >= FEWEST_TURNS else turns)]
+    for number, network in enumerate(networks):
+        n_repeats = sum(seconds[number] is not None for seconds in counted)
+        _write(new, "networks", network | {"number": number, "n_repeats": n_repeats})
+
+
+def _read(new: sqlite3.Connection, table: str, session: str, order: str) -> list[dict[str, Any]]:
+    found = new.execute(f"SELECT rowid, * FROM {table} WHERE session = ? ORDER BY {order}", [session])
+    columns = [column[0] for column in found.description]
+    return [dict(zip(columns, values, strict=True)) for values in found.fetchall()]
+
+
+def _write(new: sqlite3.Connection, table: str, row: dict[str, Any]) -> None:
+    row["checksum"] = checksum(table, row)
+    changes = ", ".join(f"{name} = :{name}" for name in row if name != "rowid")
+    new.execute(f"UPDATE {table} SET {changes} WHERE rowid = :rowid", row)
 
 
 def _columns(database: sqlite3.Connection, table: str) -> list[str]:
@@ -137,10 +181,7 @@ def _lend_first_page(copy: Path, fresh: Path) -> None:
 
     The tables of a file that was laid out by this version begin where those of a new one do.
     """
-    with sqlite3.connect(fresh, isolation_level=None) as database:
-        database.execute("PRAGMA journal_mode = WAL")
-        lay_out(database, fresh)
-    database.close()
+    Store(fresh).close()
     page = bytearray(fresh.read_bytes()[:_PAGE])
     with copy.open("r+b") as file:
         n_pages = max(1, copy.stat().st_size // _PAGE)

@@ -1,20 +1,55 @@
-"""The tables of the store, one step for every version: a new file takes all steps, an older one those it lacks."""
+"""The tables of the store."""
 
 from __future__ import annotations
 
 import hashlib
 import sqlite3
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 __all__ = ["CHECKED", "VERSION", "checksum", "lay_out"]
 
+VERSION = 3
+"""Of the tables; a file of another one is refused."""
+
 CHECKED = {
-    "measurements": ("key", "resolution", "fingerprint", "device", "repeats", "warnings"),
+    "sessions": ("id", "fingerprint", "device", "began", "purpose", "notes", "extras"),
+    "networks": ("session", "number", "key", "resolution", "calls", "extras"),
+    "turns": ("session", "turn", "started", "seconds", "doubt"),
     "scores": ("key", "digest", "split", "metrics"),
 }
 """The columns that the checksum of a row is made of: SQLite itself would not notice a digit that the disk changed."""
+
+_TABLES = """
+CREATE TABLE sessions (
+    id TEXT NOT NULL PRIMARY KEY, fingerprint TEXT NOT NULL, device TEXT NOT NULL, began REAL NOT NULL,
+    purpose TEXT NOT NULL, notes TEXT NOT NULL, extras TEXT NOT NULL, origin TEXT NOT NULL, added REAL NOT NULL,
+    checksum TEXT NOT NULL
+);
+CREATE INDEX sessions_by_device ON sessions (fingerprint);
+CREATE TABLE networks (
+    session TEXT NOT NULL, number INTEGER NOT NULL, key TEXT NOT NULL, resolution INTEGER NOT NULL,
+    calls INTEGER NOT NULL, extras TEXT NOT NULL, n_repeats INTEGER NOT NULL, added REAL NOT NULL,
+    checksum TEXT NOT NULL, PRIMARY KEY (session, number)
+);
+CREATE TABLE turns (
+    session TEXT NOT NULL, turn INTEGER NOT NULL, started TEXT NOT NULL, seconds TEXT NOT NULL, doubt TEXT NOT NULL,
+    added REAL NOT NULL, checksum TEXT NOT NULL, PRIMARY KEY (session, turn)
+);
+CREATE TABLE failures (
+    key TEXT NOT NULL, resolution INTEGER NOT NULL, fingerprint TEXT NOT NULL, device TEXT NOT NULL,
+    reason TEXT NOT NULL, added REAL NOT NULL, PRIMARY KEY (key, resolution, fingerprint)
+);
+CREATE TABLE planned (
+    key TEXT NOT NULL, resolution INTEGER NOT NULL, fingerprint TEXT NOT NULL, device TEXT NOT NULL,
+    added REAL NOT NULL, PRIMARY KEY (key, resolution, fingerprint)
+);
+CREATE TABLE scores (
+    key TEXT NOT NULL, digest TEXT NOT NULL, split TEXT NOT NULL, metrics TEXT NOT NULL, added REAL NOT NULL,
+    checksum TEXT NOT NULL, PRIMARY KEY (key, digest, split)
+);
+"""
 
 
 def checksum(table: str, row: Mapping[str, Any]) -> str:
@@ -23,24 +58,30 @@ def checksum(table: str, row: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def lay_out(database: sqlite3.Connection, path: Path) -> None:
-    """Bring the tables of an open file to this version, whole or not at all; several processes may try at once.
+def lay_out(database: sqlite3.Connection, path: Path, read_only: bool = False) -> None:
+    """Make the tables of a new file, whole or not at all; several processes may try at once.
 
     Raises:
-        ValueError: the file holds something else, or was written by a newer version of this project.
+        ValueError: the file holds something else, or was written by another version of this project.
     """
-    if _version(database) == VERSION:  # the usual case needs no lock
+    version = _version(database)
+    if version not in (0, VERSION):
+        raise ValueError(
+            f"{path} has schema {version}, this version of the project knows {VERSION}: use the version that wrote it, "
+            "or measure into a new file"
+        )
+    if version == VERSION:  # the usual case needs no lock
         return
+    if read_only:
+        raise ValueError(f"{path} is no store of measurements")
     database.execute("BEGIN IMMEDIATE")
     try:
-        version = _version(database)  # again: another process may have been faster
-        if version > VERSION:
-            raise ValueError(f"{path} has schema {version}, this version of the project knows {VERSION}: update it")
-        if version == 0 and database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-            raise ValueError(f"{path} is an SQLite file, but no store of measurements")
-        for step in _STEPS[version:]:
-            step(database)
-        database.execute(f"PRAGMA user_version = {VERSION}")
+        if _version(database) == 0:  # still: another process may have been faster
+            if database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+                raise ValueError(f"{path} is an SQLite file, but no store of measurements")
+            for statement in _TABLES.split(";"):
+                database.execute(statement)
+            database.execute(f"PRAGMA user_version = {VERSION}")
         database.execute("COMMIT")
     except BaseException:
         if database.in_transaction:
@@ -50,44 +91,3 @@ def lay_out(database: sqlite3.Connection, path: Path) -> None:
 
 def _version(database: sqlite3.Connection) -> int:
     return database.execute("PRAGMA user_version").fetchone()[0]
-
-
-def _first(database: sqlite3.Connection) -> None:
-    database.execute(
-        """CREATE TABLE measurements (
-            key TEXT NOT NULL, resolution INTEGER NOT NULL, fingerprint TEXT NOT NULL,
-            device TEXT NOT NULL, repeats TEXT NOT NULL, warnings TEXT NOT NULL, added REAL NOT NULL,
-            PRIMARY KEY (key, resolution, fingerprint)
-        )"""
-    )
-    database.execute(
-        """CREATE TABLE scores (
-            key TEXT NOT NULL, digest TEXT NOT NULL, split TEXT NOT NULL, metrics TEXT NOT NULL, added REAL NOT NULL,
-            PRIMARY KEY (key, digest, split)
-        )"""
-    )
-
-
-def _failures_plans_and_checksums(database: sqlite3.Connection) -> None:
-    """What did not run, what was planned, where a measurement came from, and checksums of every row."""
-    for table in ("failures", "planned"):
-        reason = "reason TEXT NOT NULL, " if table == "failures" else ""
-        database.execute(
-            f"""CREATE TABLE {table} (
-                key TEXT NOT NULL, resolution INTEGER NOT NULL, fingerprint TEXT NOT NULL,
-                device TEXT NOT NULL, {reason}added REAL NOT NULL,
-                PRIMARY KEY (key, resolution, fingerprint)
-            )"""
-        )
-    database.execute("ALTER TABLE measurements ADD COLUMN origin TEXT NOT NULL DEFAULT ''")
-    database.execute("CREATE INDEX measurements_by_device ON measurements (fingerprint)")
-    for table, columns in CHECKED.items():
-        # An older process that still has the file open writes rows without one; they count as not checked.
-        database.execute(f"ALTER TABLE {table} ADD COLUMN checksum TEXT NOT NULL DEFAULT ''")
-        rows = database.execute(f"SELECT rowid, {', '.join(columns)} FROM {table}").fetchall()
-        sums = [(checksum(table, dict(zip(columns, row[1:], strict=True))), row[0]) for row in rows]
-        database.executemany(f"UPDATE {table} SET checksum = ? WHERE rowid = ?", sums)
-
-
-_STEPS: tuple[Callable[[sqlite3.Connection], None], ...] = (_first, _failures_plans_and_checksums)
-VERSION = len(_STEPS)

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterable, Iterator
 from dataclasses import KW_ONLY, dataclass
 from typing import Literal
 
 import torch
 from torch import nn
 
-from hardware.device import Device, cpu_description
+from hardware.cpu import cpu_description
+from hardware.device import Device
 from hardware.energy import energy_meter, joules_per_call
-from hardware.gpu import gpu_state
-from hardware.interleaving import measure_interleaved
-from hardware.measurement import Measurement
-from hardware.profiling import Cost, OnFailure, OnTurn, Prepared, Sampling, Workload
-from hardware.reference import reference_workload
+from hardware.profiling import Cost, Prepared, Workload
 from hardware.torch_runner import compiled, cpu_runner, cuda_graph, cuda_runner, using_threads
 
 __all__ = ["TorchProfiler"]
@@ -41,8 +37,6 @@ class TorchProfiler:
     cuda_graph: bool = False  # record the network once and replay it; "cuda" only
     flush_l2: bool = False  # empty the GPU's cache before every call; "cuda" only
     costs: tuple[Cost, ...] = ()  # what else to measure; memory on "cuda" only
-    reference: Workload | None = None  # measured throughout; without one it is the `reference_workload`
-    sampling: Sampling | None = None  # how long to measure
 
     @property
     def device(self) -> Device:
@@ -74,21 +68,6 @@ class TorchProfiler:
             batch_size=self.batch_size,
             precision=self.precision,
             options=tuple(options),
-        )
-
-    def measure(
-        self, workloads: Iterable[Workload], failed: OnFailure | None = None, on_turn: OnTurn | None = None
-    ) -> Iterator[Measurement]:
-        """See `Profiler.measure`."""
-        return measure_interleaved(
-            self.device,
-            workloads,
-            self.prepare,
-            self.reference or reference_workload(),
-            self.sampling or Sampling(),
-            failed=failed,
-            on_turn=on_turn,
-            state=gpu_state if self.accelerator == "cuda" else None,
         )
 
     def prepare(self, workload: Workload) -> Prepared:

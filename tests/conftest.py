@@ -52,7 +52,7 @@ name = "eight"
 batch_size = 8
 [measure]
 n_architectures = 12
-max_repeats = 40
+max_turns = 20
 relative_half_width = 0.1
 [score]
 n_architectures = 12

@@ -1,5 +1,6 @@
 """Bundles: made, run as a stranger runs them, imported, and refused when something is wrong; and all of it over ssh."""
 
+import ast
 import getpass
 import json
 import os
@@ -10,13 +11,15 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from experiments.measuring.remote import journal
+from experiments.measuring import remote
+from experiments.measuring.remote import StoredProfiler, journal
 from experiments.measuring.remote_bundles import BundleSettings, import_results, make_bundle, measure_over_ssh
 from experiments.progress import Reporter
 from experiments.run_folder import RunFolder
-from hardware.device import cpu_description
+from hardware.cpu import cpu_description
 from hardware.remote import measure
 from hardware.remote.ssh import Host
 
@@ -30,9 +33,23 @@ def script(folder, *arguments, **changes):
     return subprocess.run(command, capture_output=True, text=True, timeout=200, cwd="/", **changes)
 
 
-def measured(run, name):
+def sessions(run, name):
     with run.store() as store:
-        return store.measurements(run.added_device(name)) if name in run.added_devices() else []
+        return store.sessions(run.added_device(name)) if name in run.added_devices() else []
+
+
+def measured(run, name):
+    """Every measurement of a device by key."""
+    with run.store() as store:
+        return {key: m for (key, _), m in store.measurements(run.added_device(name)).items()}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _small_sessions():
+    """Eight anchors and two networks beside them, so that there is more than one session."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(remote, "_SESSION_NETWORKS", 10)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -55,16 +72,18 @@ def copy(bundled, tmp_path):
 def test_what_comes_back_is_in_the_store(copy):
     run, results = RunFolder(copy / "run"), copy / "bundle" / "results.jsonl"
     imported = import_results(run, results)
-    assert (imported.added, imported.known, imported.failed, imported.refused) == (12, 0, 0, ())
+    assert (imported.added, imported.failed, imported.refused) == (12, 0, ())
+    first, second = sessions(run, "board")
+    assert len(first.names) == len(second.names) == 10 and len(set(first.names) & set(second.names)) == 8
+    assert first.n_turns == 20 and not np.isnan(first.started).any() and first.began < second.began < time.time()
     everything = measured(run, "board")
-    assert {m.key for m in everything} == {arch.id for plan in run.all_plans() for arch in plan.archs}
-    device = everything[0].device
+    assert everything.keys() == {arch.id for plan in run.all_plans() for arch in plan.archs}
+    device = first.device
     assert device.batch_size == 2 and device.runtime == "onnxruntime" and device.hardware == cpu_description()
-    medians = {m.key: m.median for m in everything}
     space = run.untrained_supernet.space
-    assert medians[space.largest.id] > 1.3 * medians[space.smallest.id]
+    assert everything[space.largest.id].latency > 1.3 * everything[space.smallest.id].latency
     again = import_results(run, results)
-    assert (again.added, again.known) == (0, 12)
+    assert again.added == 0 and all(outcome.known for outcome in again.outcomes) and len(sessions(run, "board")) == 2
     with pytest.raises(ValueError, match="nothing left to measure for board"):
         make_bundle(run, BundleSettings("board", batch_size=2), copy / "more", REPORT)
     with pytest.raises(ValueError, match=r"for batch 1 .* give another name"):
@@ -72,38 +91,112 @@ def test_what_comes_back_is_in_the_store(copy):
     assert not (copy / "more").exists()
 
 
-def test_the_script_needs_only_numpy_and_onnxruntime_and_an_old_python(bundled):
-    source = (bundled / "bundle" / "measure.py").read_text()
-    modules = {
-        line.split()[1].partition(".")[0]
-        for line in source.splitlines()
-        if line.lstrip().startswith(("import ", "from "))
-    }
-    assert modules - sys.stdlib_module_names == {"numpy", "onnxruntime"}
-    import ast
+def test_what_is_compared_is_measured_in_one_session(copy):
+    run = RunFolder(copy / "run")
+    import_results(run, copy / "bundle" / "results.jsonl")
+    (plan,) = run.all_plans()
+    archs = plan.archs[-4:]
+    names = [(arch.id, arch.resolution) for arch in archs]
+    StoredProfiler(run, "board").require(names)
+    run.write_plan("device-board-final", archs, [{}] * len(archs))
+    with pytest.raises(ValueError, match="4 sub-networks still to measure side by side"):
+        StoredProfiler(run, "board").require(names, final=True)
+    make_bundle(run, BundleSettings("board", batch_size=2, n=1), copy / "final", REPORT)
+    assert script(copy / "final").returncode == 0
+    import_results(run, copy / "final" / "results.jsonl")
+    last = sessions(run, "board")[-1]
+    assert last.purpose == "final" and set(last.names) >= set(names) and len(last.names) == 12
+    StoredProfiler(run, "board").require(names, final=True)
 
-    ast.parse(source, feature_version=(3, 9))
+
+def test_the_script_needs_only_numpy_and_onnxruntime_and_an_old_python(bundled):
+    files = sorted((bundled / "bundle").rglob("*.py"))
+    assert [file.name for file in files] == ["__init__.py", "cpu.py", "loop.py", "measure.py"]
+    for file in files:
+        tree = ast.parse(file.read_text(), feature_version=(3, 9))
+        names = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
+        names += [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+        assert {name.partition(".")[0] for name in names} <= {
+            *sys.stdlib_module_names,
+            "hardware",
+            "numpy",
+            "onnxruntime",
+        }
+
+
+def test_it_keeps_no_identifier_of_the_device(bundled, tmp_path):
+    """As onnxruntime does from 1.29 on Linux, with a thread for it beside what is measured."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("ORT_") and name != "CI"}
+    shutil.copytree(bundled / "bundle", tmp_path / "bundle")
+    (tmp_path / "bundle" / "results.jsonl").unlink()
+    (tmp_path / "home").mkdir()
+    assert script(tmp_path / "bundle", env=kept | {"HOME": str(tmp_path / "home")}).returncode == 0
+    assert list((tmp_path / "home").rglob("*")) == []
 
 
 def test_it_can_be_killed_and_carries_on(copy):
     bundle = copy / "bundle"
     whole = (bundle / "results.jsonl").read_bytes()
     lines = whole.splitlines(keepends=True)
+    assert len(lines) == 3  # what it is, and two sessions of less than ten seconds
     (bundle / "results.jsonl").write_bytes(lines[0] + lines[1] + lines[2][:100])  # killed while it wrote
     run = RunFolder(copy / "run")
     early = import_results(run, bundle / "results.jsonl")  # also what is there so far can be taken
-    assert early.added == 8
+    assert early.added == 10
     done = script(bundle)
     assert done.returncode == 0 and "12 of 12" in done.stdout
     now = (bundle / "results.jsonl").read_bytes().splitlines(keepends=True)
     assert now[:2] == lines[:2] and len(now) == 3
     late = import_results(run, bundle / "results.jsonl")
-    assert (late.added, late.known) == (4, 8)
+    assert late.added == 2 and [outcome.known for outcome in late.outcomes] == [True, False]
     assert "everything is measured" in script(bundle).stdout
 
 
+def rewritten(path, contents):
+    """A result file of these contents, with digests that fit."""
+    previous, text = "", ""
+    for content in contents:
+        previous = measure.chained(contents[0]["manifest"], previous, content)
+        text += json.dumps({"content": content, "digest": previous}) + "\n"
+    path.write_text(text)
+
+
+def read(path):
+    return [json.loads(line)["content"] for line in path.read_text().splitlines()]
+
+
+def test_a_session_that_was_imported_in_part_is_continued(copy):
+    run, path = RunFolder(copy / "run"), copy / "bundle" / "results.jsonl"
+    head, first, _ = read(path)
+    parts = [first | {"turns": first["turns"][start:stop]} for start, stop in ((0, 5), (5, 8), (8, 20))]
+    rewritten(path, [head, parts[0]])
+    assert import_results(run, path).added == 0  # five turns say nothing
+    rewritten(path, [head, *parts[:2]])
+    assert import_results(run, path).added == 10
+    rewritten(path, [head, *parts])
+    import_results(run, path)
+    (session,) = sessions(run, "board")
+    assert session.n_turns == 20
+    assert session.seconds[:, 19].tolist() == first["turns"][19]["seconds"]
+    # A script that is started again does not take eight turns for a measurement.
+    rewritten(path, [head, *parts[:2]])
+    done = script(copy / "bundle")
+    assert done.returncode == 0 and len(read(path)) == 5
+
+
+@pytest.mark.parametrize("began", [0.0, 4e9])
+def test_a_clock_that_is_wrong_is_told_and_costs_nothing(copy, began):
+    run, path = RunFolder(copy / "run"), copy / "bundle" / "results.jsonl"
+    head, first, _ = read(path)
+    rewritten(path, [head, first | {"began": began}])
+    imported = import_results(run, path)
+    (session,) = sessions(run, "board")
+    assert abs(session.began - time.time()) < 60 and "clock of the device was wrong" in session.notes[0]
+    assert "clock" in str(imported)
+
+
 def edited(content):
-    content["results"][0]["seconds"] = [s / 2 for s in content["results"][0]["seconds"]]
+    content["turns"][0]["seconds"] = [s / 2 for s in content["turns"][0]["seconds"]]
 
 
 def test_a_result_edited_by_hand_is_refused_and_nothing_of_it_is_taken(copy):
@@ -130,32 +223,29 @@ def test_a_result_edited_by_hand_is_refused_and_nothing_of_it_is_taken(copy):
 def test_digests_that_fit_do_not_help_what_cannot_be_true(copy):
     """Whoever has the bundle can compute them, so everything is judged again."""
     run, path = RunFolder(copy / "run"), copy / "bundle" / "results.jsonl"
-    contents = [json.loads(line)["content"] for line in path.read_text().splitlines()]
+    head, first, second = read(path)
 
-    def forge(change):
-        previous, text = "", ""
-        for content in [contents[0], change(json.loads(json.dumps(contents[1])))]:
-            previous = measure.chained(contents[0]["manifest"], previous, content)
-            text += json.dumps({"content": content, "digest": previous}) + "\n"
-        path.write_text(text)
+    def with_turn(change):
+        return first | {"turns": [first["turns"][0] | change(first["turns"][0]), *first["turns"][1:]]}
 
-    def with_results(change):
-        return lambda content: content | {"results": change(content["results"])}
-
-    for change, message in [
-        (with_results(lambda r: [*r, r[0]]), "is in it 2 times"),
-        (with_results(lambda r: [r[0] | {"key": "0123456789"}]), "0123456789 at .* px is not in the bundle"),
-        (with_results(lambda r: [r[0] | {"seconds": [-1.0] * 20}]), "greater than 0"),
-        (with_results(lambda r: [r[0] | {"seconds": [1e-3] * 5}]), "at least 6"),
-        (lambda content: content | {"more": 1}, "not permitted"),
-    ]:
-        forge(change)
+    for contents, message in [
+        ([first, second, first], "a session goes on after another one"),
+        ([first | {"networks": [n | {"key": "0123456789"} for n in first["networks"]]}], "is in it twice"),
+        ([first | {"networks": [first["networks"][0] | {"key": "0123456789"}, *first["networks"][1:]]}],
+         "0123456789 at .* px is not in the bundle"),
+        ([with_turn(lambda turn: {"seconds": [-1.0] * 10})], "greater than 0"),
+        ([with_turn(lambda turn: {"seconds": [1e-3] * 5})], "turn 0 has 5 repeats of 10 networks"),
+        ([first | {"more": 1}], "not permitted"),
+        ([first, second | {"session": first["session"]}], "other networks than it began with"),
+    ]:  # fmt: skip
+        rewritten(path, [head, *contents])
         with pytest.raises(ValueError, match=message):
             import_results(run, path)
         assert not run.added_devices()
-    forge(with_results(lambda r: [r[0] | {"seconds": [1e-9] * 20}, *r[1:]]))
+    turns = [turn | {"seconds": [*turn["seconds"][:9], 1e-9]} for turn in first["turns"]]
+    rewritten(path, [head, first | {"turns": turns}])
     imported = import_results(run, path)
-    assert imported.added == 7 and len(imported.refused) == 1 and "cannot take 1e-09 s" in imported.refused[0]
+    assert imported.added == 9 and len(imported.refused) == 1 and "cannot take 1e-09 s" in imported.refused[0]
     assert "refused" in journal(run).path.read_text()
 
 
@@ -175,18 +265,19 @@ def test_results_of_another_run_or_device_are_refused(copy, recipe_path, tmp_pat
             import_results(run, path, name)
 
 
-@pytest.mark.parametrize("damaged", ["models/reference.onnx", "measure.py", "manifest.json"])
+@pytest.mark.parametrize("damaged", ["models", "hardware/loop.py", "measure.py", "manifest.json"])
 def test_a_bundle_that_was_damaged_on_the_way_does_not_measure(copy, damaged):
     bundle = copy / "bundle"
     (bundle / "results.jsonl").unlink()
+    if damaged == "models":
+        damaged = min(path.relative_to(bundle).as_posix() for path in bundle.glob("models/*"))
     text = (bundle / damaged).read_bytes()
     (bundle / damaged).write_bytes(
         text.replace(b'"threads": 1', b'"threads": 2') if damaged == "manifest.json" else text + b"\n"
     )
     done = script(bundle)
-    if (
-        damaged == "manifest.json"
-    ):  # it is what everything else is checked against: its results are of no bundle we know
+    if damaged == "manifest.json":
+        # It is what everything else is checked against: its results are of no bundle we know.
         with pytest.raises(ValueError, match=r"of a bundle that .* does not know"):
             import_results(RunFolder(copy / "run"), bundle / "results.jsonl")
     else:
@@ -197,12 +288,33 @@ def test_a_bundle_that_was_damaged_on_the_way_does_not_measure(copy, damaged):
 
 def test_results_of_another_machine_are_not_carried_on(copy):
     bundle = copy / "bundle"
-    _, identity = measure.read_manifest(str(bundle))
-    content = {"manifest": identity, "device": {"hardware": "another", "runtime_version": "1"}}
-    line = {"content": content, "digest": measure.chained(identity, "", content)}
-    (bundle / "results.jsonl").write_text(json.dumps(line) + "\n")
+    head, first, _ = read(bundle / "results.jsonl")
+    rewritten(bundle / "results.jsonl", [head | {"device": head["device"] | {"hardware": "another"}}, first])
     done = script(bundle)
     assert done.returncode == 2 and "is of another device" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_a_runtime_that_knows_no_network_is_the_reason_and_may_be_replaced(copy, tmp_path):
+    bundle = copy / "bundle"
+    (bundle / "results.jsonl").unlink()
+    (tmp_path / "onnxruntime").mkdir()
+    text = """
+__version__ = "1.0"
+class SessionOptions:
+    def add_session_config_entry(self, *entry): pass
+class InferenceSession:
+    def __init__(self, path, *more, **options): raise RuntimeError(f"{path}: unsupported model IR version")
+"""
+    (tmp_path / "onnxruntime" / "__init__.py").write_text(text)
+    command = [sys.executable, str(bundle / "measure.py")]
+    old = os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, env=old, timeout=200, check=False)
+    assert done.returncode == 2 and "unsupported model IR version" in done.stderr and done.stderr.count("\n") == 1
+    assert str(bundle) not in done.stderr
+    with pytest.raises(ValueError, match="nothing was measured yet"):
+        import_results(RunFolder(copy / "run"), bundle / "results.jsonl")
+    assert script(bundle).returncode == 0
+    assert import_results(RunFolder(copy / "run"), bundle / "results.jsonl").added == 12
 
 
 # -- over ssh ---------------------------------------------------------------------------------------------------------
@@ -223,7 +335,8 @@ def host(tmp_path_factory):
     options = {
         "ListenAddress": "127.0.0.1", "HostKey": folder / "host", "AuthorizedKeysFile": folder / "user.pub",
         "StrictModes": "no", "UsePAM": "no", "PidFile": "none",
-        "ForceCommand": f'cd {folder}/home && eval "$SSH_ORIGINAL_COMMAND"',
+        # A shell that greets, without the end of the line.
+        "ForceCommand": f'printf "Welcome. Quota: 12 of 50 GB"; cd {folder}/home && eval "$SSH_ORIGINAL_COMMAND"',
     }  # fmt: skip
     (folder / "config").write_text("".join(f"{name} {value}\n" for name, value in options.items()))
     if os.geteuid() == 0:
@@ -259,7 +372,7 @@ def test_a_host_that_is_gone_in_the_middle_loses_nothing(run, host):
     home, there = host
 
     class Gone(Host):
-        """The connection ends after the first group, while the script goes on there."""
+        """The connection ends after the first session, while the script goes on there."""
 
         def measure(self, bundle, on_line):
             lines = 0
@@ -277,7 +390,7 @@ def test_a_host_that_is_gone_in_the_middle_loses_nothing(run, host):
     gone = Gone(there.name, there.ssh, there.python)
     with pytest.raises(OSError, match="the connection is gone"):
         measure_over_ssh(run, settings, gone, REPORT)
-    assert len(measured(run, "pi")) == 8
+    assert len(measured(run, "pi")) == 10
     assert len(list((home / ".cache" / "supernet-nas").iterdir())) == 1
     imported = None
     while imported is None:
@@ -285,7 +398,7 @@ def test_a_host_that_is_gone_in_the_middle_loses_nothing(run, host):
             imported = measure_over_ssh(run, settings, there, REPORT)
         except OSError as error:  # what is left of it there has not noticed yet that nobody listens
             assert "another measure.py is at work" in str(error)
-    assert (imported.added, imported.known) == (4, 8)
+    assert imported.added == 2 and imported.outcomes[0].known
     assert len(measured(run, "pi")) == 12
 
 

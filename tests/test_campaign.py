@@ -20,10 +20,12 @@ from rich.console import Console
 from experiments import pipeline
 from experiments.measuring.block_profiles import profile_blocks
 from experiments.measuring.campaign import latencies, run_campaign
-from experiments.measuring.measure import measure_missing
+from experiments.measuring.measure import Networks, Setup, architectures, measure_missing, measure_side_by_side
+from experiments.plans import anchors, initial_plan
 from experiments.progress import Reporter
 from experiments.run_folder import RunFolder
-from hardware import OnnxRuntimeProfiler, Sampling, Store, Workload
+from hardware import OnnxRuntimeProfiler, Store, Workload
+from hardware.store_schema import checksum
 from supernet import Architecture
 
 
@@ -33,9 +35,16 @@ def run(recipe_path, tmp_path) -> Path:
     return RunFolder.start(recipe_path, tmp_path / "run").path
 
 
-def measured(run: Path) -> list[tuple[str, int, str, float]]:
+def measured(run: Path) -> list[tuple[str, int, str]]:
+    """Key, resolution and session of everything that was measured, in the order of measuring."""
+    query = "SELECT key, resolution, session FROM networks WHERE n_repeats >= 20 ORDER BY rowid"
     with sqlite3.connect(run / "store.sqlite") as database:
-        return database.execute("SELECT key, resolution, device, added FROM measurements ORDER BY rowid").fetchall()
+        return database.execute(query).fetchall()
+
+
+def names(rows: list[tuple[str, int, str]]) -> list[str]:
+    """The networks, each once: anchors are in every session."""
+    return list(dict.fromkeys(row[0] for row in rows))
 
 
 def said(verb: Callable[..., None], run: Path, **arguments: Any) -> str:
@@ -49,39 +58,50 @@ def test_a_campaign_measures_the_design_in_its_order_and_grows(run):
     printed = said(run_campaign, run, n=10)
     assert re.search(r"one: 10 measured in \d+\.\d min, 0 failed$", printed, re.MULTILINE)
     plan = json.loads((run / "plans" / "campaign.json").read_text())["architectures"]
-    assert {row[0] for row in measured(run)} == {row["id"] for row in plan} and len(plan) == 10
+    assert names(measured(run)) == [row["id"] for row in plan] and len(plan) == 10
     supernet = RunFolder(run).untrained_supernet
     ends = [supernet.space.smallest.id, supernet.space.largest.id]
     assert [row["id"] for row in plan[:2]] == ends
     before = measured(run)
     said(run_campaign, run, n=14)
-    assert measured(run)[:10] == before and len(measured(run)) == 14
+    assert measured(run)[:10] == before and len(names(measured(run))) == 14
+    assert names(measured(run)[10:])[:8] == names(before)[:8]  # the anchors, in the new session as well
     longer = json.loads((run / "plans" / "campaign.json").read_text())["architectures"]
     assert longer[:10] == plan and len(longer) == 14
 
 
 def test_time_that_is_up_ends_a_campaign_which_says_how_to_go_on(command, run):
     printed = said(run_campaign, run, minutes=1e-9)
-    assert re.search(r"one: 1 measured in .* 0 failed, 63 of 64 left$", printed, re.MULTILINE)  # what had begun
+    # What had begun, and the anchors beside it, which are of the design as well.
+    assert re.search(r"one: 8 measured in .* 0 failed, 56 of 64 left$", printed, re.MULTILINE)
     assert f"go on with `supernet profile {run} --device one --minutes 1e-09`" in printed
-    assert len(measured(run)) == 1
-    assert "63 are planned and not measured yet" in command("measurements", "list", run).stdout
+    assert len(measured(run)) == 8
+    assert "56 are planned and not measured yet" in command("measurements", "list", run).stdout
 
 
 def test_a_campaign_that_is_killed_carries_on_and_measures_nothing_twice(run):
     command = [sys.executable, "-m", "experiments", "profile", str(run), "--device", "eight", "--n", "66"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    while process.poll() is None and not (
-        (run / "store.sqlite").exists() and "measurements" in tables(run) and measured(run)
-    ):
+    while process.poll() is None and not ((run / "store.sqlite").exists() and "turns" in tables(run) and turns(run)):
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    before = measured(run)
-    assert 0 < len(before) < 66  # a group of 64 is handed out at once
+    before, n_turns = measured(run), len(turns(run))
+    assert n_turns > 0 and len(names(before)) in (0, 66)
     run_campaign(RunFolder(run), Reporter(), device="eight", n=66)
-    assert measured(run)[: len(before)] == before
-    assert len({row[:3] for row in measured(run)}) == len(measured(run)) == 66
+    assert measured(run)[: len(before)] == before and len(names(measured(run))) == 66
+    assert len(turns(run)) >= n_turns  # the turns before the kill are there, and count
+    with RunFolder(run).store() as store:
+        (device,) = store.devices()
+        assert len(store.measurements(device)) == 66
+    again = len(turns(run))
+    run_campaign(RunFolder(run), Reporter(), device="eight", n=66)
+    assert len(turns(run)) == again
+
+
+def turns(run: Path) -> list[tuple[str, int]]:
+    with sqlite3.connect(run / "store.sqlite") as database:
+        return database.execute("SELECT session, turn FROM turns").fetchall()
 
 
 def tables(run: Path) -> set[str]:
@@ -96,7 +116,7 @@ class Unknown(torch.nn.Module):
         return torch.special.bessel_j0(x).mean(dim=(2, 3))
 
 
-def test_what_does_not_run_is_written_down_and_not_tried_again(tmp_path):
+def test_what_does_not_run_is_written_down_and_not_tried_again(run, tmp_path):
     tried = []
 
     def make(network):
@@ -104,16 +124,44 @@ def test_what_does_not_run_is_written_down_and_not_tried_again(tmp_path):
         module = Unknown() if network[0] == "broken" else torch.nn.Conv2d(1, 4, 3)
         return Workload(network[0], module.eval(), network[1], 1)
 
-    networks = [("a", 16), ("broken", 16), ("b", 16)]
-    profiler = OnnxRuntimeProfiler("cpu", sampling=Sampling(relative_half_width=0.5))
+    networks = Networks((("a", 16), ("broken", 16), ("b", 16)), make)
+    folder, profiler = RunFolder(run), OnnxRuntimeProfiler("cpu")
+    tied = {(arch.id, arch.resolution) for arch in anchors(folder)}
     with Store(tmp_path / "store.sqlite") as store:
-        done = measure_missing(store, profiler, networks, make, Reporter())
+        done = measure_missing(Setup.of(folder), store, profiler, networks, Reporter())
         assert (done.measured, done.failed, done.left) == (2, 1, 0)
-        assert store.measured(profiler.device) == {("a", 16), ("b", 16)}
+        assert store.measured(profiler.device) == {("a", 16), ("b", 16)} | tied
         (failure,) = store.failures(profiler.device)
         assert failure.key == "broken" and "Unknown cannot be written as ONNX: No ONNX function" in failure.reason
-        done = measure_missing(store, profiler, networks, make, Reporter())
+        done = measure_missing(Setup.of(folder), store, profiler, networks, Reporter())
         assert (done.measured, done.failed, done.left) == (0, 0, 0) and tried == ["a", "broken", "b"]
+
+
+def test_what_is_compared_is_in_one_session_and_measured_once(run):
+    folder, profiler = RunFolder(run), OnnxRuntimeProfiler("one")
+    plan = initial_plan(folder)
+    few, more = architectures(folder, plan.archs[8:10]), architectures(folder, plan.archs[8:12])
+    with folder.store() as store:
+        measure_missing(Setup.of(folder), store, profiler, few, Reporter())
+        session = measure_side_by_side(Setup.of(folder), store, profiler, more, Reporter())
+        assert session is not None and session.purpose == "final"
+        assert set(session.names) == {(arch.id, arch.resolution) for arch in plan.archs}
+        found = measure_side_by_side(Setup.of(folder), store, profiler, few, Reporter())
+        assert found is not None and found.id == session.id  # it has them
+        assert len(store.sessions(profiler.device)) == 2
+        assert store.measurements(profiler.device).at.id == session.id
+
+
+def test_what_is_measured_again_comes_to_what_was_known(command, run):
+    said(pipeline.profile, run)
+    before = names(measured(run))
+    printed = said(pipeline.profile_again, run)
+    assert re.search(r"one: (all 12, since there is no doubt|\d+ with a doubt)", printed)
+    assert names(measured(run)) == before
+    with RunFolder(run).store() as store:
+        sessions = store.sessions(store.devices()[0])
+    assert [session.purpose for session in sessions] == ["planned", "again"]
+    assert "stands alone" in command("profile", run, "--again", "--n", 5, check=2).stderr
 
 
 def test_latency_is_learned_from_the_campaign_too_and_never_from_another_device(run):
@@ -123,11 +171,11 @@ def test_latency_is_learned_from_the_campaign_too_and_never_from_another_device(
     assert plan is not None
     with folder.store() as store:
         (device,) = store.devices()
-        archs, seconds = latencies(folder, store, device, plan.archs[:8], Reporter())
+        archs, seconds = latencies(folder, store.measurements(device), plan.archs[:8], Reporter(), store)
         assert archs == list(plan.archs) and len(seconds) == 12
         newer = type(device)(**{**device.to_dict(), "runtime_version": "99.0", "options": ()})
         with pytest.raises(ValueError, match="nothing planned is measured") as caught:
-            latencies(folder, store, newer, plan.archs[:8], Reporter())
+            latencies(folder, store.measurements(newer), plan.archs[:8], Reporter(), store)
     assert "12 measurements are kept apart, since runtime_version" in str(caught.value)
     assert f"supernet profile {run}" in str(caught.value)
 
@@ -141,7 +189,7 @@ def test_every_block_is_measured_alone_and_the_sum_is_judged(command, run):
     printed = said(profile_blocks, run)
     assert measured(run)[: len(before)] == before
     blocks = json.loads((run / "blocks.json").read_text())["blocks"]
-    keys = [row[0] for row in measured(run) if row[0].startswith("block:")]
+    keys = [key for key in names(measured(run)) if key.startswith("block:")]
     assert sorted(keys) == sorted([*(block["key"] for block in blocks), "block:empty"])
     assert "sum of blocks against measured networks: Kendall τ" in printed and "12 held out" in printed
     shares = [int(share) for share in re.findall(r"\): (\d+)% of the time", printed)]
@@ -178,19 +226,22 @@ def test_what_has_changed_since_is_said(command, finished_run, tmp_path):
     with pytest.raises(ValueError, match="the front of one was measured before this changed: hardware abacus"):
         pipeline.compare(RunFolder(run), Reporter())
     with sqlite3.connect(run / "store.sqlite") as database:  # as if all had been measured by an older runtime
-        for table in ("measurements", "planned"):
+        for table in ("sessions", "planned"):
             database.execute(
                 f'UPDATE {table} SET device = replace(device, \'"runtime_version": "\', \'"runtime_version": "0.\')'
             )
-        rows = database.execute("SELECT DISTINCT device FROM measurements").fetchall()
+        rows = database.execute("SELECT DISTINCT device FROM sessions").fetchall()
     from hardware import Device
 
     with sqlite3.connect(run / "store.sqlite") as database:
         for (text,) in rows:
             fingerprint = Device.from_dict(json.loads(text)).fingerprint
-            for table in ("measurements", "planned"):
+            for table in ("sessions", "planned"):
                 database.execute(f"UPDATE {table} SET fingerprint = ? WHERE device = ?", [fingerprint, text])
-        database.execute("UPDATE measurements SET checksum = ''")
+        database.row_factory = sqlite3.Row
+        for row in database.execute("SELECT rowid, * FROM sessions").fetchall():
+            values = [checksum("sessions", dict(row)), row["rowid"]]
+            database.execute("UPDATE sessions SET checksum = ? WHERE rowid = ?", values)
     with pytest.raises(ValueError, match="nothing planned is measured on one") as caught:
         pipeline.fit(RunFolder(run), Reporter())
     assert re.search(r"one: \d+ measurements are kept apart, since runtime_version 0\.[\d.]+ → ", str(caught.value))

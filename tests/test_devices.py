@@ -1,6 +1,7 @@
 """Devices of a recipe: what each setting makes, and a runtime that another package brings."""
 
 import re
+import runpy
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,24 @@ from pydantic import ValidationError
 from torch import nn
 
 from experiments.measuring.devices import create_profiler
-from experiments.settings.devices import DeviceSettings, MeasureSettings
-from hardware import OnnxRuntimeProfiler, OpenVinoProfiler, TorchProfiler, Workload
+from experiments.settings.devices import DeviceSettings
+from hardware import (
+    OnnxRuntimeProfiler,
+    OpenVinoProfiler,
+    Sampling,
+    TorchProfiler,
+    Watcher,
+    Workload,
+    export_onnx,
+    measure,
+)
 
 PAGE = Path(__file__).parents[1] / "docs" / "new-device.md"
+CODE = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), flags=re.DOTALL | re.MULTILINE)
 
 
 def profiler(**settings: Any) -> Any:
-    return create_profiler(DeviceSettings(name="mine", **settings), MeasureSettings(max_repeats=20), seed=3)
+    return create_profiler(DeviceSettings(name="mine", **settings))
 
 
 @pytest.mark.parametrize(
@@ -40,7 +51,6 @@ def profiler(**settings: Any) -> Any:
 def test_every_setting_makes_the_device_that_it_says(settings, kind, fields, options):
     found = profiler(**settings)
     assert isinstance(found, kind) and found.name == "mine"
-    assert found.sampling is not None and found.sampling.seed == 3 and found.sampling.max_repeats == 20
     assert found.device.options == options
     assert {name: getattr(found.device, name) for name in fields} == fields
 
@@ -85,8 +95,7 @@ def test_a_provider_that_is_not_there_is_an_error_and_no_number(settings, messag
 @pytest.fixture
 def installed(tmp_path, monkeypatch):
     """The distribution of docs/new-device.md in a folder on the path, as pip would leave it."""
-    (code,) = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), flags=re.DOTALL | re.MULTILINE)
-    (tmp_path / "numpy_device.py").write_text(code)
+    (tmp_path / "numpy_device.py").write_text(CODE[0])
     (group,) = re.findall(r'^\[project\.entry-points\."(.*)"\]\n(.*?)^```', PAGE.read_text(), re.DOTALL | re.MULTILINE)
     info = tmp_path / "numpy_device-1.0.dist-info"
     info.mkdir()
@@ -106,12 +115,33 @@ def test_without_its_package_a_runtime_is_refused():
 def test_the_page_brings_a_runtime_on_board():
     numpy = profiler(runtime="numpy", options={"zeros": True})
     assert numpy.device.runtime == "numpy" and numpy.device.options == ("zeros",)
-    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     failures = {}
-    workloads = [Workload("net", net, 12), Workload("broken", b"no model", 12)]
-    (found,) = numpy.measure(workloads, lambda workload, reason: failures.update({workload.key: reason}))
-    assert found.key == "net" and found.median > 0 and found.device == numpy.device
+
+    class Listener(Watcher):
+        def failed(self, workload: Workload, reason: str) -> None:
+            failures[workload.key] = reason
+
+    workloads = [Workload("net", small_net(), 12), Workload("broken", b"no model", 12)]
+    (session,) = measure(numpy, workloads, Sampling(max_turns=20), watcher=Listener())
+    assert session.names == (("net", 12),) and session.device == numpy.device
+    assert session.networks[0].extras["file_bytes"] > 100 and session.seconds.min() > 0
     assert failures["broken"].startswith("cannot load 'broken'")
+
+
+@pytest.mark.usefixtures("installed")
+def test_the_page_measures_by_hand(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name in ("mine", "other"):
+        Path(f"{name}.onnx").write_bytes(export_onnx(small_net(), (1, 3, 32, 32)))
+    (tmp_path / "by_hand.py").write_text(CODE[1])
+    runpy.run_path(str(tmp_path / "by_hand.py"))
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(" at 32 px: ")[0] for line in lines] == ["mine", "other"]
+    assert all("on numpy-b1, " in line for line in lines)
+
+
+def small_net() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
 
 @pytest.mark.usefixtures("installed")

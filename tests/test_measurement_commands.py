@@ -4,69 +4,97 @@ import csv
 import dataclasses
 import re
 import shutil
-import sqlite3
+import subprocess
+import sys
 
+import numpy as np
 import pytest
 
-from hardware import Store
+from hardware import Device, Session, Store
+from hardware.session import MeasuredNetwork
+
+ONE = Device("one", "cpu", "torch", "2", "cpu", threads=1, batch_size=1)
+EIGHT = dataclasses.replace(ONE, name="eight", batch_size=8)
+
+
+def session(keys, device, *, factor=1.0, id="s", began=0.0, **more):
+    """A network "7" takes 7 ms."""
+    rng = np.random.default_rng(len(id))
+    logs = np.log([[1e-3 * int(key) * factor] for key in keys])
+    seconds = np.exp(logs + 0.1 * rng.standard_normal(30) + 0.01 * rng.standard_normal((len(keys), 30)))
+    networks = tuple(MeasuredNetwork(str(key), 20, 2) for key in keys)
+    return Session(id, device, 1.7e9 + began, networks, seconds, np.zeros_like(seconds), ("",) * 30, **more)
 
 
 @pytest.fixture
-def run(finished_run, tmp_path):
-    """A copy of a finished run that may be changed."""
-    shutil.copytree(finished_run, tmp_path / "run")
-    return tmp_path / "run"
+def run(tmp_path):
+    """A folder with a store."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with Store(folder / "store.sqlite") as store:
+        store.add_session(session(range(1, 20), ONE, id="first"))
+        store.add_session(session(range(10, 30), ONE, id="second", began=7e5, purpose="final"))
+        store.add_session(session(range(10, 20), EIGHT, id="third", factor=8.0, notes=("hot; mend that",)))
+    return folder
 
 
-def count(run):
-    with sqlite3.connect(run / "store.sqlite") as database:
-        return database.execute("SELECT count(*) FROM measurements").fetchone()[0]
-
-
-def test_list_has_a_row_for_every_device_and_says_what_is_kept_apart(command, run):
+def test_list_says_of_every_device_what_people_should_know(command, run):
+    newer = dataclasses.replace(ONE, runtime_version="99.0")
     with Store(run / "store.sqlite") as store:
-        one, eight = store.devices()
-        n = [len(store.measurements(device)) for device in (one, eight)]
-        newer = dataclasses.replace(one, runtime_version="99.0")
-        store.add_measurement(dataclasses.replace(store.measurements(one)[0], device=newer))
-        store.add_failure("broken", 20, eight, "operator missing")
-        store.add_planned([("broken", 20), ("not yet", 20)], eight)
+        store.add_session(session(range(1, 4), newer, id="new"))
+        store.add_failure("broken", 20, EIGHT, "operator missing")
+        store.add_planned([("broken", 20), ("not yet", 20)], EIGHT)
     printed = command("measurements", "list", run).stdout
-    assert re.search(
-        rf"^{one.fingerprint} one: .*\n  {n[0]} measured, medians .* with a warning$", printed, re.MULTILINE
-    )
-    assert re.search(rf"^{eight.fingerprint} eight: .*\n  {n[1]} measured", printed, re.MULTILINE)
+    assert re.search(rf"^{ONE.fingerprint} one: .*\n  29 networks in 2 sessions, .* to .*; ", printed, re.MULTILINE)
+    assert re.search(r"; 1\S* ms to [23]\S* ms on one level\n", printed)
+    assert re.search(r"within sessions the machine's speed moved by up to \d+%", printed)
+    assert re.search(rf"^{EIGHT.fingerprint} eight: .*\n  10 networks in 1 session, ", printed, re.MULTILINE)
     assert "1 failed; the first: broken at 20 px: operator missing\n  1 are planned and not measured yet" in printed
-    assert f"one: {one.fingerprint} and {newer.fingerprint} are kept apart: runtime_version" in printed
-    assert "→ 99.0" in printed
+    assert "  note: eight, 14 November 2023" in printed and ": hot; mend that" in printed
+    assert f"one: {ONE.fingerprint} and {newer.fingerprint} are kept apart: runtime_version 2 → 99.0" in printed
     only = command("measurements", "list", run, "--device", "eight").stdout
-    assert eight.fingerprint in only and one.fingerprint not in only
+    assert EIGHT.fingerprint in only and ONE.fingerprint not in only
 
 
-def test_show_has_every_device_and_the_shape_of_the_repeats(command, run):
+def test_show_has_the_common_level_every_session_and_the_shape_of_the_repeats(command, run):
     with Store(run / "store.sqlite") as store:
-        one, _ = store.devices()
-        measurement = store.measurements(one)[0]
-        store.add_failure("broken", 20, one, "operator missing")
-    printed = command("measurements", "show", run, measurement.key[:6]).stdout
-    assert printed.count(f"{measurement.key} at {measurement.resolution} px on ") == 2
-    assert f"{len(measurement.seconds)} repeats of" in printed and "95 % interval" in printed and "█" in printed
+        store.add_failure("broken", 20, ONE, "operator missing")
+        store.add_session(session([15, 90], ONE, id="imported", began=9e5), origin="table.csv")
+    printed = command("measurements", "show", run, "15").stdout
+    assert printed.count("15 at 20 px on ") == 2
+    assert re.search(
+        r"\n  1[45]\S* ms, 95 % interval 1\S* ms to 1\S* ms \(±\d.\d%\), on the level of the session of", printed
+    )
+    assert "90 repeats on this level" in printed and "█" in printed
+    for line in (
+        r"session first \(planned\) of .*: 1\S* ms ±\d.\d% beside 18 other networks, 30 repeats of 2 calls",
+        r"session second \(final\) of .* beside 19 other networks",
+        r"session imported \(planned\) of .*, imported from table.csv: .* beside 1 other network, 30 repeats",
+        r"warning: hot; mend that",
+    ):
+        assert re.search(rf"\n  {line}", printed), line
     assert "operator missing" in command("measurements", "show", run, "broken").stdout
-    done = command("measurements", "show", run, "", check=2)
-    assert done.stderr.count("\n") == 1 and "nothing with the id ''" in done.stderr
+    # A whole id is one, although others begin so; and what begins several is none.
+    assert command("measurements", "show", run, "2").stdout.startswith("2 at 20 px on one")
+    with Store(run / "store.sqlite") as store:
+        store.add_failure("brittle", 20, ONE, "operator missing")
+    for key, message in (("", "nothing with the id ''"), ("br", "begins the ids of 2 networks: brittle, broken; give")):
+        done = command("measurements", "show", run, key, check=2)
+        assert done.stderr.count("\n") == 1 and message in done.stderr
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
 def test_export_and_import_carry_everything_to_another_store(command, run, tmp_path, suffix):
     table, other = tmp_path / f"table.{suffix}", tmp_path / "other.sqlite"
-    n = count(run)
-    assert f"{n} measurements written" in command("measurements", "export", run, "--out", table).stdout
+    printed = command("measurements", "export", run, "--out", table).stdout
+    assert "3 sessions of 39 networks written" in printed
     Store(other).close()
-    assert f"{n} measurements added, 0 were there" in command("measurements", "import", other, table).stdout
-    assert f"0 measurements added, {n} were there" in command("measurements", "import", other, table).stdout
+    assert "3 sessions added, 0 were there already" in command("measurements", "import", other, table).stdout
+    assert "0 sessions added, 3 were there already" in command("measurements", "import", other, table).stdout
     with Store(run / "store.sqlite") as a, Store(other) as b:
         for device in a.devices():
-            assert a.measurements(device) == b.measurements(device)
+            pairs = zip(a.sessions(device), b.sessions(device), strict=True)
+            assert all(np.array_equal(x.seconds, y.seconds) and x.networks == y.networks for x, y in pairs)
             assert {record.origin for record in b.records(device)} == {table.name}
 
 
@@ -81,22 +109,53 @@ def test_an_edited_table_is_refused_as_a_whole(command, run, tmp_path):
         csv.writer(file).writerows(rows)
     Store(other).close()
     done = command("measurements", "import", other, table, check=2)
-    assert done.stderr.count("\n") == 1 and f"row {len(rows) - 1}: the measurement of" in done.stderr
+    assert done.stderr.count("\n") == 1 and f"row {len(rows) - 1}: what is said of" in done.stderr
     with Store(other) as store:
         assert store.devices() == []
 
 
+def test_a_session_that_is_there_with_other_networks_is_one_line(command, run, tmp_path):
+    table, other = tmp_path / "table.csv", tmp_path / "other.sqlite"
+    command("measurements", "export", run, "--out", table)
+    with Store(other) as store:
+        store.add_session(session([1, 2], ONE, id="first"))
+    done = command("measurements", "import", other, table, check=2)
+    assert done.stderr.count("\n") == 1 and "session first is in" in done.stderr and "into a new store" in done.stderr
+
+
+def test_what_only_reads_writes_nothing(command, run, tmp_path):
+    before = {file.name: file.read_bytes() for file in run.iterdir()}
+    for verb, *more in (("list",), ("show", "15"), ("export", "--out", tmp_path / "table.csv")):
+        command("measurements", verb, run, *more)
+    assert {file.name: file.read_bytes() for file in run.iterdir()} == before
+
+
+def read_only_mounts_are_possible():
+    return shutil.which("unshare") and subprocess.run(["unshare", "-m", "true"], capture_output=True).returncode == 0
+
+
+@pytest.mark.skipif(not read_only_mounts_are_possible(), reason="needs the right to mount")
+def test_a_run_that_is_mounted_read_only_can_be_read(run, tmp_path):
+    mounted = tmp_path / "mounted"
+    mounted.mkdir()
+    supernet = f"{sys.executable} -m experiments measurements"
+    script = f"""mount --bind {run} {mounted} && mount -o remount,ro,bind {mounted} || exit 9
+        touch {mounted}/x 2>/dev/null && exit 8
+        {supernet} list {mounted} && {supernet} show {mounted} 15 && {supernet} export {mounted} --out {tmp_path}/t.csv
+    """
+    done = subprocess.run(["unshare", "-m", "bash", "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "39 networks written" in done.stdout, done.stderr
+
+
 def test_a_damaged_store_is_told_and_saved(command, run, tmp_path):
     store = run / "store.sqlite"
-    with Store(store):
-        pass  # writes the log back into the file
     content = bytearray(store.read_bytes())
     content[:4096] = bytes(4096)
     store.write_bytes(content)
     done = command("measurements", "list", run, check=2)
     assert done.stderr.count("\n") == 1 and f"supernet measurements recover {store} --out NEW" in done.stderr
     printed = command("measurements", "recover", store, "--out", tmp_path / "new.sqlite").stdout
-    assert "measurements" in printed and "0 rows could not be read" in printed
+    assert "3 sessions, 49 networks, 90 turns" in printed and "0 rows could not be read" in printed
     assert len(command("measurements", "list", tmp_path / "new.sqlite").stdout.splitlines()) > 3
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from hardware import (
+    Measurements,
     OnnxRuntimeProfiler,
     OpenVinoProfiler,
     Profiler,
@@ -19,16 +20,17 @@ from hardware import (
     count_macs,
     count_parameters,
     export_onnx,
+    measure,
 )
 
-QUICK = Sampling(relative_half_width=0.2, max_repeats=40, max_seconds=0.5)
+QUICK = Sampling(relative_half_width=0.2, min_turns=10, max_turns=40, max_seconds=0.5)
 PROFILERS = [
-    OnnxRuntimeProfiler("ort", sampling=QUICK),
-    OnnxRuntimeProfiler("ort-int8", precision="int8", sampling=QUICK),
-    OpenVinoProfiler("openvino", sampling=QUICK),
-    OpenVinoProfiler("openvino-int8", precision="int8", sampling=QUICK),
-    TorchProfiler("torch", sampling=QUICK),
-    TorchProfiler("torch-bf16", precision="bf16", channels_last=True, sampling=QUICK),
+    OnnxRuntimeProfiler("ort"),
+    OnnxRuntimeProfiler("ort-int8", precision="int8"),
+    OpenVinoProfiler("openvino"),
+    OpenVinoProfiler("openvino-int8", precision="int8"),
+    TorchProfiler("torch"),
+    TorchProfiler("torch-bf16", precision="bf16", channels_last=True),
 ]
 
 
@@ -41,35 +43,38 @@ def net(width: int) -> nn.Module:
 SMALL, LARGE = Workload("small", net(8), 32), Workload("large", net(96), 64)
 
 
+def latencies(profiler: Profiler, *workloads: Workload) -> dict[str, float]:
+    """Seconds by key, measured side by side."""
+    found = Measurements(profiler.device, list(measure(profiler, workloads, QUICK)))
+    return {measurement.key: measurement.latency for measurement in found.values()}
+
+
 @pytest.mark.parametrize("profiler", PROFILERS, ids=lambda profiler: profiler.name)
 def test_a_much_larger_network_is_much_slower(profiler: Profiler):
-    measurements = {m.key: m for m in profiler.measure([SMALL, LARGE])}
-    assert measurements["large"].median > 5 * measurements["small"].median
-    for measurement in measurements.values():
-        low, high = measurement.interval
-        assert low <= measurement.median <= high
-        assert QUICK.min_repeats <= len(measurement.seconds) <= 2 * QUICK.max_repeats
-        assert len(measurement.reference_seconds) >= QUICK.min_repeats
-        assert measurement.device == profiler.device
+    (session,) = measure(profiler, [SMALL, LARGE], QUICK)
+    assert session.device == profiler.device and QUICK.min_turns <= session.n_turns <= 2 * QUICK.max_turns
+    found = Measurements(profiler.device, [session])
+    assert found["large", 64].latency > 5 * found["small", 32].latency
+    for network in session.networks:
         # Short calls are timed several at a time. Half, since a call may be faster than in the warm-up.
-        assert measurement.median * measurement.calls_per_repeat > QUICK.min_repeat_seconds / 2
+        assert found[network.name].latency * network.calls_per_repeat > QUICK.min_repeat_seconds / 2
 
 
 def test_an_onnx_file_takes_as_long_as_its_module(tmp_path):
     model = export_onnx(LARGE.model, (1, 3, 64, 64)) if isinstance(LARGE.model, nn.Module) else b""
     path = tmp_path / "model.onnx"
     path.write_bytes(model)
-    profiler = OnnxRuntimeProfiler("ort", sampling=QUICK)
-    workloads = [LARGE, Workload("bytes", model, 64), Workload("path", path, 64)]
-    medians = [measurement.median for measurement in profiler.measure(workloads)]
-    assert max(medians) < 1.5 * min(medians)
+    profiler = OnnxRuntimeProfiler("ort")
+    found = latencies(profiler, LARGE, Workload("bytes", model, 64), Workload("path", path, 64))
+    assert max(found.values()) < 1.5 * min(found.values())
+    sizes = [profiler.prepare(workload).extras["file_bytes"] for workload in (Workload("path", path, 64), LARGE)]
+    assert sizes == [len(model)] * 2
 
 
 def test_a_larger_batch_is_another_device_and_takes_longer():
-    one, eight = (OnnxRuntimeProfiler("ort", batch_size=b, sampling=QUICK) for b in (1, 8))
+    one, eight = (OnnxRuntimeProfiler("ort", batch_size=b) for b in (1, 8))
     assert one.device != eight.device
-    (first,), (second,) = (list(profiler.measure([LARGE])) for profiler in (one, eight))
-    assert second.median > 3 * first.median
+    assert latencies(eight, LARGE)["large"] > 3 * latencies(one, LARGE)["large"]
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
@@ -77,10 +82,9 @@ def test_the_torch_profiler_leaves_everything_as_it_was(channels_last):
     module = timm.create_model("test_efficientnet", num_classes=10).train()
     state = {name: tensor.clone() for name, tensor in module.state_dict().items()}
     threads = torch.get_num_threads()
-    brief = Sampling(min_repeats=6, max_repeats=6)
-    profiler = TorchProfiler("torch", threads=2, channels_last=channels_last, sampling=brief)
-    for measurement in profiler.measure([Workload("net", module, 32)]):
-        assert measurement.device.threads == 2
+    profiler = TorchProfiler("torch", threads=2, channels_last=channels_last)
+    for session in measure(profiler, [Workload("net", module, 32)], Sampling(min_turns=6, max_turns=6)):
+        assert session.device.threads == 2 and session.n_turns >= 6
         assert torch.get_num_threads() == threads
         assert gc.isenabled()
     assert module.training
@@ -104,15 +108,14 @@ def test_what_cannot_run_is_refused_in_one_line(tmp_path):
         refusals.append((TorchProfiler("gpu", accelerator="cuda"), SMALL, "no CUDA GPU"))
     for profiler, workload, message in refusals:
         with pytest.raises(ValueError, match=message) as caught:
-            list(profiler.measure([workload]))
+            list(measure(profiler, [workload], QUICK))
         assert "\n" not in str(caught.value)
 
 
 def test_a_compiled_network_is_measured():
-    reference = Workload("reference", nn.ReLU(), 8)
-    profiler = TorchProfiler("torch", compiled=True, reference=reference, sampling=Sampling(max_repeats=20))
-    (measurement,) = profiler.measure([Workload("net", nn.ReLU(), 16)])
-    assert measurement.device.options == ("compiled",) and measurement.median > 0
+    profiler = TorchProfiler("torch", compiled=True)
+    assert latencies(profiler, Workload("net", nn.ReLU(), 16))["net"] > 0
+    assert profiler.device.options == ("compiled",)
 
 
 def test_every_network_of_a_campaign_is_compiled_for_itself(monkeypatch):
@@ -148,20 +151,17 @@ def test_cuda_graphs_and_flushing_run():
     workload = Workload("net", timm.create_model("test_efficientnet"), 64)
     choices: list[dict[str, Any]] = [{}, {"cuda_graph": True}, {"cuda_graph": True, "flush_l2": True}]
     eager, graph, flushed = (
-        next(TorchProfiler("gpu", accelerator="cuda", sampling=QUICK, **more).measure([workload])).median
-        for more in choices
+        latencies(TorchProfiler("gpu", accelerator="cuda", **more), workload)["net"] for more in choices
     )
     assert graph < eager and graph < flushed
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 def test_cuda_events_time_the_gpu():
-    profiler = TorchProfiler("gpu", batch_size=64, accelerator="cuda", sampling=QUICK)
+    profiler = TorchProfiler("gpu", batch_size=64, accelerator="cuda")
     assert profiler.device.hardware == torch.cuda.get_device_name()
-    measurements = {
-        m.key: m.median for m in profiler.measure([Workload("small", net(8), 64), Workload("big", net(512), 64)])
-    }
-    assert measurements["big"] > 5 * measurements["small"]
+    found = latencies(profiler, Workload("small", net(8), 64), Workload("big", net(512), 64))
+    assert found["big"] > 5 * found["small"]
 
 
 # -- counts -----------------------------------------------------------------------------------------------------------

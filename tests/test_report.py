@@ -29,6 +29,15 @@ def point(name: str, latency: float, accuracy: float, rng: np.random.Generator, 
     }
 
 
+def session(purpose: str, rng: np.random.Generator) -> dict[str, Any]:
+    return {
+        "id": "0123456789abcdef", "purpose": purpose, "began": 1.7e9, "n_networks": 12, "n_turns": 31,
+        "n_discarded": 1, "is_level": False, "started": [None, *np.linspace(0, 3, 29).tolist()],
+        "speed": rng.lognormal(0, 0.05, 30).tolist(), "latencies": np.geomspace(3e-5, 2e-4, 12).tolist(),
+        "half_widths": rng.uniform(0.004, 0.02, 12).tolist(), "slower": 1.1, "change": 0.006, "notes": [HOSTILE],
+    }  # fmt: skip
+
+
 def device(name: str, batch_size: int, rng: np.random.Generator) -> dict[str, Any]:
     def accuracy(latency: float, lost: float) -> float:
         return 0.89 - 0.18 * float(np.exp(-latency / batch_size**0.7 / 6e-5)) - lost
@@ -70,6 +79,8 @@ def device(name: str, batch_size: int, rng: np.random.Generator) -> dict[str, An
         "reference": {"latency": 3e-4, "accuracy": 0.6},
         "error_cards": {"latency": card, "accuracy": card},
         "front_within_10_percent": 0.93,
+        "sessions": [session("planned", rng), session("final", rng) | {"is_level": True, "slower": 1.0}],
+        "doubts": [f"{name}: everything was 1.8 times slower {HOSTILE}"],
     }  # fmt: skip
 
 
@@ -138,7 +149,7 @@ def test_every_network_of_the_fronts_is_in_a_table(page, comparison):
 def test_it_can_be_read_without_seeing(page):
     outline = Outline(page)
     assert all(attributes.get("aria-label") for attributes in outline.all("svg"))
-    assert len(outline.all("svg")) == 5
+    assert len(outline.all("svg")) == 7
     assert len(outline.all("caption")) == len(outline.all("table"))
     assert all(attributes.get("scope") in ("row", "col") for attributes in outline.all("th"))
     ids = [attributes["id"] for _, attributes in outline.tags if "id" in attributes]

@@ -10,10 +10,11 @@ import numpy as np
 import torch
 
 from experiments.measuring.block_profiles import BlockMaker, block_networks, block_seconds
-from experiments.measuring.measure import Network, measure_missing
+from experiments.measuring.measure import Networks, Setup, measure_missing
 from experiments.progress import Reporter
 from hardware import OnnxRuntimeProfiler, Sampling, Store
 from hardware.profiling import Workload
+from hardware.session import Network
 from predictors.card import error_card
 from predictors.lookup import BlockSum
 from predictors.ridge import RidgePredictor
@@ -49,13 +50,16 @@ def main() -> None:
     def whole(network: Network) -> Workload:
         return Workload(network[0], supernet.extract(named[network]).eval(), network[1])
 
-    profiler = OnnxRuntimeProfiler("cpu", sampling=Sampling(max_repeats=100))
+    profiler, wholes = OnnxRuntimeProfiler("cpu"), Networks(tuple(named), whole)
+    setup = Setup(Sampling(), wholes.only(list(named)[:8]))
     with Store(arguments.store) as store:
-        blocks = measure_missing(store, profiler, block_networks(table), BlockMaker(supernet, table, 3), report)
-        networks = measure_missing(store, profiler, list(named), whole, report)
+        alone = Networks(tuple(block_networks(table)), BlockMaker(supernet, table, 3))
+        blocks = measure_missing(setup, store, profiler, alone, report)
+        networks = measure_missing(setup, store, profiler, wholes, report)
         report.say(f"blocks: {blocks.seconds:.0f} s now; networks: {networks.seconds:.0f} s now")
         seconds = block_seconds(store, profiler.device, table)
-        latencies = np.array([store.measurement(*network, profiler.device).median for network in named])
+        measurements = store.measurements(profiler.device)
+        latencies = np.array([measurements[network].latency for network in named])
     genes = supernet.space.encode(archs)
     sums = BlockSum(supernet.space, table.lookup, seconds)
     total = np.append(seconds, 0.0)[table.lookup(genes)].sum(axis=1)

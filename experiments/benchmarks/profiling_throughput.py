@@ -27,13 +27,15 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from hardware import Measurement, OnnxRuntimeProfiler, Sampling, Store, Workload, export_onnx
+from hardware import OnnxRuntimeProfiler, Sampling, Session, Store, Workload, export_onnx
+from hardware.measuring import measure
 from hardware.process import quietest_cores, undisturbed
-from hardware.reference import reference_workload
 from supernet import create_supernet
 from supernet.architecture import Architecture
 from supernet.protocol import Supernet
 from supernet.space import Genes
+
+_GROUP = 64  # networks side by side
 
 
 class Stopwatch:
@@ -50,15 +52,14 @@ class Stopwatch:
 
 
 def ours(
-    supernet: Supernet, genes: Genes, channels: int, profiler: OnnxRuntimeProfiler, store: Store
-) -> list[Measurement]:
-    """The way of the product: measurements in the order of the genes (n_archs, n_genes)."""
+    supernet: Supernet, genes: Genes, channels: int, profiler: OnnxRuntimeProfiler, store: Store, sampling: Sampling
+) -> Session:
+    """The way of the product: one session of the genes (n_archs, n_genes), stored."""
     archs = supernet.space.decode(genes)
-    for measurement in profiler.measure(
-        Workload(arch.id, supernet.extract(arch), arch.resolution, channels) for arch in archs
-    ):
-        store.add_measurement(measurement)
-    return [store.measurement(arch.id, arch.resolution, profiler.device) for arch in archs]
+    workloads = (Workload(arch.id, supernet.extract(arch), arch.resolution, channels) for arch in archs)
+    (session,) = measure(profiler, workloads, sampling)
+    store.add_session(session)
+    return session
 
 
 def plain_loop(supernet: Supernet, genes: Genes, channels: int, cores: Collection[int], runs: int = 100) -> list[float]:
@@ -114,29 +115,25 @@ def main() -> None:
     torch.set_num_threads(1)
     logging.disable(logging.WARNING)
 
-    channels, sampling = arguments.channels, Sampling()
+    channels, sampling = arguments.channels, Sampling(turn_seconds=60.0)
     supernet = create_supernet(arguments.supernet, in_chans=channels)
     genes = supernet.space.sample_genes(arguments.archs, np.random.default_rng(arguments.seed))
     genes = np.unique(genes, axis=0)  # a store keeps each architecture once
-    profiler = OnnxRuntimeProfiler("benchmark", sampling=sampling)
+    profiler = OnnxRuntimeProfiler("benchmark")
     watch = Stopwatch()
-    measurements: list[Measurement] = []
+    sessions: list[Session] = []
     plain: list[float] = []
-    reference, references = profiler.prepare(reference_workload()).run, []
     with tempfile.TemporaryDirectory() as folder, Store(Path(folder) / "store.sqlite") as store:
         plain_loop(supernet, genes[:1], channels, (), runs=1)  # what is imported on first use
         export_onnx(supernet.extract(supernet.space.smallest), (1, channels, 32, 32))
-        for first in range(0, len(genes), sampling.group_size):
-            group = genes[first : first + sampling.group_size]
+        for first in range(0, len(genes), _GROUP):
+            group = genes[first : first + _GROUP]
             with watch("ours"):
-                measurements += ours(supernet, group, channels, profiler, store)
+                sessions.append(ours(supernet, group, channels, profiler, store, sampling))
             cores = quietest_cores(1)
-            for row in group[:, None]:
-                with watch("plain"):
-                    plain += plain_loop(supernet, row, channels, cores)
-                with undisturbed(cores, realtime=True):
-                    references.append(median(reference(1) for _ in range(100)))
-    report(supernet, genes, channels, watch, measurements, plain, references)
+            with watch("plain"):
+                plain += plain_loop(supernet, group, channels, cores)
+    report(supernet, genes, channels, watch, sessions, plain)
 
 
 def report(
@@ -144,11 +141,10 @@ def report(
     genes: Genes,
     channels: int,
     watch: Stopwatch,
-    measurements: Sequence[Measurement],
+    sessions: Sequence[Session],
     plain: Sequence[float],
-    references: Sequence[float],
 ) -> None:
-    """Print both rates, how the medians agree, and where our time goes."""
+    """Print both rates, how the latencies agree, and where our time goes."""
     n, console = len(genes), Console()
     table = Table("", "architectures a minute", "seconds each")
     for name, label in (("ours", "genes to stored measurement"), ("plain", "dynamo export, session, 100 runs")):
@@ -156,19 +152,25 @@ def report(
         table.add_row(label, f"{60 * n / seconds:.0f}", f"{seconds / n:.3f}")
     console.print(table)
     console.print(f"{watch.seconds['plain'] / watch.seconds['ours']:.1f} times as many (goal: at least 10)")
-    ratios = np.array([m.median for m in measurements]) / plain
-    # Minutes apart a shared machine differs by more than 3 %; the reference network says by how much.
-    speeds = np.array([median(m.reference_seconds) for m in measurements]) / references
-    for label, values in (("as they are", ratios), ("after the reference network", ratios / speeds)):
-        console.print(
-            f"our medians over those of the loop, {label}: {np.median(values):.3f} (goal: 0.97 to 1.03), "
-            f"{values.min():.2f} to {values.max():.2f}"
-        )
-    console.print(f"{sum(bool(m.warnings) for m in measurements)} of {n} measurements carry a warning")
+    ratios = np.concatenate([np.exp(session.fit.levels) for session in sessions]) / plain
+    # The loop runs after ours, network by network, and a shared machine differs by more than 3 % by then: what is left
+    # after the median is taken away is between networks.
+    middle = float(np.median(ratios))
+    console.print(
+        f"our latencies over those of the loop: {middle:.3f} in the middle, and beside that "
+        f"{ratios.min() / middle:.2f} to {ratios.max() / middle:.2f}"
+    )
+    turns = ", ".join(str(session.n_turns) for session in sessions)
+    widths = np.concatenate([session.fit.half_widths() for session in sessions])
+    console.print(f"{turns} turns; relative latencies to ±{np.median(widths):.1%}, at most {widths.max():.1%}")
 
     steps = parts(supernet, supernet.space.decode(genes), channels)
-    steps["timed repeats"] = sum(sum(m.seconds) * m.calls_per_repeat for m in measurements)
-    steps["the rest: warm-up, settling, reference, store"] = watch.seconds["ours"] - sum(steps.values())
+    steps["timed repeats"] = sum(
+        float(np.nansum(session.seconds[i])) * network.calls_per_repeat
+        for session in sessions
+        for i, network in enumerate(session.networks)
+    )
+    steps["the rest: warm-up, settling, store"] = watch.seconds["ours"] - sum(steps.values())
     table = Table("where our time goes", "ms for each architecture", "share")
     for name, seconds in steps.items():
         table.add_row(name, f"{seconds / n * 1e3:.1f}", f"{seconds / watch.seconds['ours']:.0%}")

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from experiments.settings.recipe import load_recipe
 from experiments.training.phases import training_phases
-from hardware.device import cpu_description
+from hardware.cpu import cpu_description
 from supernet import create_supernet
 from supernet.timm_supernet import TimmSupernet
 from supernet.training import AdaptiveSampler, Engine, Phase, Schedule, Trainer, World

@@ -10,8 +10,8 @@ import typer
 if TYPE_CHECKING:
     from experiments.progress import Reporter
     from experiments.run_folder import RunFolder
-    from hardware.measurement import Measurement
-    from hardware.remote.board import Progress
+    from hardware.device import Device
+    from hardware.remote.board import Outcome, Progress
     from hardware.remote.server import DeviceServer
 
 __all__ = ["app"]
@@ -49,13 +49,12 @@ def serve(
     from hardware.remote.onnxruntime_web import runtime_folder as find_runtime
     from hardware.remote.server import DeviceServer
 
-    def measured(measurement: Measurement, progress: Progress) -> None:
-        low, high = measurement.interval
-        report.say(
-            f"  {measurement.device.name}: {progress.done} of {progress.total}  {measurement.key} "
-            f"{measurement.median * 1e3:.3f} ms [{low * 1e3:.3f}, {high * 1e3:.3f}]"
-            + "".join(f"\n    {warning}" for warning in measurement.warnings)
-        )
+    def measured(device: Device, outcome: Outcome, progress: Progress) -> None:
+        report.say(f"  {device.name}: {progress.done} of {progress.total} measured; {outcome}")
+        for doubt in outcome.doubts:
+            report.say(f"    {doubt}")
+        if progress.side_by_side:
+            report.say(f"    now {progress.side_by_side} of them once more side by side, in one session")
 
     runtime = find_runtime(runtime_folder)
     server = DeviceServer(
@@ -66,7 +65,7 @@ def serve(
         batch_size,
         certificate=None if certificate is None or key is None else (certificate, key),
         on_event=lambda text: report.say(f"  {text}"),
-        on_measurement=measured,
+        on_session=measured,
     )
     report.say(f"open this address on the device: {server.address}")
     if host in ("127.0.0.1", "localhost", "::1"):
@@ -146,7 +145,7 @@ def _serve(server: DeviceServer, *, until_done: bool) -> None:
 
 
 def _finished(server: DeviceServer) -> bool:
-    devices = server.sessions().values()
+    devices = server.clients().values()
     return bool(devices) and all(server.board.progress(device).finished for device in devices)
 
 

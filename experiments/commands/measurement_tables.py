@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from itertools import pairwise
 
@@ -12,6 +12,8 @@ from rich.console import Console
 from experiments.budgets import format_count, format_seconds
 from hardware.device import Device
 from hardware.device_changes import differences
+from hardware.measurement import Measurements
+from hardware.session import Network
 from hardware.store import Record, Store
 
 __all__ = ["print_devices", "print_network"]
@@ -33,23 +35,27 @@ def print_devices(store: Store, devices: Sequence[Device]) -> None:
 
 
 def _device_lines(store: Store, device: Device) -> list[str]:
-    records, failures = store.records(device), store.failures(device)
+    measurements, failures = store.measurements(device), store.failures(device)
+    sessions = measurements.sessions
     lines = [f"{device.fingerprint} {device}"]
-    if records:
-        medians = [record.measurement.median for record in records]
-        times = [record.added for record in records]
-        doubtful = sum(bool(record.measurement.warnings) for record in records)
-        lines.append(
-            f"  {len(records)} measured, medians {format_seconds(min(medians))} to {format_seconds(max(medians))}, "
-            f"{_when(min(times))} to {_when(max(times))}; {doubtful} with a warning"
-        )
+    if sessions:
+        latencies = [measurement.latency for measurement in measurements.values()]
+        names = {name for session in sessions for name in session.names}
+        when = sorted({_when(session.began) for session in (sessions[0], sessions[-1])})
+        moved = max(session.spread[1] / session.spread[0] - 1 for session in sessions)
+        lines += [
+            f"  {_count(len(names), 'network')} in {_count(len(sessions), 'session')}, {' to '.join(when)}; "
+            f"{format_seconds(min(latencies))} to {format_seconds(max(latencies))} on one level",
+            f"  within {'the session' if len(sessions) == 1 else 'sessions'} the machine's speed moved by up to "
+            f"{moved:.0%}, which is taken out",
+        ]
     if failures:
         first = failures[0]
         lines.append(f"  {len(failures)} failed; the first: {first.key} at {first.resolution} px: {first.reason}")
     done = store.measured(device) | {(failure.key, failure.resolution) for failure in failures}
     if left := [network for network in store.planned(device) if network not in done]:
         lines.append(f"  {len(left)} are planned and not measured yet")
-    return lines
+    return [*lines, *(f"  note: {note}" for note in measurements.notes)]
 
 
 def print_network(store: Store, devices: Sequence[Device], key: str) -> None:
@@ -58,44 +64,72 @@ def print_network(store: Store, devices: Sequence[Device], key: str) -> None:
     Raises:
         ValueError: there is none, or several networks begin so.
     """
-    records = [r for device in devices for r in store.records(device) if r.measurement.key.startswith(key)]
+    records = [record for device in devices for record in store.records(device)]
     failures = [f for device in devices for f in store.failures(device) if f.key.startswith(key)]
-    keys = {record.measurement.key for record in records} | {failure.key for failure in failures}
+    measured = {network.key for record in records for network in record.session.networks}
+    keys = {one for one in measured if one.startswith(key)} | {failure.key for failure in failures}
     keys = {key} if key in keys else keys
     if not key or not keys:
         raise ValueError(f"nothing with the id {key!r} is in {store.path}; `supernet measurements list` says what is")
     if len(keys) > 1:
         raise ValueError(f"{key!r} begins the ids of {len(keys)} networks: {', '.join(sorted(keys)[:4])}; give more")
     (key,) = keys
-    console = Console(highlight=False)
-    for record in records:
-        if record.measurement.key == key:
-            for line in _record_lines(record):
-                console.print(line, soft_wrap=True, markup=False)
+    lines = []
+    for device in devices:
+        own = [record for record in records if record.session.device == device]
+        measurements = Measurements(device, [record.session for record in own])
+        names = dict.fromkeys(one.name for record in own for one in record.session.networks if one.key == key)
+        for name in names:
+            lines += _network_lines(measurements, own, name)
     for failure in failures:
         if failure.key == key:
-            where = f"{key} at {failure.resolution} px failed on {failure.device}"
-            console.print(f"{where}\n  on {_when(failure.added)}: {failure.reason}", soft_wrap=True, markup=False)
+            lines.append(f"{key} at {failure.resolution} px failed on {failure.device}")
+            lines.append(f"  on {_when(failure.added)}: {failure.reason}")
+    console = Console(highlight=False)
+    for line in lines:
+        console.print(line, soft_wrap=True, markup=False)
 
 
-def _record_lines(record: Record) -> list[str]:
-    measurement, seconds = record.measurement, np.array(record.measurement.seconds)
-    low, high = measurement.interval
-    p5, p95 = np.quantile(seconds, [0.05, 0.95])
-    lines = [
-        f"{measurement.key} at {measurement.resolution} px on {measurement.device}",
-        f"  {format_seconds(measurement.median)}, 95 % interval {format_seconds(low)} to {format_seconds(high)} "
-        f"(±{measurement.relative_half_width:.1%})" if np.isfinite(high) else f"  {format_seconds(measurement.median)}",
-        f"  {len(seconds)} repeats of {format_count(measurement.calls_per_repeat)} calls; nine of ten between "
-        f"{format_seconds(p5)} and {format_seconds(p95)}",
-        f"  {histogram(seconds)}",
-    ]  # fmt: skip
-    if measurement.reference_seconds:
-        lines.append(
-            f"  the reference network beside it: {format_seconds(float(np.median(measurement.reference_seconds)))}"
-        )
-    lines.append(f"  added on {_when(record.added)}" + (f", imported from {record.origin}" if record.origin else ""))
-    return [*lines, *(f"  warning: {warning}" for warning in measurement.warnings)]
+def _network_lines(measurements: Measurements, records: Sequence[Record], name: Network) -> list[str]:
+    lines, warnings = [f"{name[0]} at {name[1]} px on {measurements.device}"], ()
+    if name in measurements:
+        measurement = measurements[name]
+        (low, high), repeats, warnings = measurement.interval, measurement.repeats, measurement.warnings
+        p5, p95 = np.quantile(repeats, [0.05, 0.95])
+        half = (high - low) / 2 / measurement.latency
+        lines += [
+            f"  {format_seconds(measurement.latency)}, 95 % interval {format_seconds(low)} to {format_seconds(high)} "
+            f"(±{half:.1%}), on the level of the session of {_when(measurements.at.began)}",
+            f"  {_count(len(repeats), 'repeat')} on this level; nine of ten between {format_seconds(p5)} and "
+            f"{format_seconds(p95)}",
+            f"  {histogram(repeats)}",
+        ]
+    for record in records:
+        lines += [f"  {line}" for line in _session_lines(record, name)]
+    return [*lines, *(f"  warning: {warning}" for warning in warnings)]
+
+
+def _session_lines(record: Record, name: Network) -> Iterator[str]:
+    """What one session says by itself."""
+    session = record.session
+    network = next((network for network in session.networks if network.name == name), None)
+    if network is None:
+        return
+    origin = f", imported from {record.origin}" if record.origin else ""
+    where = f"session {session.id} ({session.purpose}) of {_when(session.began)}{origin}"
+    if (place := session.places.get(name)) is None:
+        yield f"{where}: too few repeats"
+        return
+    half = session.fit.half_widths()[place]
+    yield (
+        f"{where}: {format_seconds(float(np.exp(session.fit.levels[place])))} ±{half:.1%} beside "
+        f"{_count(len(session.names) - 1, 'other network')}, {len(session.repeats(name))} repeats of "
+        f"{_count(network.calls_per_repeat, 'call')}"
+    )
+
+
+def _count(n: int, what: str) -> str:
+    return f"{format_count(n)} {what}{'' if n == 1 else 's'}"
 
 
 def histogram(seconds: np.ndarray) -> str:

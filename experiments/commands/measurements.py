@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from hardware.device import Device
+    from hardware.session import Session
     from hardware.store import Store
 
 __all__ = ["app"]
@@ -24,7 +27,7 @@ def list_measurements(run: StorePath, device: DeviceName = None) -> None:
     """What was measured, planned and failed on every device, and why some of it is kept apart."""
     from experiments.commands.measurement_tables import print_devices
 
-    with _open(run) as store:
+    with _open(run, read_only=True) as store:
         print_devices(store, _devices(store, device))
 
 
@@ -34,10 +37,10 @@ def show_measurement(
     key: Annotated[str, typer.Argument(metavar="ID", help="Id of a sub-network or name of a model, or how it begins.")],
     device: DeviceName = None,
 ) -> None:
-    """Every measurement of one network: its repeats, how sure the median is, and what is doubtful."""
+    """What is known of one network: its latency and how sure it is, every session it took part in, its repeats."""
     from experiments.commands.measurement_tables import print_network
 
-    with _open(run) as store:
+    with _open(run, read_only=True) as store:
         print_network(store, _devices(store, device), key)
 
 
@@ -47,28 +50,28 @@ def export_measurements(
     out: Annotated[Path, typer.Option("--out", help="The table to write: a .csv or .parquet file.")],
     device: DeviceName = None,
 ) -> None:
-    """Write measurements with all their repeats as a table for other programs, and for `import`."""
+    """Write sessions with all their repeats as a table for other programs, and for `import`."""
     from experiments.files import replacing
-    from hardware.store_exchange import write_measurements
+    from hardware.store_exchange import write_sessions
 
-    with _open(run) as store:
-        found = [measurement for one in _devices(store, device) for measurement in store.measurements(one)]
+    with _open(run, read_only=True) as store:
+        found = [session for one in _devices(store, device) for session in store.sessions(one)]
     with replacing(out) as temporary:
-        write_measurements(found, temporary)
-    typer.echo(f"{len(found)} measurements written to {out}")
+        write_sessions(found, temporary)
+    typer.echo(f"{_count(len(found))} of {_networks(found)} networks written to {out}")
 
 
 @app.command("import")
 def import_measurements(
     run: StorePath, table: Annotated[Path, typer.Argument(metavar="TABLE", help="What `export` wrote.")]
 ) -> None:
-    """Add the measurements of a table; all of them are checked first, and what is there already stays."""
-    from hardware.store_exchange import read_measurements
+    """Add the sessions of a table; all of it is checked first, and what is there already stays."""
+    from hardware.store_exchange import read_sessions
 
-    measurements = read_measurements(table)
+    sessions = read_sessions(table)
     with _open(run) as store:
-        added = store.add_measurements(measurements, origin=table.name)
-    typer.echo(f"{added} measurements added, {len(measurements) - added} were there already")
+        added = store.add_sessions(sessions, origin=table.name)
+    typer.echo(f"{_count(added)} added, {len(sessions) - added} were there already")
 
 
 @app.command("recover")
@@ -83,16 +86,24 @@ def recover_store(
     saved = ", ".join(f"{n} {table}" for table, n in done.recovered.items())
     lost = "an unknown number of rows" if done.lost is None else f"{done.lost} rows"
     typer.echo(f"{out}: {saved} saved; {lost} could not be read, {done.rejected} were not as they had been written")
-    typer.echo(f"to go on with it: move {damaged} away (with its -wal and -shm, if any), and {out} into its place")
+    typer.echo(f"to go on with it: move {damaged} away (with its -journal, if any), and {out} into its place")
 
 
-def _open(run: Path) -> Store:
+def _count(n: int) -> str:
+    return f"{n} session{'' if n == 1 else 's'}"
+
+
+def _networks(sessions: Sequence[Session]) -> int:
+    return len({(session.device, network.name) for session in sessions for network in session.networks})
+
+
+def _open(run: Path, read_only: bool = False) -> Store:
     from hardware.store import Store
 
     path = run / "store.sqlite" if run.is_dir() else run
     if not path.is_file():  # opening it would make a new one
         raise ValueError(f"there is no store at {path}; give the folder of a run that has measured something")
-    return Store(path)
+    return Store(path, read_only)
 
 
 def _devices(store: Store, name: str | None) -> list[Device]:

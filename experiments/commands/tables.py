@@ -62,7 +62,7 @@ def print_card(card: Mapping[str, Any], out: Path) -> None:
     console = Console(highlight=False)
     console.print(f"{out}: sub-network {card['id']}", soft_wrap=True)
     console.print(
-        f"  latency {format_seconds(card['latency']['median'])} (95 % interval {format_seconds(low)} to "
+        f"  latency {format_seconds(card['latency']['seconds'])} (95 % interval {format_seconds(low)} to "
         f"{format_seconds(high)}) on {device['name']}, measured on this file",
         soft_wrap=True,
     )

@@ -12,12 +12,13 @@ from torch import Tensor, nn
 
 from experiments.budgets import format_count, format_seconds
 from experiments.files import read_json, write_json
-from experiments.measuring.measure import Network, measure_missing, profilers
+from experiments.measuring.measure import Networks, Setup, measure_missing, profilers
 from experiments.progress import Reporter
 from experiments.run_folder import RunFolder
 from hardware.counting import count_macs
 from hardware.device import Device
 from hardware.profiling import Workload
+from hardware.session import Network
 from hardware.store import Store
 from predictors.card import ErrorCard, error_card
 from predictors.lookup import BlockSum
@@ -59,14 +60,9 @@ def profile_blocks(
         deadline = None if minutes is None else time.monotonic() + 60 * minutes
         name = profiler.device.name
         with run.store() as store:
-            done = measure_missing(
-                store,
-                profiler,
-                block_networks(table),
-                BlockMaker(run.untrained_supernet, table, run.data.in_channels),
-                report,
-                deadline,
-            )
+            make = BlockMaker(run.untrained_supernet, table, run.data.in_channels)
+            blocks = Networks(tuple(block_networks(table)), make)
+            done = measure_missing(Setup.of(run), store, profiler, blocks, report, deadline=deadline)
             report.say(
                 f"  {name}: {done.measured} blocks measured in {done.seconds / 60:.1f} min, {done.failed} failed, "
                 f"{done.left} of {len(table.blocks)} left"
@@ -160,10 +156,12 @@ class _Reshaped(nn.Module):
 
 def block_seconds(store: Store, device: Device, table: BlockTable) -> Seconds:
     """(n_blocks,) seconds of each block without the cost of a call; NaN for one that was not measured."""
-    medians = {(m.key, m.resolution): m.median for m in store.measurements(device) if m.key.startswith("block:")}
-    seconds = np.array([medians.get(_network(block), np.nan) for block in table.blocks])
+    found = store.measurements(device)
+    networks = [_network(block) for block in table.blocks]
+    seconds = np.array([found[name].latency if name in found else np.nan for name in networks])
+    call = found[_EMPTY].latency if _EMPTY in found else 0.0
     # A block cannot take nothing: a hundredth of the call stays.
-    return np.maximum(seconds - medians.get(_EMPTY, 0.0), 0.01 * medians.get(_EMPTY, 0.0))
+    return np.maximum(seconds - call, 0.01 * call)
 
 
 def _verdict(run: RunFolder, store: Store, device: Device, table: BlockTable, seconds: Seconds) -> str:
@@ -182,12 +180,13 @@ def _verdict(run: RunFolder, store: Store, device: Device, table: BlockTable, se
 
 
 def _card(run: RunFolder, store: Store, device: Device, table: BlockTable, seconds: Seconds) -> ErrorCard | None:
+    found = store.measurements(device)
     archs = {(arch.id, arch.resolution): arch for plan in run.all_plans() for arch in plan.archs}
-    measured = [m for m in store.measurements(device) if (m.key, m.resolution) in archs]
+    measured = [name for name in archs if name in found]
     if len(measured) < _FEWEST:
         return None
-    genes = table.space.encode([archs[m.key, m.resolution] for m in measured])
-    latencies = np.array([m.median for m in measured])
+    genes = table.space.encode([archs[name] for name in measured])
+    latencies = np.array([found[name].latency for name in measured])
     features = BlockSum(table.space, table.lookup, seconds)
     return error_card(lambda: RidgePredictor(features, "relative"), genes, latencies, seed=run.recipe.seed)
 

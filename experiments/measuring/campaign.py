@@ -5,18 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from experiments.measuring.measure import architectures, measure_missing, profilers
+from experiments.measuring.measure import Setup, architectures, measure_missing, profilers, sampling
 from experiments.plans import campaign_plan
 from experiments.progress import Reporter
 from experiments.run_folder import RunFolder
-from hardware.device import Device
 from hardware.device_changes import explain_earlier
+from hardware.measurement import Measurement, Measurements
 from hardware.store import Store
 from supernet.architecture import Architecture
 
-__all__ = ["latencies", "run_campaign"]
+__all__ = ["latencies", "measure_again", "run_campaign"]
 
 _STEP = 64  # architectures by which a plan without an end grows
+_WIDE = 1.5  # times the interval that the recipe wants
 
 
 def run_campaign(
@@ -38,8 +39,8 @@ def run_campaign(
         while True:
             plan = campaign_plan(run, wanted)
             with run.store() as store:
-                networks, make = architectures(run, plan.archs[:wanted])
-                done = measure_missing(store, profiler, networks, make, report, deadline)
+                networks = architectures(run, plan.archs[:wanted])
+                done = measure_missing(Setup.of(run), store, profiler, networks, report, deadline=deadline)
             measured, failed, seconds = measured + done.measured, failed + done.failed, seconds + done.seconds
             late = deadline is not None and time.monotonic() >= deadline
             if n is not None or done.left or late or len(plan.archs) < wanted:
@@ -52,16 +53,41 @@ def run_campaign(
             report.say(f"    go on with `supernet profile {run.path} --device {name} {limit}`")
 
 
+def measure_again(run: RunFolder, archs: Sequence[Architecture], report: Reporter, device: str | None = None) -> None:
+    """Measure anew, in a new session, those of `archs` about which there is a doubt; all of them where there is none.
+
+    Raises:
+        ValueError: no such device, or one that measures elsewhere.
+    """
+    for profiler in profilers(run, device):
+        name = profiler.device.name
+        if name in run.added_devices():
+            raise ValueError(f"{name!r} measures elsewhere; have it measure again there, as a device of another name")
+        with run.store() as store:
+            measurements = store.measurements(profiler.device)
+            known = [arch for arch in archs if (arch.id, arch.resolution) in measurements]
+            doubtful = [arch for arch in known if _is_doubtful(run, measurements[arch.id, arch.resolution])]
+            why = f"{len(doubtful)} with a doubt" if doubtful else f"all {len(known)}, since there is no doubt"
+            report.say(f"  {name}: {why}")
+            measure_missing(Setup.of(run), store, profiler, architectures(run, doubtful or known), report, again=True)
+
+
+def _is_doubtful(run: RunFolder, measurement: Measurement) -> bool:
+    low, high = measurement.interval
+    wide = (high - low) / 2 / measurement.latency > _WIDE * sampling(run).relative_half_width
+    return wide or bool(measurement.warnings)
+
+
 def latencies(
-    run: RunFolder, store: Store, device: Device, archs: Sequence[Architecture], report: Reporter
+    run: RunFolder, measurements: Measurements, archs: Sequence[Architecture], report: Reporter, store: Store
 ) -> tuple[list[Architecture], list[float]]:
-    """Those of `archs` and of the run's campaign that were measured on the device, and their medians in seconds.
+    """Those of `archs` and of the run's campaign that were measured on the device, and their latencies in seconds.
 
     Raises:
         ValueError: none of `archs` was; the message says what was measured before something changed.
     """
-    measured = {(m.key, m.resolution): m.median for m in store.measurements(device)}
-    n = sum((arch.id, arch.resolution) in measured for arch in archs)
+    device = measurements.device
+    n = sum((arch.id, arch.resolution) in measurements for arch in archs)
     if n == 0:
         reasons = [f"nothing planned is measured on {device}", *explain_earlier(store, device)]
         raise ValueError("\n".join([*reasons, f"measure it with `supernet profile {run.path} --device {device.name}`"]))
@@ -69,5 +95,5 @@ def latencies(
         report.say(f"  {device.name}: measured {n} of {len(archs)} planned sub-networks so far")
     plan = run.plan("campaign")
     known = dict.fromkeys([*archs, *(plan.archs if plan else ())])
-    found = [arch for arch in known if (arch.id, arch.resolution) in measured]
-    return found, [measured[arch.id, arch.resolution] for arch in found]
+    found = [arch for arch in known if (arch.id, arch.resolution) in measurements]
+    return found, [measurements[arch.id, arch.resolution].latency for arch in found]

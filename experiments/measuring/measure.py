@@ -1,29 +1,31 @@
-"""Measuring what plans name: each architecture once per device."""
+"""Measuring what plans name, in sessions that share anchors; and what is compared, side by side in one of them."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import nn
 
 from experiments.measuring.devices import create_profiler
 from experiments.measuring.remote import StoredProfiler
+from experiments.plans import anchors
 from experiments.progress import Reporter
 from experiments.run_folder import RunFolder
 from hardware.device import Device
-from hardware.measurement import Measurement
+from hardware.loop import Sampling
+from hardware.measurement import Measurement, Measurements
+from hardware.measuring import Watcher, measure
 from hardware.profiling import Profiler, Workload
+from hardware.session import Network, Session
 from hardware.store import Store
 from supernet.architecture import Architecture
 
 __all__ = [
-    "Network", "Outcome", "architectures", "measure_architectures", "measure_missing", "measure_models",
-    "measured_architectures", "profilers",
+    "Networks", "Outcome", "Setup", "architectures", "measure_architectures", "measure_missing", "measure_side_by_side",
+    "measured_architectures", "models", "profilers", "sampling",
 ]  # fmt: skip
-
-Network = tuple[str, int]  # key and resolution
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,37 @@ class Outcome:
     seconds: float
 
 
-def profilers(run: RunFolder, device: str | None = None) -> list[Profiler]:
+@dataclass(frozen=True)
+class Networks:
+    """Networks by key and resolution, and how each becomes a workload when its turn comes."""
+
+    names: tuple[Network, ...]
+    make: Callable[[Network], Workload]
+
+    def __add__(self, other: Networks) -> Networks:
+        mine = set(self.names)
+        names = (*self.names, *(name for name in other.names if name not in mine))
+        return Networks(names, lambda name: self.make(name) if name in mine else other.make(name))
+
+    def only(self, names: Sequence[Network]) -> Networks:
+        """Those of `names`."""
+        return Networks(tuple(names), self.make)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What all sessions of a run have in common."""
+
+    sampling: Sampling
+    anchors: Networks  # take part in every session
+
+    @classmethod
+    def of(cls, run: RunFolder) -> Setup:
+        """That of a run."""
+        return cls(sampling(run), architectures(run, anchors(run)))
+
+
+def profilers(run: RunFolder, device: str | None = None) -> list[Profiler | StoredProfiler]:
     """One profiler for every device of the recipe, in its order; or that of one device, which may be an added one.
 
     Raises:
@@ -45,117 +77,205 @@ def profilers(run: RunFolder, device: str | None = None) -> list[Profiler]:
     chosen = [settings for settings in run.recipe.devices if device in (None, settings.name)]
     if not chosen and device is not None:
         return [StoredProfiler(run, device)]
-    return [create_profiler(settings, run.recipe.measure, run.recipe.seed) for settings in chosen]
+    return [create_profiler(settings) for settings in chosen]
 
 
-def measure_architectures(
-    run: RunFolder, archs: Sequence[Architecture], report: Reporter, device: str | None = None
-) -> int:
-    """Measure those sub-networks, on every device or on one, that were not; returns how many measurements were made.
-
-    Latency does not depend on the weights, so the supernet need not be trained. What does not run on a device is
-    written down as its failure and is not tried again.
-    """
-    with run.store() as store:
-        return sum(
-            measure_missing(store, profiler, *architectures(run, archs), report).measured
-            for profiler in profilers(run, device)
-        )
+def sampling(run: RunFolder) -> Sampling:
+    """How long the recipe has things measured."""
+    settings = run.recipe.measure
+    return Sampling(settings.relative_half_width, max_turns=settings.max_turns, seed=run.recipe.seed)
 
 
-def measure_models(run: RunFolder, models: dict[str, nn.Module], report: Reporter) -> None:
-    """Measure ordinary networks at the largest resolution, on every device where they were not."""
-    resolution, channels = run.data.resolution, run.data.in_channels
-
-    def workload(network: Network) -> Workload:
-        return Workload(network[0], models[network[0]], resolution, channels)
-
-    with run.store() as store:
-        for profiler in profilers(run):
-            measure_missing(store, profiler, [(key, resolution) for key in models], workload, report)
-
-
-def measured_architectures(
-    store: Store, archs: Iterable[Architecture], device: Device
-) -> dict[Architecture, Measurement]:
-    """The measurements of those of `archs` that were measured; others do not run on the device."""
-    measured = store.measured(device)
-    return {
-        arch: store.measurement(arch.id, arch.resolution, device)
-        for arch in archs
-        if (arch.id, arch.resolution) in measured
-    }
-
-
-def architectures(run: RunFolder, archs: Sequence[Architecture]) -> tuple[list[Network], Callable[[Network], Workload]]:
-    """Sub-networks as `measure_missing` takes them."""
+def architectures(run: RunFolder, archs: Sequence[Architecture]) -> Networks:
+    """Sub-networks to measure. Latency does not depend on the weights, so the supernet need not be trained."""
     supernet, channels = run.untrained_supernet, run.data.in_channels
     named = {(arch.id, arch.resolution): arch for arch in archs}
 
     def workload(network: Network) -> Workload:
         return Workload(network[0], supernet.extract(named[network]).eval(), network[1], channels)
 
-    return list(named), workload
+    return Networks(tuple(named), workload)
+
+
+def models(run: RunFolder, found: Mapping[str, nn.Module]) -> Networks:
+    """Ordinary networks to measure, at the largest resolution."""
+    resolution, channels = run.data.resolution, run.data.in_channels
+    return Networks(
+        tuple((key, resolution) for key in found), lambda name: Workload(name[0], found[name[0]], resolution, channels)
+    )
+
+
+def measure_architectures(
+    run: RunFolder, archs: Sequence[Architecture], report: Reporter, device: str | None = None
+) -> int:
+    """Measure those sub-networks, on every device or on one, that were not; returns how many were.
+
+    What does not run on a device is written down as its failure and is not tried again.
+    """
+    with run.store() as store:
+        return sum(
+            measure_missing(Setup.of(run), store, profiler, architectures(run, archs), report).measured
+            for profiler in profilers(run, device)
+        )
+
+
+def measured_architectures(
+    measurements: Measurements, archs: Sequence[Architecture]
+) -> dict[Architecture, Measurement]:
+    """The measurements of those of `archs` that were measured; others do not run on the device."""
+    return {
+        arch: measurements[arch.id, arch.resolution]
+        for arch in dict.fromkeys(archs)
+        if (arch.id, arch.resolution) in measurements
+    }
 
 
 def measure_missing(
+    setup: Setup,
     store: Store,
-    profiler: Profiler,
-    networks: Sequence[Network],
-    make: Callable[[Network], Workload],
+    profiler: Profiler | StoredProfiler,
+    networks: Networks,
     report: Reporter,
+    *,
     deadline: float | None = None,
+    again: bool = False,
 ) -> Outcome:
     """Measure those networks that were neither measured on this device nor failed there, in their order.
 
     A network is made only when its turn comes. At the deadline, a time of `time.monotonic`, which no change of the
     clock moves, no new one is begun; what has begun is finished, and one always begins. What does not run is written
-    down with the reason.
+    down with the reason. A session is stored as it goes on, so that a kill loses a second of it.
+
+    Args:
+        again: whether to measure in a new session what was measured already.
 
     Raises:
         OSError: the device has gone, or the store cannot be written; what was measured before is stored.
     """
     device = profiler.device
-    known = store.measured(device) | {(failure.key, failure.resolution) for failure in store.failures(device)}
-    waiting = [network for network in networks if network not in known]
-    started, measured, begun = time.monotonic(), 0, 0
-    doubtful: list[Measurement] = []
-    failures: list[str] = []
+    known = {(failure.key, failure.resolution) for failure in store.failures(device)}
+    known |= set() if again else store.measured(device, at_least=setup.sampling.min_turns)
+    waiting = [network for network in networks.names if network not in known]
+    if not waiting:
+        return Outcome(0, 0, 0, 0.0)
+    if isinstance(profiler, StoredProfiler):
+        profiler.require(waiting)
+        return Outcome(0, 0, 0, 0.0)
+    store.add_planned(waiting, device)
+    purpose = "again" if again else "planned"
+    return _measure(setup, store, profiler, networks.only(waiting), report, purpose, deadline)[0]
+
+
+def measure_side_by_side(
+    setup: Setup, store: Store, profiler: Profiler | StoredProfiler, networks: Networks, report: Reporter
+) -> Session | None:
+    """Measure all of these in one session with the anchors, unless one has them; None where they do not fit into one.
+
+    What is compared is measured so: time decides nothing between them.
+    """
+    device = profiler.device
+    failed = {(failure.key, failure.resolution) for failure in store.failures(device)}
+    wanted = [network for network in networks.names if network not in failed]
+    if isinstance(profiler, StoredProfiler):
+        profiler.require(wanted, final=True)
+    for session in reversed(store.sessions(device)):
+        if session.purpose == "final" and session.holds(wanted, setup.sampling.min_turns):
+            return session
+    if isinstance(profiler, StoredProfiler):
+        return None
+    _, sessions = _measure(setup, store, profiler, networks.only(wanted), report, "final", None)
+    return sessions[0] if len(sessions) == 1 else None
+
+
+def _measure(
+    setup: Setup,
+    store: Store,
+    profiler: Profiler,
+    networks: Networks,
+    report: Reporter,
+    purpose: str,
+    deadline: float | None,
+) -> tuple[Outcome, list[Session]]:
+    waiting = networks.names
+    started = time.monotonic()
+    device = profiler.device
 
     def workloads() -> Iterator[Workload]:
-        nonlocal begun
         for network in waiting:
-            begun += 1
-            yield make(network)
+            yield networks.make(network)
             if deadline is not None and time.monotonic() >= deadline:
                 return
 
-    def failed(workload: Workload, reason: str) -> None:
-        store.add_failure(workload.key, workload.resolution, device, reason)
-        failures.append(f"{workload.key}: {reason}")
+    with report.bar(f"measuring on {device.name}", len(waiting)) as advance:
+        watcher = _Watcher(store, device, report, advance, waiting)
+        sessions = []
+        for session in measure(
+            profiler,
+            workloads(),
+            setup.sampling,
+            anchors=[setup.anchors.make(name) for name in setup.anchors.names],
+            purpose=purpose,
+            watcher=watcher,
+        ):
+            watcher.finished(session)
+            sessions.append(session)
+    for line in watcher.waited:
+        report.say(f"    {line}")
+    if watcher.failures:
+        report.say(f"    {len(watcher.failures)} do not run there, the first: {watcher.failures[0]}")
+    report.say(f"  {device.name}: {_summary(sessions, set(waiting))}")
+    left = len(watcher.wanted - watcher.done)
+    failed = len(watcher.failures)
+    return Outcome(len(watcher.done) - failed, failed, left, time.monotonic() - started), sessions
 
-    if waiting:
-        store.add_planned(waiting, device)
-        with report.bar(f"measuring on {device.name}", len(waiting)) as advance:
-            shown = 0.0  # what is side by side counts in part, before the first of it is handed out
 
-            def show(done: float, note: str) -> None:
-                nonlocal shown
-                advance(shown := max(shown, done), note)
+def _summary(sessions: Sequence[Session], wanted: set[Network]) -> str:
+    """What was measured and how well, in one line."""
+    if not sessions:
+        return "nothing was measured"
+    widths = [width for session in sessions for width in session.fit.half_widths().tolist()]
+    low, high = min(s.spread[0] for s in sessions) - 1, max(s.spread[1] for s in sessions) - 1
+    n = len({name for session in sessions for name in session.names if name in wanted})
+    beside = " side by side" if len(sessions) == 1 else f" in {len(sessions)} sessions"
+    turns = "/".join(str(session.n_turns) for session in sessions)
+    return (
+        f"{n} measured{beside} ({turns} turns), relative latencies to ±{sorted(widths)[len(widths) // 2]:.1%}; "
+        f"meanwhile the machine's speed moved by {low:+.0%} to {high:+.0%}"
+    )
 
-            def on_turn(share: float) -> None:
-                done = measured + len(failures)
-                show(done + share * (begun - done), f"{begun - done} side by side")
 
-            for measurement in profiler.measure(workloads(), failed, on_turn):
-                measured += 1
-                store.add_measurement(measurement)
-                show(measured + len(failures), f"{measurement.median * 1e3:.3f} ms")
-                if measurement.warnings:
-                    doubtful.append(measurement)
-        report.say(f"  {device.name}: {measured} measured" + (f", {len(doubtful)} with a warning" if doubtful else ""))
-    if doubtful:
-        report.say(f"    the first: {doubtful[0].key}: {doubtful[0].warnings[0]}")
-    if failures:
-        report.say(f"    {len(failures)} do not run there, the first: {failures[0]}")
-    return Outcome(measured, len(failures), len(waiting) - begun, time.monotonic() - started)
+class _Watcher(Watcher):
+    """Stores sessions as they go on, and shows them."""
+
+    def __init__(
+        self,
+        store: Store,
+        device: Device,
+        report: Reporter,
+        advance: Callable[[float, str], None],
+        wanted: Sequence[Network],
+    ) -> None:
+        self.store, self.device, self.report, self.advance = store, device, report, advance
+        self.wanted = set(wanted)
+        self.done: set[Network] = set()  # measured or failed
+        self.failures: list[str] = []
+        self.waited: dict[str, None] = {}
+
+    def failed(self, workload: Workload, reason: str) -> None:
+        if workload.name in self.wanted:
+            self.store.add_failure(*workload.name, self.device, reason)
+            self.done.add(workload.name)
+            self.failures.append(reason if workload.key in reason else f"{workload.key}: {reason}")
+
+    def progressed(self, session: Session, share: float) -> None:
+        self.store.add_session(session)
+        n = len(self.wanted.intersection(network.name for network in session.networks) - self.done)
+        self.advance(len(self.done) + share * n, f"{n} side by side, turn {session.n_turns}")
+
+    def waits(self, reason: str, seconds: float) -> None:
+        self.waited[f"{reason}: waited, and measured again"] = None
+
+    def finished(self, session: Session) -> None:
+        self.store.add_session(session)
+        self.done |= self.wanted.intersection(session.names)
+        self.advance(len(self.done), "")

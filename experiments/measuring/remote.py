@@ -5,20 +5,19 @@ from __future__ import annotations
 import dataclasses
 import re
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from experiments.files import write_json
-from experiments.plans import initial_plan, search_plans
+from experiments.plans import N_ANCHORS, final_name, initial_plan, search_plans
 from experiments.run_folder import RunFolder
 from hardware.device import Device
-from hardware.measurement import Measurement
+from hardware.loop import Sampling
 from hardware.onnx_export import export_onnx
-from hardware.profiling import OnFailure, OnTurn, Sampling, Workload
-from hardware.reference import reference_workload
-from hardware.remote.campaign import REFERENCE, Job
+from hardware.remote.campaign import Job
 from hardware.remote.journal import Journal
+from hardware.session import Network
 from supernet.architecture import Architecture
 
 if TYPE_CHECKING:
@@ -26,6 +25,8 @@ if TYPE_CHECKING:
 
 __all__ = ["RunCampaign", "StoredProfiler", "check_name", "journal", "runnable"]
 
+# Fewer than on this machine: a phone has less memory, and may be taken away before a long session ends.
+_SESSION_NETWORKS = 40
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -67,13 +68,11 @@ class RunCampaign:
         self.name = check_name(run, name)
         self.n = n
         self.title = run.recipe.title
-        measure = run.recipe.measure
-        self.sampling = Sampling(
-            measure.relative_half_width, max_repeats=measure.max_repeats, seed=run.recipe.seed, group_size=8
-        )
+        self.sampling = _sampling(run)
         self._lock = threading.RLock()
         self._jobs: dict[str, tuple[object, list[Job]]] = {}  # by device, with the state of the plans it is for
-        self._archs: dict[tuple[str, int], Architecture] = {}
+        self._final: dict[str, tuple[object, list[Job]]] = {}  # likewise; emptied when they have been measured
+        self._archs: dict[Network, Architecture] = {}
         initial_plan(run)
 
     def jobs(self, device: Device) -> Sequence[Job]:
@@ -87,21 +86,38 @@ class RunCampaign:
             known, jobs = self._jobs.get(name, (None, []))
             if known != plans:
                 archs = list(dict.fromkeys(a for plan in search_plans(self.run, name) for a in plan.archs))
-                archs = archs[: self.n]
-                supernet = self.run.untrained_supernet
-                macs = supernet.macs(supernet.space.encode(archs))
-                self._archs |= {(arch.id, arch.resolution): arch for arch in archs}
-                jobs = [Job(arch.id, arch.resolution, int(n), str(arch)) for arch, n in zip(archs, macs, strict=True)]
+                jobs = self._as_jobs(archs[: self.n])
                 self._jobs[name] = plans, jobs
+            return jobs
+
+    def anchors(self, device: Device) -> Sequence[Job]:
+        """The first of the initial plan, as on this machine."""
+        return self.first(device.name)
+
+    def first(self, name: str) -> Sequence[Job]:
+        """The anchors of the device of that name."""
+        return self.planned(name)[:N_ANCHORS]
+
+    def side_by_side(self, device: Device) -> Sequence[Job]:
+        """What the search for this device wants measured in one session, until a session has all of it."""
+        with self._lock:
+            path = self.run.plans / f"{final_name(device.name, added=True)}.json"
+            if not path.exists():
+                return []
+            state = path.stat().st_mtime_ns
+            known, jobs = self._final.get(device.name, (None, []))
+            if known != state:
+                plan = self.run.plan(path.stem)
+                jobs = self._as_jobs(plan.archs if plan else ())
+            names = {job.name for job in jobs} - journal(self.run).failed(device.fingerprint)
+            if names and _measured_side_by_side(self.run, device, names, self.sampling.min_turns):
+                jobs = []
+            self._final[device.name] = state, jobs
             return jobs
 
     def model(self, key: str, resolution: int, batch_size: int) -> bytes:
         """Its weights are those of a network that was never trained: latency does not depend on them."""
         with self._lock:  # one at a time: torch is not asked to trace from two threads
-            if key == REFERENCE:
-                workload = reference_workload()
-                shape = (batch_size, workload.channels, workload.resolution, workload.resolution)
-                return export_onnx(workload.model, shape)  # type: ignore[arg-type]
             arch = self._archs[key, resolution]
             shape = (batch_size, self.run.data.in_channels, arch.resolution, arch.resolution)
             return export_onnx(self.run.untrained_supernet.extract(arch).eval(), shape)
@@ -138,9 +154,17 @@ class RunCampaign:
     def store(self) -> AbstractContextManager[Store]:
         return self.run.store()
 
+    def _as_jobs(self, archs: Sequence[Architecture]) -> list[Job]:
+        if not archs:
+            return []
+        supernet = self.run.untrained_supernet
+        macs = supernet.macs(supernet.space.encode(archs))
+        self._archs |= {(arch.id, arch.resolution): arch for arch in archs}
+        return [Job(arch.id, arch.resolution, int(n), str(arch)) for arch, n in zip(archs, macs, strict=True)]
+
 
 class StoredProfiler:
-    """A `Profiler` of an added device: it hands out what the device has measured already.
+    """An added device, which this machine cannot make measure: it can only ask for what it needs.
 
     Args:
         run: whose store is read.
@@ -152,27 +176,48 @@ class StoredProfiler:
 
     def __init__(self, run: RunFolder, name: str) -> None:
         self.run = run
-        self._device = run.added_device(name)
+        self.device = run.added_device(name)
 
-    @property
-    def device(self) -> Device:
-        return self._device
+    def require(self, networks: Iterable[Network], final: bool = False) -> None:
+        """See that the device has measured these, but for those that it cannot run.
 
-    def measure(
-        self, workloads: Iterable[Workload], failed: OnFailure | None = None, on_turn: OnTurn | None = None
-    ) -> Iterator[Measurement]:
-        """See `Profiler.measure`.
+        Args:
+            final: all in one session, side by side.
 
         Raises:
-            ValueError: something was not measured yet; the message says how to have it measured.
+            ValueError: it has not; the message says how to have it done.
         """
-        wanted = [(workload.key, workload.resolution) for workload in workloads]
+        wanted = set(networks) - journal(self.run).failed(self.device.fingerprint)
+        min_turns = _sampling(self.run).min_turns
         with self.run.store() as store:
-            missing = [where for where in wanted if not store.has_measurement(*where, self.device)]
-            if missing:
-                raise ValueError(
-                    f"{self.device.name} has {len(missing)} sub-networks still to measure: "
-                    f"`supernet device serve {self.run.path} --device {self.device.name}` for a browser, "
-                    "`supernet device ssh` or `bundle` for a host; then the same command again"
-                )
-            yield from (store.measurement(*where, self.device) for where in wanted)
+            missing = wanted - store.measured(self.device, min_turns)
+        if missing:
+            what = f"{len(missing)} sub-networks still to measure"
+        elif final and wanted and not _measured_side_by_side(self.run, self.device, wanted, min_turns):
+            what = f"{len(wanted)} sub-networks still to measure side by side, in one session"
+        else:
+            return
+        raise ValueError(
+            f"{self.device.name} has {what}: "
+            f"`supernet device serve {self.run.path} --device {self.device.name}` for a browser, "
+            "`supernet device ssh` or `bundle` for a host; then the same command again"
+        )
+
+
+def _sampling(run: RunFolder) -> Sampling:
+    """How devices elsewhere measure."""
+    settings = run.recipe.measure
+    return Sampling(
+        settings.relative_half_width,
+        max_turns=settings.max_turns,
+        session_networks=_SESSION_NETWORKS,
+        seed=run.recipe.seed,
+    )
+
+
+def _measured_side_by_side(run: RunFolder, device: Device, networks: Collection[Network], min_turns: int) -> bool:
+    with run.store() as store:
+        if not store.measured(device, min_turns).issuperset(networks):  # the quick question first
+            return False
+        sessions = store.sessions(device)
+    return any(session.purpose == "final" and session.holds(networks, min_turns) for session in sessions)

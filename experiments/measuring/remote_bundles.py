@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from textwrap import indent
+from typing import Any
 
 from experiments.files import read_json, write_json
 from experiments.measuring.remote import RunCampaign, journal
 from experiments.progress import Reporter
 from experiments.run_folder import RunFolder
 from hardware.device import Device
-from hardware.remote.board import Board
+from hardware.remote.board import Board, Outcome
 from hardware.remote.bundle import bundle_id, read_results, results_bundle, write_bundle
-from hardware.remote.campaign import Job
+from hardware.remote.campaign import Work
 from hardware.remote.ssh import Host
+from hardware.session import Network
 
 __all__ = ["BundleSettings", "Imported", "import_results", "make_bundle", "measure_over_ssh"]
 
@@ -25,16 +29,30 @@ class Imported:
     """What an import brought."""
 
     device: Device
-    added: int
-    known: int
-    failed: int
-    refused: tuple[str, ...]
+    outcomes: tuple[Outcome, ...]
+    failed: int  # networks that do not run there
+
+    @property
+    def added(self) -> int:
+        """Networks that were not measured before."""
+        return sum(outcome.n_new for outcome in self.outcomes)
+
+    @property
+    def refused(self) -> tuple[str, ...]:
+        """Why, one line for each network that was not believed."""
+        return tuple(reason for outcome in self.outcomes for reason in outcome.refused)
 
     def __str__(self) -> str:
-        parts = [f"{self.added} added"]
-        parts += [f"{n} {what}" for n, what in ((self.known, "known already"), (self.failed, "failed there")) if n]
+        known = sum(outcome.known for outcome in self.outcomes)
+        parts = [f"{self.added} network{'' if self.added == 1 else 's'} measured"]
+        parts += [f"{known} of {len(self.outcomes)} sessions known before"] if known else []
+        parts += [f"{self.failed} failed there"] if self.failed else []
         parts += [f"{len(self.refused)} refused, the first: {self.refused[0]}"] if self.refused else []
-        return f"{self.device}: {', '.join(parts)}"
+        lines = [f"{self.device}: {', '.join(parts)}"]
+        for outcome in self.outcomes:
+            if outcome.session is not None and not outcome.known:
+                lines += [f"  {outcome}", *(f"    {doubt}" for doubt in (*outcome.doubts, *outcome.session.notes))]
+        return "\n".join(lines)
 
 
 @dataclass(frozen=True)
@@ -55,7 +73,7 @@ def make_bundle(run: RunFolder, settings: BundleSettings, out: Path, report: Rep
         OSError: the folder cannot be written.
     """
     campaign = RunCampaign(run, settings.name)
-    return _write(campaign, _open_jobs(campaign, settings), settings, out, report)
+    return _write(campaign, _open_work(campaign, settings), settings, out, report)
 
 
 def import_results(run: RunFolder, path: Path, name: str | None = None) -> Imported:
@@ -72,18 +90,17 @@ def import_results(run: RunFolder, path: Path, name: str | None = None) -> Impor
             f"{path} is of a bundle that {run.path} does not know; import it into the run it was made from"
         )
     manifest = read_json(manifest_path)
-    device, groups = read_results(path, manifest)
+    device, sessions = read_results(path, manifest)
+    if not sessions:
+        raise ValueError(f"{path}: nothing was measured yet")
     campaign = RunCampaign(run, manifest["name"] if name is None else name)
     device = campaign.register_alone(device)
     board = Board(campaign, journal(run))
-    outcomes = [board.accept("import", device, group) for group in groups]
-    return Imported(
-        device,
-        added=sum(len(outcome.added) for outcome in outcomes),
-        known=sum(outcome.known for outcome in outcomes),
-        failed=sum(len(group.failures) for group in groups),
-        refused=tuple(reason for outcome in outcomes for reason in outcome.refused),
-    )
+    outcomes = [
+        board.accept("import", device, one.posted, identity=one.identity, began=one.began, notes=one.notes)
+        for one in sessions
+    ]
+    return Imported(device, tuple(outcomes), failed=sum(len(one.posted.failures) for one in sessions))
 
 
 def measure_over_ssh(run: RunFolder, settings: BundleSettings, host: Host, report: Reporter) -> Imported:
@@ -94,47 +111,45 @@ def measure_over_ssh(run: RunFolder, settings: BundleSettings, host: Host, repor
         ValueError: there is nothing left to measure, or the name belongs to another device.
     """
     campaign = RunCampaign(run, settings.name)
-    open_jobs = _open_jobs(campaign, settings)
-    # A bundle that was not finished has results there that nobody has seen yet: the same jobs make the same bundle.
-    jobs = _unfinished(campaign, open_jobs, settings) or open_jobs
+    open_work = _open_work(campaign, settings)
+    # A bundle that was not finished has results there that nobody has seen yet: the same work makes the same bundle.
+    work = _unfinished(campaign, open_work, settings) or open_work
     folder = _manifests(run) / f"sending-{settings.name}"
     shutil.rmtree(folder, ignore_errors=True)
     try:
-        bundle = _write(campaign, jobs, settings, folder, report)
+        bundle = _write(campaign, work, settings, folder, report)
         if not host.has(bundle):
-            report.say(f"  sending {len(jobs)} networks to {host.name}")
+            report.say(f"  sending {len({*work.anchors, *work.jobs})} networks to {host.name}")
             host.send(folder, bundle)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     received = _manifests(run) / f"{bundle}.results.jsonl"
     try:
-        with received.open("wb") as file, report.bar(f"measuring on {host.name}", len(jobs)) as advance:
-            n_done = 0
+        with received.open("wb") as file, report.bar(f"measuring on {host.name}", len(work.jobs)) as advance:
 
             def take(line: bytes) -> None:
-                nonlocal n_done
                 file.write(line)
                 file.flush()
-                n_done += line.count(b'"key"')
-                advance(n_done, "")
+                advance(_done(line), "")
 
             host.measure(bundle, take)
     finally:
-        imported = import_results(run, received, settings.name) if received.stat().st_size else None
+        something = received.read_bytes().count(b"\n") > 1  # the first line says of what they are
+        imported = import_results(run, received, settings.name) if something else None
         received.unlink()
         if imported is not None:
-            report.say(f"  {imported}")
+            report.say(indent(str(imported), "  "))
     if imported is None:
-        raise ValueError(f"{host.name} said nothing; try `{host.python} measure.py` in the bundle there")
+        raise ValueError(f"{host.name} measured nothing; try `{host.python} measure.py` in the bundle there")
     host.remove(bundle)
     return imported
 
 
-def _write(campaign: RunCampaign, jobs: Sequence[Job], settings: BundleSettings, out: Path, report: Reporter) -> str:
-    with report.bar("writing networks", len(jobs)) as advance:
+def _write(campaign: RunCampaign, work: Work, settings: BundleSettings, out: Path, report: Reporter) -> str:
+    with report.bar("writing networks", len({*work.anchors, *work.jobs})) as advance:
         manifest = write_bundle(
             campaign,
-            jobs,
+            work,
             settings.name,
             out,
             batch_size=settings.batch_size,
@@ -146,31 +161,49 @@ def _write(campaign: RunCampaign, jobs: Sequence[Job], settings: BundleSettings,
     return bundle
 
 
-def _open_jobs(campaign: RunCampaign, settings: BundleSettings) -> list[Job]:
+def _open_work(campaign: RunCampaign, settings: BundleSettings) -> Work:
     """What the device of that name has still to measure; everything, if nobody knows it yet."""
     device = campaign.run.added_devices().get(settings.name)
     if device is None:
-        return list(campaign.planned(settings.name))[: settings.n]
-    if (device.batch_size, device.threads) != (settings.batch_size, settings.threads):
+        work = Work("planned", tuple(campaign.first(settings.name)), tuple(campaign.planned(settings.name)))
+    elif (device.batch_size, device.threads) != (settings.batch_size, settings.threads):
         raise ValueError(
             f"{device}: for batch {settings.batch_size} and {settings.threads} thread(s) give another name by --device"
         )
-    return Board(campaign, journal(campaign.run)).open(device)[: settings.n]
+    else:
+        work = Board(campaign, journal(campaign.run)).work(device)
+    return work if work.purpose == "final" else replace(work, jobs=work.jobs[: settings.n])
 
 
-def _unfinished(campaign: RunCampaign, open_jobs: Sequence[Job], settings: BundleSettings) -> list[Job]:
-    """The jobs of the last bundle for this device, if some of them are still open."""
+def _unfinished(campaign: RunCampaign, open_work: Work, settings: BundleSettings) -> Work | None:
+    """The work of the last bundle for this device, if some of it is still open."""
     paths = sorted(_manifests(campaign.run).glob("[!.]*.json"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
-    planned = {(job.key, job.resolution): job for job in campaign.planned(settings.name)}
+    known = {job.name: job for job in (*campaign.planned(settings.name), *open_work.jobs)}
     for path in paths:
         manifest = read_json(path)
-        wheres = [(model["key"], model["resolution"]) for model in manifest["models"]]
         same = (settings.name, settings.batch_size, settings.threads)
-        if (manifest["name"], manifest["batch_size"], manifest["threads"]) == same and planned.keys() >= set(wheres):
-            return (
-                [planned[where] for where in wheres] if set(wheres) & {(j.key, j.resolution) for j in open_jobs} else []
-            )
-    return []
+        if (manifest["name"], manifest["batch_size"], manifest["threads"]) == same:
+            names = {name: _names(manifest, name) for name in ("anchors", "models")}
+            is_open = manifest["purpose"] == open_work.purpose and set(names["models"]) & {
+                j.name for j in open_work.jobs
+            }
+            if not is_open or not known.keys() >= {*names["anchors"], *names["models"]}:
+                return None
+            anchors, jobs = (tuple(known[name] for name in names[what]) for what in ("anchors", "models"))
+            return Work(open_work.purpose, anchors, jobs)
+    return None
+
+
+def _names(manifest: Mapping[str, Any], what: str) -> list[Network]:
+    return [(model["key"], model["resolution"]) for model in manifest[what]]
+
+
+def _done(line: bytes) -> float:
+    """How many networks are measured, about, as a line of the results says."""
+    try:
+        return float(json.loads(line)["done"])
+    except (ValueError, KeyError, TypeError):
+        return 0.0  # what is wrong with it is told when it is imported
 
 
 def _manifests(run: RunFolder) -> Path:

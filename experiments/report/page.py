@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from experiments.budgets import format_count, format_seconds
 from experiments.files import write_text
 from experiments.report.pictures import front_picture, prediction_picture, training_picture
+from experiments.report.session_picture import session_picture
 
 __all__ = ["render_report", "write_report"]
 
@@ -74,7 +76,33 @@ def _device_view(device: Data) -> dict[str, Any]:
         "facts": _facts(fingerprint) if isinstance(fingerprint, Mapping) else [("fingerprint", fingerprint)],
         "front_svg": front_picture(device),
         "prediction_svg": prediction_picture(device),
+        "session_svg": session_picture(device),
+        "session_rows": [_session_row(number, session) for number, session in enumerate(device["sessions"], start=1)],
     }
+
+
+def _session_row(number: int, session: Data) -> dict[str, Any]:
+    """A session in words."""
+    widths = sorted(session["half_widths"])
+    speed = sorted(session["speed"])
+    slower = session["slower"]
+    return {
+        "number": number,
+        "purpose": session["purpose"],
+        "began": datetime.fromtimestamp(session["began"]).strftime("%Y-%m-%d %H:%M:%S"),
+        "networks": session["n_networks"],
+        "turns": session["n_turns"],
+        "discarded": session["n_discarded"],
+        "moved": f"{_change(speed[len(speed) // 20])} to {_change(speed[-1 - len(speed) // 20])}",
+        "known": f"±{100 * widths[len(widths) // 2]:.1f} %",
+        "level": "the level" if session["is_level"] else "not tied" if slower is None else _change(slower),
+        "change": "" if session["is_level"] or slower is None else f"{100 * session['change']:.1f} %",
+    }
+
+
+def _change(factor: float) -> str:
+    percent = round(100 * (factor - 1))
+    return f"{percent:+d} %".replace("-", "−") if percent else "0 %"
 
 
 def _comparisons(front: Sequence[Data], series: Sequence[Data]) -> list[dict[str, Any]]:

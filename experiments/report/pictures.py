@@ -22,6 +22,8 @@ __all__ = [
     "COLOURS",
     "figure_of_panels",
     "front_picture",
+    "inline_svg",
+    "maybe_log",
     "prediction_picture",
     "training_picture",
     "write_front_picture",
@@ -87,7 +89,7 @@ def front_picture(device: Data) -> Markup:
         _legend(figure, [axes], n_columns=3)
         names = ", ".join(series["name"] for series in device["series"] if series["points"])
         label = f"Accuracy on test against latency on {device['name']}. Series: {names}. The tables hold the numbers."
-        return _inline(figure, f"front {device['name']}", label)
+        return inline_svg(figure, f"front {device['name']}", label)
 
 
 def prediction_picture(device: Data) -> Markup:
@@ -99,7 +101,7 @@ def prediction_picture(device: Data) -> Markup:
         _draw_predicted(right, device["series"], "predicted_accuracy", "accuracy_validation", percent)
         right.set(title="Accuracy on validation", xlabel="predicted (%)", ylabel="scored (%)")
         label = f"Predicted against measured latency and accuracy on {device['name']}; the line is equality."
-        return _inline(figure, f"predicted {device['name']}", label)
+        return inline_svg(figure, f"predicted {device['name']}", label)
 
 
 def training_picture(training: Sequence[Data]) -> Markup:
@@ -112,7 +114,7 @@ def training_picture(training: Sequence[Data]) -> Markup:
     with figure_of_panels(1 + _is_validated(training), width=7.6, height=3.2) as (figure, panels):
         kinds = _draw_training(panels, training)
         label = f"Course of the training of {', '.join(kinds)} sub-networks over {len(training)} epochs."
-        return _inline(figure, "training", label)
+        return inline_svg(figure, "training", label)
 
 
 def write_training_picture(training: Sequence[Data], path: str | os.PathLike[str]) -> None:
@@ -191,7 +193,7 @@ def _draw_front(axes: Axes, series: Sequence[Data]) -> None:
             alpha=0.6 if is_cloud else 1, zorder=4 if is_front else 2, mec="none" if is_cloud else None,
         )  # fmt: skip
     axes.set(xlabel="latency (ms), measured, 95 % interval", ylabel="accuracy on test (%)")
-    _maybe_log(axes, [point["latency"] * 1e3 for one in series for point in one["points"]], axes.xaxis)
+    maybe_log(axes, [point["latency"] * 1e3 for one in series for point in one["points"]], axes.xaxis)
 
 
 def _legend(figure: Figure, all_axes: Sequence[Axes], n_columns: int) -> None:
@@ -235,11 +237,11 @@ def _draw_predicted(
                       mec="none", label=label)  # fmt: skip
     axes.set(xlim=ends, ylim=ends)
     for axis in (axes.xaxis, axes.yaxis) if band else ():
-        _maybe_log(axes, values, axis)
+        maybe_log(axes, values, axis)
     axes.legend(loc="upper left", handletextpad=0.2)
 
 
-def _maybe_log(axes: Axes, values: Sequence[float], axis: Any) -> None:
+def maybe_log(axes: Axes, values: Sequence[float], axis: Any) -> None:
     """Logarithmic from a ratio of 4 on, with numbers that can be read."""
     if not values or min(values) <= 0 or max(values) < 4 * min(values):
         return
@@ -261,7 +263,7 @@ def figure_of_panels(
         yield figure, figure.subplots(1, n, sharey=sharey, squeeze=False)[0].tolist()
 
 
-def _inline(figure: Figure, name: str, label: str) -> Markup:
+def inline_svg(figure: Figure, name: str, label: str) -> Markup:
     """The figure as an SVG element that asks for nothing from outside and takes its colours from the page."""
     text = io.StringIO()
     salt: Any = {"svg.hashsalt": name}

@@ -107,9 +107,9 @@ class MeasureSettings(Section):
     n_architectures: Annotated[int, Field(ge=8)] = 100
     """Sub-networks that predictors learn from first. All are measured and scored, so the larger of this and
     score.n_architectures counts."""
-    relative_half_width: Part = 0.02
-    """Repeat until the 95 % interval of the median is within this share."""
-    max_repeats: Annotated[int, Field(ge=15)] = 200
-    """Undisturbed repeats after which a measurement ends with a warning."""
+    relative_half_width: Part = 0.015
+    """Networks take turns until the 95 % interval of every latency, relative to the others, is within this share."""
+    max_turns: Annotated[int, Field(ge=20)] = 100
+    """Turns after which a session ends, however wide the intervals are."""
     quantization_images: Count = 256
     """Training images from which an exported int8 file takes the ranges of its activations."""

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
-from statistics import median
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+
+import numpy as np
 
 from hardware.device import Device
-from hardware.measurement import Measurement
-from hardware.remote.campaign import Campaign, Job
+from hardware.remote.campaign import Campaign, Job, Work
 from hardware.remote.journal import Journal
-from hardware.remote.submission import Failure, Group, Result, believed, one_line
+from hardware.remote.judging import judge
+from hardware.remote.submission import Failure, Stretch, one_line
+from hardware.session import Network, Session
 
-__all__ = ["Board", "Outcome", "Progress"]
+__all__ = ["Board", "Outcome", "Progress", "Result"]
 
 _REFUSALS = 3  # of one network on one device; then it counts as failed
-
-Where = tuple[str, int]  # key and resolution
+_NEW_LEVEL = 1.25  # how many times as slow or fast everything is, before it is said
 
 
 @dataclass(frozen=True)
@@ -30,27 +32,61 @@ class Progress:
     done: int
     failed: int
     lent: int  # to all clients together
+    side_by_side: int  # that have still to be measured in one session, once all are measured
 
     @property
     def finished(self) -> bool:
         """Whether nothing is left that could be measured."""
-        return self.done + self.failed >= self.total
+        return self.done + self.failed >= self.total and not self.side_by_side
+
+
+@dataclass(frozen=True)
+class Result:
+    """A network of a session, as the analysis of that session alone has it."""
+
+    key: str
+    resolution: int  # pixels
+    latency: float  # seconds
+    interval: tuple[float, float]  # seconds; relative to the other networks of the session
+    new: bool  # whether it was not measured before
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a group that a client posted."""
+    """What became of what a client posted."""
 
-    added: tuple[Measurement, ...]
-    known: int  # measured before, by this client or by another
-    refused: tuple[str, ...]  # why, one line each
+    session: Session | None  # None where nothing was measured, or too little to say anything
+    results: tuple[Result, ...] = ()
+    known: bool = False  # it was posted before
+    refused: tuple[str, ...] = ()  # why, one line each
+    doubts: tuple[str, ...] = ()  # what a person should know, and can do about it
+
+    @property
+    def n_new(self) -> int:
+        """Networks that were not measured before."""
+        return sum(result.new for result in self.results)
+
+    @property
+    def half_width(self) -> float:
+        """How well relative latencies are known, as a share: that of the network in the middle."""
+        assert self.session is not None
+        return float(np.median(self.session.fit.half_widths()))
+
+    def __str__(self) -> str:
+        if self.session is None:
+            return "nothing was measured"
+        networks = f"{len(self.results)} network{'' if len(self.results) == 1 else 's'}"
+        final = ", all that is compared" if self.session.purpose == "final" else ""
+        turns = f"{self.session.n_turns} turns"
+        return f"session of {networks}{final}, {turns}, relative latencies to ±{self.half_width:.1%}"
 
 
 class Board:
     """The work of all devices of one server; every method may be called from any thread.
 
-    A job is lent to one client of a device at a time, so that clients of equal devices share the work. A client that
-    is not heard of for `lease_seconds` loses what it was lent; what it measured nevertheless is still taken.
+    A job is lent to one client of a device at a time, so that clients of equal devices share the work; what has to be
+    measured side by side is lent to one of them as a whole. A client that is not heard of for `lease_seconds` loses
+    what it was lent; what it measured nevertheless is still taken.
 
     Args:
         campaign: what is to be measured, and where it goes.
@@ -70,22 +106,56 @@ class Board:
         self.lease_seconds = lease_seconds
         self.clock = clock
         self._lock = threading.RLock()
-        self._leases: dict[tuple[str, Where], str] = {}  # fingerprint and job → client
+        self._leases: dict[tuple[str, Network | None], str] = {}  # fingerprint and job, None for a final session
         self._heard: dict[str, float] = {}  # client → time
-        self._refusals: Counter[tuple[str, Where]] = Counter()
+        self._refusals: Counter[tuple[str, Network]] = Counter()
+        self._last: dict[str, Session] = {}  # by fingerprint
 
-    def lease(self, client: str, device: Device, n: int) -> list[Job]:
-        """Up to `n` open jobs of the device that no other client has; those that the client has already come first."""
+    # -- what is to be done -------------------------------------------------------------------------------------------
+
+    def lease(self, client: str, device: Device) -> Work:
+        """A session's worth of open jobs of the device that no other client has; those that the client has already come
+        first. When all are measured, what is to be measured side by side. No jobs: there is nothing to do now."""
         with self._lock:
             self.renew(client)
             self._expire()
-            open_jobs = self.open(device)
-            mine = [job for job in open_jobs if self._holder(device, job) == client]
-            free = [job for job in open_jobs if self._holder(device, job) is None]
-            chosen = [*mine, *free][:n]
-            for job in chosen:
-                self._leases[device.fingerprint, (job.key, job.resolution)] = client
-            return chosen
+            work = self.work(device)
+            if work.purpose == "planned":
+                work = self._session(work, client, device)
+                self._leases |= {(device.fingerprint, job.name): client for job in work.jobs}
+            elif self._holder(device, None) not in (None, client):
+                return Work("final", work.anchors)
+            elif work.jobs:
+                self._leases[device.fingerprint, None] = client
+            return work
+
+    def _session(self, work: Work, client: str, device: Device) -> Work:
+        """As much of the work as fits beside the anchors and is not lent to others."""
+        mine = [job for job in work.jobs if self._holder(device, job.name) == client]
+        free = [job for job in work.jobs if self._holder(device, job.name) is None]
+        room = self.campaign.sampling.session_networks - len(work.anchors)
+        chosen = [job for job in (*mine, *free) if job in work.anchors]
+        chosen += [job for job in (*mine, *free) if job not in work.anchors][: max(1, room)]
+        return Work(work.purpose, work.anchors, tuple(chosen))
+
+    def work(self, device: Device) -> Work:
+        """Everything that the device has still to measure, lent or not."""
+        failed = self.journal.failed(device.fingerprint)
+        anchors = tuple(job for job in self.campaign.anchors(device) if job.name not in failed)
+        if open_jobs := self.open(device):
+            return Work("planned", anchors, tuple(open_jobs))
+        return Work("final", anchors, tuple(self._side_by_side(device)))
+
+    def open(self, device: Device) -> list[Job]:
+        """What the device neither measured nor failed to run."""
+        done = self._measured(device) | self.journal.failed(device.fingerprint)
+        return [job for job in self.campaign.jobs(device) if job.name not in done]
+
+    def jobs(self, device: Device) -> dict[Network, Job]:
+        """Everything that may be measured on the device."""
+        campaign = self.campaign
+        everything = (*campaign.jobs(device), *campaign.anchors(device), *campaign.side_by_side(device))
+        return {job.name: job for job in everything}
 
     def renew(self, client: str) -> None:
         """The client is still there."""
@@ -103,73 +173,157 @@ class Board:
         with self._lock:
             self._expire()
             jobs = self.campaign.jobs(device)
-            failed, n_open = self.journal.failed(device.fingerprint), self.open(device)
-            wheres = {(job.key, job.resolution) for job in jobs}
-            lent = sum(fingerprint == device.fingerprint for fingerprint, _ in self._leases)
-            n_failed = len(wheres & failed)
-            return Progress(len(jobs), len(jobs) - len(n_open) - n_failed, n_failed, lent)
+            failed, n_open = self.journal.failed(device.fingerprint), len(self.open(device))
+            n_failed = sum(job.name in failed for job in jobs)
+            lent = sum(fingerprint == device.fingerprint and name is not None for fingerprint, name in self._leases)
+            beside = 0 if n_open else len(self._side_by_side(device))
+            return Progress(len(jobs), len(jobs) - n_open - n_failed, n_failed, lent, beside)
 
-    def level(self, device: Device) -> float | None:
-        """Median seconds of the reference network over what was measured on the device; None if nothing was."""
+    def _side_by_side(self, device: Device) -> list[Job]:
+        failed = self.journal.failed(device.fingerprint)
+        return [job for job in self.campaign.side_by_side(device) if job.name not in failed]
+
+    def _measured(self, device: Device) -> set[Network]:
         with self.campaign.store() as store:
-            levels = [median(m.reference_seconds) for m in store.measurements(device) if m.reference_seconds]
-        return median(levels) if levels else None
+            return store.measured(device, self.campaign.sampling.min_turns)
 
-    def accept(self, client: str, device: Device, group: Group) -> Outcome:
-        """Take what a client has measured: each network on its own, so that a bad one does not cost the others."""
+    # -- what comes back ----------------------------------------------------------------------------------------------
+
+    def accept(
+        self,
+        client: str,
+        device: Device,
+        posted: Stretch,
+        *,
+        identity: str | None = None,
+        began: float | None = None,
+        ago: float = 0.0,
+        notes: tuple[str, ...] = (),
+    ) -> Outcome:
+        """Take what a client has measured: each network on its own, so that a bad one does not cost the others.
+
+        Args:
+            identity: of the session, the same for every part of it; default, of exactly what was posted.
+            began: seconds since 1970; default, so that its last turn was `ago` seconds before now.
+
+        Raises:
+            ValueError: there is nothing in it that could be used.
+        """
         with self._lock:
             self.renew(client)
-            jobs = {(job.key, job.resolution): job for job in self.campaign.jobs(device)}
-            level = self.level(device)
-            added, refused, known = [], [], 0
-            for result in group.results:
-                where = (result.key, result.resolution)
-                try:
-                    measurement = self._believed(result, jobs.get(where), device, group, level)
-                except ValueError as error:
-                    refused.append(one_line(str(error)))
-                    self._refuse(device, where, refused[-1], planned=where in jobs)
-                else:
-                    with self.campaign.store() as store:
-                        new = store.add_measurement(measurement)
-                    added += [measurement] if new else []
-                    known += not new
-                self._leases.pop((device.fingerprint, where), None)
-            for failure in group.failures:
-                self._fail(device, failure, planned=(failure.key, failure.resolution) in jobs)
-            return Outcome(tuple(added), known, tuple(refused))
+            jobs = self.jobs(device)
+            names = {one.name for one in (*posted.networks, *posted.failures)}
+            self._leases = {
+                (fingerprint, name): holder
+                for (fingerprint, name), holder in self._leases.items()
+                if not (fingerprint == device.fingerprint and (name in names or (name, holder) == (None, client)))
+            }
+            for failure in posted.failures:
+                self._fail(device, failure, planned=failure.name in jobs)
+            if not posted.networks:
+                return Outcome(None)
+            failed = self.journal.failed(device.fingerprint)
+            anchors = {job.name for job in self.campaign.anchors(device)} - failed
+            judged = judge(posted, device, jobs, anchors, self.campaign.sampling.max_turns)
+            for name, reason in judged.refused.items():
+                self._refuse(device, name, one_line(reason), planned=name in jobs)
+            refused = tuple(one_line(reason) for reason in judged.refused.values())
+            session = judged.session(
+                device,
+                id=identity or _identity(posted, device),
+                began=_before_now(judged.started) - ago if began is None else began,
+                purpose=posted.purpose,
+                notes=notes,
+            )
+            if not session.measured:
+                return Outcome(None, refused=refused)
+            if session.purpose == "final" and not self._is_final(session, device):
+                session = replace(session, purpose="planned")
+            before = self._measured(device)
+            doubts = tuple(self._doubts(session))
+            with self.campaign.store() as store:
+                known = store.add_session(session) == 0
+            if not known:
+                self._last[device.fingerprint] = session
+            return Outcome(session, tuple(_results(session, before)), known, refused, doubts)
 
-    def _believed(
-        self, result: Result, job: Job | None, device: Device, group: Group, level: float | None
-    ) -> Measurement:
-        if job is None:
-            raise ValueError(f"{result.key} at {result.resolution} px was never asked for")
-        reference = group.reference_seconds or (), group.reference_started or ()
-        return believed(result, job, device, *reference, level, self.campaign.sampling)
+    def _is_final(self, session: Session, device: Device) -> bool:
+        """Whether it has everything that was to be measured side by side; else it is a session as any other."""
+        wanted = {job.name for job in self._side_by_side(device)}
+        return bool(wanted) and session.holds(wanted, self.campaign.sampling.min_turns)
 
-    def _refuse(self, device: Device, where: Where, reason: str, *, planned: bool) -> None:
-        self.journal.write("refused", device, where, reason)
-        self._refusals[device.fingerprint, where] += 1
-        if planned and self._refusals[device.fingerprint, where] >= _REFUSALS:
-            self.journal.write("failed", device, where, f"refused {_REFUSALS} times: {reason}")
+    def _doubts(self, session: Session) -> list[str]:
+        doubts, wanted = [], self.campaign.sampling.relative_half_width
+        found = float(np.median(session.fit.half_widths()))
+        if found > wanted:
+            doubts.append(
+                f"relative latencies are known to ±{found:.1%} only, wanted was ±{wanted:.1%}; close other programs on "
+                "the device, or allow more turns"
+            )
+        fingerprint = session.device.fingerprint
+        if fingerprint not in self._last:
+            with self.campaign.store() as store:
+                before = [one for one in store.sessions(session.device) if one.measured and one.id != session.id]
+            if before:
+                self._last[fingerprint] = before[-1]
+        last = self._last.get(fingerprint)
+        shared = set(session.names).intersection(last.names) if last is not None else set()
+        if last is not None and last.id != session.id and shared:
+            factor = float(np.exp(np.median(_levels(session, shared) - _levels(last, shared))))
+            if not 1 / _NEW_LEVEL < factor < _NEW_LEVEL:
+                how = f"{max(factor, 1 / factor):.1f} times {'slower' if factor > 1 else 'faster'}"
+                doubts.append(
+                    f"everything ran {how} than in the session before on this device; let it cool down "
+                    "and plug it in, or give another device a name of its own"
+                )
+        return doubts
+
+    def _refuse(self, device: Device, name: Network, reason: str, *, planned: bool) -> None:
+        self.journal.write("refused", device, name, reason)
+        self._refusals[device.fingerprint, name] += 1
+        if planned and self._refusals[device.fingerprint, name] >= _REFUSALS:
+            self._give_up(device, name, f"refused {_REFUSALS} times: {reason}")
 
     def _fail(self, device: Device, failure: Failure, *, planned: bool) -> None:
-        where = (failure.key, failure.resolution)
-        if planned and where not in self.journal.failed(device.fingerprint):
-            self.journal.write("failed", device, where, one_line(failure.reason))
-        self._leases.pop((device.fingerprint, where), None)
+        if planned and failure.name not in self.journal.failed(device.fingerprint):
+            self._give_up(device, failure.name, one_line(failure.reason))
 
-    def open(self, device: Device) -> list[Job]:
-        """What the device neither measured nor failed to run."""
+    def _give_up(self, device: Device, name: Network, reason: str) -> None:
+        self.journal.write("failed", device, name, reason)
         with self.campaign.store() as store:
-            done = {(m.key, m.resolution) for m in store.measurements(device)}
-        done |= self.journal.failed(device.fingerprint)
-        return [job for job in self.campaign.jobs(device) if (job.key, job.resolution) not in done]
+            store.add_failure(*name, device, reason)
 
-    def _holder(self, device: Device, job: Job) -> str | None:
-        return self._leases.get((device.fingerprint, (job.key, job.resolution)))
+    def _holder(self, device: Device, name: Network | None) -> str | None:
+        return self._leases.get((device.fingerprint, name))
 
     def _expire(self) -> None:
         oldest = self.clock() - self.lease_seconds
         for client in [client for client, heard in self._heard.items() if heard < oldest]:
             self.release(client)
+
+
+def _identity(posted: Stretch, device: Device) -> str:
+    """Sixteen hexadecimal digits: what is posted twice is one session."""
+    return hashlib.sha256(f"{posted.model_dump_json()}{device.fingerprint}".encode()).hexdigest()[:16]
+
+
+def _before_now(started: np.ndarray) -> float:
+    """When a session began whose last turn is now, in seconds since 1970."""
+    there = started[~np.isnan(started)]
+    return time.time() - (float(there.max()) if len(there) else 0.0)
+
+
+def _levels(session: Session, names: Collection[Network]) -> np.ndarray:
+    """(n,) log latencies of measured networks, in the order of their names."""
+    level = dict(zip(session.names, session.fit.levels, strict=True))
+    return np.array([level[name] for name in sorted(names)])
+
+
+def _results(session: Session, before: Collection[Network]) -> list[Result]:
+    fit = session.fit
+    return [
+        Result(
+            *name, float(np.exp(level)), (float(np.exp(level - half)), float(np.exp(level + half))), name not in before
+        )
+        for name, level, half in zip(session.names, fit.levels, fit.half_widths(), strict=True)
+    ]

@@ -8,27 +8,56 @@ import os
 import re
 import shutil
 import tempfile
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from hardware import cpu, loop
 from hardware.device import Device
-from hardware.remote.campaign import REFERENCE, Campaign, Job
+from hardware.remote.campaign import Campaign, Work
 from hardware.remote.measure import canonical, read_lines
-from hardware.remote.submission import Group, one_line, parse, printable
+from hardware.remote.submission import Part, Stretch, joined, one_line, parse, printable
+from hardware.session import FEWEST_TURNS
 
-__all__ = ["bundle_id", "read_results", "results_bundle", "write_bundle"]
+__all__ = ["Recorded", "bundle_id", "read_results", "results_bundle", "write_bundle", "write_kit"]
 
-_SCRIPT = Path(__file__).with_name("measure.py")
 _PROVIDER = "CPUExecutionProvider"
 _LARGEST_RESULTS = 1 << 28  # bytes
+_EARLIEST = 1_577_836_800.0  # 2020: a board without a battery begins in 1970, and goes on from there
+_LATEST = 86_400.0  # seconds from now
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A session, or what there is of it, as a result file has it."""
+
+    identity: str  # the same for a file that has come further
+    began: float | None  # seconds since 1970; None where the clock of the device cannot be right
+    posted: Stretch
+    notes: tuple[str, ...] = ()
+
+
+def write_kit(folder: Path) -> dict[str, bytes]:
+    """Write the script that measures, and those files of ours that it needs, as they are; returns them."""
+    files = {
+        "measure.py": Path(__file__).with_name("measure.py").read_bytes(),
+        "hardware/__init__.py": b"",
+        "hardware/cpu.py": Path(cpu.__file__).read_bytes(),
+        "hardware/loop.py": Path(loop.__file__).read_bytes(),
+    }
+    (folder / "hardware").mkdir()
+    for file, content in files.items():
+        (folder / file).write_bytes(content)
+    return files
 
 
 def write_bundle(
     campaign: Campaign,
-    jobs: Sequence[Job],
+    work: Work,
     name: str,
     out: Path,
     *,
@@ -36,9 +65,9 @@ def write_bundle(
     threads: int = 1,
     advance: Callable[[int, str], None] = lambda done, note: None,
 ) -> dict[str, Any]:
-    """Write the ONNX files of `jobs`, the script that measures them, and a manifest with the SHA-256 of everything.
+    """Write the ONNX files of the work, what measures them, and a manifest with the SHA-256 of everything.
 
-    The same jobs make the same bundle. Returns the manifest, which `read_results` needs.
+    The same work makes the same bundle. Returns the manifest, which `read_results` needs.
 
     Raises:
         ValueError: `out` exists and is not empty, or there is nothing to measure.
@@ -46,35 +75,33 @@ def write_bundle(
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} exists and is not empty; give a new folder with --out")
-    if not jobs:
+    if not work.jobs:
         raise ValueError(f"there is nothing left to measure for {name}")
     out.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
     try:
+        files = {file: hashlib.sha256(content).hexdigest() for file, content in write_kit(folder).items()}
         (folder / "models").mkdir()
-        files = {
-            "measure.py": _SCRIPT.read_bytes(),
-            f"models/{REFERENCE}.onnx": campaign.model(REFERENCE, 1, batch_size),
-        }
-        models = []
-        for done, job in enumerate(jobs, start=1):
+        models = {}
+        for done, job in enumerate((*work.anchors, *work.beside), start=1):
             file = f"models/{job.key}-{job.resolution}.onnx"
-            models.append({**asdict(job), "file": file})
-            (folder / file).write_bytes(content := campaign.model(job.key, job.resolution, batch_size))
-            files[file] = content
-            advance(done, job.key)
-        for file, content in files.items():
+            content = campaign.model(job.key, job.resolution, batch_size)
             (folder / file).write_bytes(content)
+            files[file] = hashlib.sha256(content).hexdigest()
+            models[job] = {**asdict(job), "file": file, "bytes": len(content)}
+            advance(done, job.key)
         manifest = {
             "format": 1,
             "title": campaign.title,
             "name": name,
+            "purpose": work.purpose,
             "provider": _PROVIDER,
             "threads": threads,
             "batch_size": batch_size,
             "sampling": asdict(campaign.sampling),
-            "models": models,
-            "files": {file: hashlib.sha256(content).hexdigest() for file, content in files.items()},
+            "anchors": [models[job] for job in work.anchors],
+            "models": [models[job] for job in work.jobs],
+            "files": files,
         }
         (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
         folder.chmod(0o755)
@@ -109,30 +136,49 @@ def results_bundle(path: Path) -> str:
     return found
 
 
-def read_results(path: Path, manifest: Mapping[str, Any]) -> tuple[Device, list[Group]]:
-    """The device that a result file is of, and the groups it measured.
+def read_results(path: Path, manifest: Mapping[str, Any]) -> tuple[Device, list[Recorded]]:
+    """The device that a result file is of, and the sessions it measured, the last perhaps in part.
 
     What was damaged or edited carelessly is found by the digest of every line, what was cut off at the end is left out.
     Somebody who means to deceive can compute the digests as well: no file can prove that it was measured.
 
     Raises:
-        ValueError: a line is not as it was written, or is of no network of the bundle, or of one for the second time.
+        ValueError: a line is not as it was written, or is of a network that is not in the bundle.
     """
     try:
         contents, _, _ = read_lines(path.read_bytes(), bundle_id(manifest))
-        groups = [parse(Group, json.dumps(content)) for content in contents[1:]]
+        parts = [parse(Part, json.dumps(content)) for content in contents[1:]]
+        shipped = {(model["key"], model["resolution"]) for model in (*manifest["anchors"], *manifest["models"])}
+        for part in parts:
+            for one in (*part.networks, *part.failures):
+                if one.name not in shipped:
+                    raise ValueError(f"{printable(one.key)} at {one.resolution} px is not in the bundle")
+        sessions = [list(group) for _, group in groupby(parts, key=lambda part: part.session)]
+        if len({group[0].session for group in sessions}) < len(sessions):
+            raise ValueError("a session goes on after another one has begun")
+        recorded = [_recorded(group, manifest) for group in sessions]
         device = _device(contents[0]["device"], manifest)
-    except ValueError as error:
+    except (ValueError, KeyError, TypeError, IndexError) as error:
         raise ValueError(f"{path}: {one_line(str(error))}; nothing of it was taken") from None
-    shipped = {(model["key"], model["resolution"]) for model in manifest["models"]}
-    counts = Counter((row.key, row.resolution) for group in groups for row in (*group.results, *group.failures))
-    for (key, resolution), n in counts.items():
-        where = f"{printable(key)} at {resolution} px"
-        if (key, resolution) not in shipped:
-            raise ValueError(f"{path}: {where} is not in the bundle; nothing of it was taken")
-        if n > 1:
-            raise ValueError(f"{path}: {where} is in it {n} times; nothing of it was taken")
-    return device, groups
+    return device, recorded
+
+
+def _recorded(parts: list[Part], manifest: Mapping[str, Any]) -> Recorded:
+    first, posted = parts[0], joined(parts)
+    identity = hashlib.sha256(f"{bundle_id(manifest)} {first.session}".encode()).hexdigest()[:16]
+    if len(posted.turns) < FEWEST_TURNS:  # it has hardly begun
+        posted = Stretch(purpose=posted.purpose, failures=posted.failures)
+    if _EARLIEST <= first.began <= time.time() + _LATEST:
+        return Recorded(identity, first.began, posted)
+    note = f"the clock of the device was wrong ({_date(first.began)}); set it there, the day is that of the import"
+    return Recorded(identity, None, posted, (note,))
+
+
+def _date(seconds: float) -> str:
+    try:
+        return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d")
+    except (ValueError, OverflowError, OSError):
+        return f"{seconds:.3g} s after 1970"
 
 
 def _device(told: Any, manifest: Mapping[str, Any]) -> Device:

@@ -1,19 +1,20 @@
-"""What is to be measured elsewhere, and where the results go."""
+"""What is to be measured elsewhere, and where the sessions go."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from hardware.device import Device
-from hardware.profiling import Sampling
+from hardware.loop import Sampling
+from hardware.session import Network
 from hardware.store import Store
 
-__all__ = ["REFERENCE", "Campaign", "Job"]
+__all__ = ["Campaign", "Job", "Purpose", "Work"]
 
-REFERENCE = "reference"  # the name of the reference network where the networks go by their keys
+Purpose = Literal["planned", "final"]
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,25 @@ class Job:
     resolution: int  # pixels
     macs: int  # multiply-accumulates of one image
     label: str = ""  # for people
+
+    @property
+    def name(self) -> Network:
+        """Key and resolution."""
+        return self.key, self.resolution
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a device is to measure next: the jobs, and the anchors that take part in every session beside them."""
+
+    purpose: Purpose  # "final": all in one session
+    anchors: tuple[Job, ...] = ()
+    jobs: tuple[Job, ...] = ()  # an anchor is among them until it has been measured itself
+
+    @property
+    def beside(self) -> tuple[Job, ...]:
+        """The jobs that are no anchors."""
+        return tuple(job for job in self.jobs if job not in self.anchors)
 
 
 class Campaign(Protocol):
@@ -36,8 +56,16 @@ class Campaign(Protocol):
         """Everything that is to be measured on the device, measured or not, in the order of its importance."""
         ...
 
+    def anchors(self, device: Device) -> Sequence[Job]:
+        """Those that take part in every session and tie sessions together; jobs as well."""
+        ...
+
+    def side_by_side(self, device: Device) -> Sequence[Job]:
+        """Those that have still to be measured all in one session, of purpose "final"; empty if there are none."""
+        ...
+
     def model(self, key: str, resolution: int, batch_size: int) -> bytes:
-        """The ONNX file of a job; with the key `REFERENCE`, of the reference network."""
+        """The ONNX file of a job."""
         ...
 
     def register(self, device: Device) -> Device:
@@ -45,5 +73,5 @@ class Campaign(Protocol):
         ...
 
     def store(self) -> AbstractContextManager[Store]:
-        """Where the measurements go."""
+        """Where the sessions go."""
         ...

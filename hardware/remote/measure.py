@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measures the networks of this folder with ONNX Runtime: `python measure.py`. Needs only numpy and onnxruntime.
 
-Every finished group of networks is a line of results.jsonl, so it can be stopped at any time and carries on. For
+What is measured is in results.jsonl about ten seconds later, so it can be stopped at any time and carries on. For
 Python 3.9 or newer; the folder comes from `supernet device bundle`, and `supernet device import` reads the results.
 """
 
@@ -12,19 +12,30 @@ import gc
 import hashlib
 import hmac
 import json
-import math
 import os
-import platform
-import statistics
-import subprocess
+import secrets
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import IO, Any
 
-__all__ = ["canonical", "chained", "measure_group", "read_lines"]
+if __name__ == "__main__":  # also where Python is told not to look beside a script (-I, PYTHONSAFEPATH)
+    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
-RESULTS = "results.jsonl"
+from hardware.cpu import cpu_description
+from hardware.loop import Course, DeviceGoneError, Runner, Sampling, check_others, one_line, take_turns
+
+__all__ = ["MARK", "canonical", "chained", "measure", "read_lines"]
+
+MARK = "--- the results of measure.py follow ---"  # a shell may have greeted before
+_RESULTS = "results.jsonl"
+_WRITTEN_EVERY = 10.0  # seconds
+_FEWEST = 4  # networks beside the anchors, however long a turn takes
+_MEMORY_SHARE = 8  # files of a session fill at most one part in so many; what runs takes about twice as much as files
+
+Model = dict[str, Any]  # a network as the manifest has it
 
 
 # -- files ------------------------------------------------------------------------------------------------------------
@@ -89,21 +100,36 @@ class Results:
         self.file.seek(0)
         data = self.file.read()
         self.contents, self.previous, length = read_lines(data, manifest_id)
+        if len(self.contents) == 1:  # nothing was measured: what runs here may have been mended since
+            self.contents, self.previous, length = [], "", 0
         self.file.truncate(length)
         if not self.contents:
             self.add(head)
         elif self.contents[0] != head:
             raise ValueError(f"{path} is of another device ({self.contents[0]}); move it away to begin anew")
 
-    def add(self, content: dict[str, Any]) -> dict[str, Any]:
-        """Write a line, on the disk when this returns."""
+    def add(self, content: dict[str, Any], done: float = 0.0) -> str:
+        """Write a line, on the disk when this returns; `done` networks, about, are measured with it."""
         self.previous = chained(self.manifest_id, self.previous, content)
-        line = {"content": content, "digest": self.previous}
-        self.file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
+        line = json.dumps({"content": content, "digest": self.previous, "done": round(done, 1)}, allow_nan=False)
+        self.file.write(line.encode() + b"\n")
         self.file.flush()
         os.fsync(self.file.fileno())
         self.contents.append(content)
         return line
+
+    def measured(self, min_turns: int) -> set[tuple[str, int]]:
+        """Key and resolution of what took so many turns of one session."""
+        turns = Counter()
+        for part in self.contents[1:]:
+            for i, network in enumerate(part["networks"]):
+                taken = sum(turn["seconds"][i] is not None for turn in part["turns"])
+                turns[part["session"], _name(network)] += taken
+        return {name for (_, name), n in turns.items() if n >= min_turns}
+
+    def failed(self) -> set[tuple[str, int]]:
+        """Key and resolution of what does not run here."""
+        return {_name(failure) for part in self.contents[1:] for failure in part["failures"]}
 
 
 def _lock(file: IO[bytes]) -> None:
@@ -120,96 +146,154 @@ def _lock(file: IO[bytes]) -> None:
 # -- measuring --------------------------------------------------------------------------------------------------------
 
 
-class Course:
-    """One network on its way to a tight interval of its median; `run(calls)` calls it so many times in a row."""
+@dataclass
+class Entrant:
+    """A network that is loaded."""
 
-    def __init__(self, run: Callable[[int], None], sampling: dict[str, Any], now: Callable[[], float]) -> None:
-        self.run, self.sampling, self.now = run, sampling, now
-        self.calls = self.settling_calls = 0
-        self.origin = now()
-        self.seconds: list[float] = []
-        self.started: list[float] = []
+    model: Model
+    course: Course
+    call_seconds: float  # about
 
-    def forget(self, origin: float) -> None:
-        """Begin anew with repeats, which start at seconds since `origin`."""
-        self.origin, self.seconds, self.started = origin, [], []
-
-    def time(self, calls: int) -> float:
-        """Seconds of so many calls; a clock that was set back, or stands still, is asked again."""
-        for _ in range(20):
-            start = self.now()
-            self.run(calls)
-            seconds = self.now() - start
-            if seconds > 0:
-                return seconds
-        raise ValueError("the clock of this device does not go forward")
-
-    def warm_up(self) -> None:
-        """Until no call is faster than the fastest before by more than 2 %, three times in a row."""
-        fastest, settled, spent = math.inf, 0, 0.0
-        while settled < 3 and (spent < self.sampling["max_seconds"] / 4 or fastest == math.inf):
-            call = self.time(1)
-            settled = 0 if call < 0.98 * fastest else settled + 1
-            fastest, spent = min(fastest, call), spent + call
-        self.calls = math.ceil(self.sampling["min_repeat_seconds"] / fastest)
-        self.settling_calls = math.ceil(self.sampling["settling_seconds"] / fastest)
-
-    def repeat(self) -> None:
-        """One turn: settle, then one repeat."""
-        self.run(self.settling_calls)
-        self.started.append(max(0.0, round(self.now() - self.origin, 6)))
-        self.seconds.append(self.time(self.calls) / self.calls)
-
-    def done(self) -> bool:
-        """Whether the interval is tight, or the limits are reached."""
-        if len(self.seconds) < self.sampling["min_repeats"]:
-            return False
-        spent = sum(self.seconds) * self.calls
-        exhausted = len(self.seconds) >= self.sampling["max_repeats"] or spent >= self.sampling["max_seconds"]
-        return exhausted or half_width(self.seconds) <= self.sampling["relative_half_width"]
+    def described(self) -> dict[str, Any]:
+        """As it stands in the results."""
+        key, resolution = _name(self.model)
+        return {"key": key, "resolution": resolution, "calls_per_repeat": max(1, self.course.calls)}
 
 
-def half_width(values: Sequence[float]) -> float:
-    """Half the 95 % interval of the median as a share of it, between two order statistics (Conover 1999)."""
-    n = len(values)
-    limit = 2**n * 25 // 1000
-    rank, tail = 0, 1
-    while tail <= limit:
-        rank += 1
-        tail += math.comb(n, rank)
-    if rank == 0:
-        return math.inf
-    ordered = sorted(values)
-    return (ordered[-rank] - ordered[rank - 1]) / 2 / statistics.median(ordered)
+def measure(
+    manifest: dict[str, Any],
+    load: Callable[[Model], Runner],
+    measured: set[tuple[str, int]],
+    failed: set[tuple[str, int]],
+) -> Iterator[tuple[dict[str, Any], float]]:
+    """Measure what is left, session by session, each beside the anchors.
+
+    Every stretch of a session is handed out, with how many networks, about, are done with it.
+
+    Raises:
+        ValueError: not one anchor runs here.
+        DeviceGoneError: nothing runs any more; what was measured before is handed out.
+    """
+    sampling, is_final = Sampling(**manifest["sampling"]), manifest["purpose"] == "final"
+    waiting = [model for model in manifest["models"] if _name(model) not in measured | failed]
+    if is_final and waiting:  # all in one session
+        waiting = [model for model in manifest["models"] if _name(model) not in failed]
+    failures: list[dict[str, Any]] = []
+    anchors: list[Entrant] = []
+    if waiting:
+        for model in manifest["anchors"]:
+            if _name(model) not in failed:
+                _enter(model, load, sampling, anchors, anchors, failures)
+        if failures and not anchors:  # it is not the networks
+            raise ValueError(f"not one of {len(failures)} networks runs here, the first: {failures[0]['reason']}")
+    n_anchors = sum(model in waiting for model in manifest["anchors"])  # to be measured for themselves
+    waiting = [model for model in waiting if model not in manifest["anchors"]]
+    n_sessions, done = 0, len(manifest["models"]) - len(waiting) - n_anchors
+    while waiting or n_anchors:
+        entrants: list[Entrant] = []
+        n_sessions, n_waiting = n_sessions + 1, len(waiting)
+        while waiting and (is_final or not _is_full(anchors, entrants, sampling)):
+            _enter(waiting.pop(0), load, sampling, entrants, [*anchors, *entrants], failures)
+        n = n_waiting - len(waiting) + n_anchors
+        session = {"session": secrets.token_hex(8), "purpose": manifest["purpose"]}
+        for stretch, share in take_session([*anchors, *entrants], sampling, sampling.seed + n_sessions, failures):
+            yield {**session, **stretch}, done + share * n
+        done, n_anchors, failures = done + n, 0, []
+        anchors = [anchor for anchor in anchors if anchor.course.error is None]
+        for anchor in anchors:
+            anchor.course.spent = 0.0
 
 
-def measure_group(
-    reference: Course, courses: list[Course], level: float | None, sampling: dict[str, Any], rng: Any
-) -> None:
-    """Take turns in random order until all are done; again, once, if the reference network is off its level."""
-    for course in [reference, *courses]:
+def take_session(
+    entrants: Sequence[Entrant],
+    sampling: Sampling,
+    seed: int,
+    failures: Sequence[dict[str, Any]],
+    now: Callable[[], float] = time.perf_counter,
+) -> Iterator[tuple[dict[str, Any], float]]:
+    """Let them take turns; hands out about every ten seconds what came since, and which share is done, about.
+
+    Args:
+        failures: of networks that could not even be loaded.
+    """
+    courses = [entrant.course for entrant in entrants]
+    for course in courses:
         if not course.calls:
-            course.warm_up()
+            try:
+                course.warm_up()
+            except Exception as error:  # whatever the runtime raises, it is this network's failure and no other's
+                course.error = error
+                check_others(courses, error)
+    described = {"began": time.time(), "networks": [entrant.described() for entrant in entrants]}
+    turns: list[dict[str, Any]] = []
+    n_turns, start = 0, now()
+    written = start
     gc.disable()
     try:
-        for _ in range(2):
-            for course in [reference, *courses]:
-                course.forget(reference.origin)  # the same for all groups
-            while True:
-                active = [course for course in courses if not course.done()]
-                if not active:
-                    break
-                active.append(reference)
-                for turn in rng.permutation(len(active)):
-                    active[turn].repeat()
-            drift = 0 if level is None else statistics.median(reference.seconds) / level - 1
-            if abs(drift) <= sampling["drift"]:
-                break
+        for turn in take_turns(courses, sampling, lambda: now() - start, seed):
+            turns.append({"started": turn.started, "seconds": turn.seconds})
+            n_turns += 1
+            if now() - written >= _WRITTEN_EVERY:
+                # About: most sessions need twice the least number of turns.
+                share = min(0.95, n_turns / min(2 * sampling.min_turns, sampling.max_turns))
+                yield {**described, "turns": turns, "failures": []}, share
+                turns, written = [], now()
+    except (KeyboardInterrupt, DeviceGoneError):
+        yield {**described, "turns": turns, "failures": list(failures)}, 0.0
+        raise
     finally:
         gc.enable()
+    failed = [_failure(entrant.model, entrant.course.error) for entrant in entrants if entrant.course.error is not None]
+    yield {**described, "turns": turns, "failures": [*failures, *failed]}, 1.0
 
 
-def load(path: str, manifest: dict[str, Any]) -> Callable[[int], None]:
+def _enter(
+    model: Model,
+    load: Callable[[Model], Runner],
+    sampling: Sampling,
+    entrants: list[Entrant],
+    others: Sequence[Entrant],
+    failures: list[dict[str, Any]],
+) -> None:
+    """Load a network and add it to `entrants`, or to `failures` where it does not run."""
+    try:
+        course = Course(model["key"], load(model), sampling)
+        entrants.append(Entrant(model, course, course.try_out()))
+    except Exception as error:  # see above
+        check_others([other.course for other in others], error)
+        failures.append(_failure(model, error))
+
+
+def _is_full(anchors: Sequence[Entrant], entrants: Sequence[Entrant], sampling: Sampling) -> bool:
+    everyone = [*anchors, *entrants]
+    if len(entrants) >= max(1, sampling.session_networks - len(anchors)):
+        return True
+    turn = sum(
+        max(entrant.call_seconds, sampling.min_repeat_seconds) + max(entrant.call_seconds, sampling.settling_seconds)
+        for entrant in everyone
+    )
+    n_bytes = sum(entrant.model["bytes"] for entrant in everyone)
+    return len(entrants) >= _FEWEST and (turn >= sampling.turn_seconds or n_bytes * _MEMORY_SHARE >= _memory())
+
+
+def _memory() -> float:
+    """Bytes of this machine, as far as the platform tells."""
+    try:
+        return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (AttributeError, ValueError):  # Windows
+        return 4e9
+
+
+def _name(model: Model) -> tuple[str, int]:
+    return model["key"], model["resolution"]
+
+
+def _failure(model: Model, error: Exception) -> dict[str, Any]:
+    key, resolution = _name(model)
+    return {"key": key, "resolution": resolution, "reason": one_line(error)}
+
+
+def load_file(path: str, manifest: dict[str, Any]) -> Runner:
     """A function that calls the network in the file so many times on one batch of random images."""
     import numpy as np
     import onnxruntime
@@ -229,28 +313,16 @@ def load(path: str, manifest: dict[str, Any]) -> Callable[[int], None]:
     for output in session.get_outputs():
         binding.bind_output(output.name)
 
-    def run(calls: int) -> None:
+    def run(calls: int) -> float:
+        start = time.perf_counter_ns()
         for _ in range(calls):
             session.run_with_iobinding(binding)
+        return (time.perf_counter_ns() - start) * 1e-9
 
-    run(1)
     return run
 
 
-def cpu_description() -> str:
-    """The model and the number of cores of this machine's CPU."""
-    model = ""
-    if os.path.exists("/proc/cpuinfo"):
-        with open("/proc/cpuinfo", errors="replace") as file:
-            for line in file:
-                name, _, value = line.partition(":")
-                if name.strip() in ("model name", "Model", "cpu model") and value.strip():
-                    model = " ".join(value.split())
-                    break
-    if not model and platform.system() == "Darwin":
-        command = ["sysctl", "-n", "machdep.cpu.brand_string"]
-        model = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-    return f"{model or platform.processor() or platform.machine()}, {os.cpu_count()} cores"
+# -- the command ------------------------------------------------------------------------------------------------------
 
 
 def main() -> None:
@@ -260,59 +332,46 @@ def main() -> None:
     print_lines = parser.parse_args().print
     folder = os.path.dirname(os.path.abspath(__file__))
     manifest, manifest_id = read_manifest(folder)
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # else it keeps an identifier here, and a thread beside what is measured
     try:
-        import numpy as np
+        import numpy  # noqa: F401
         import onnxruntime
     except ImportError as error:
         raise ValueError(f"{error.name} is missing: python -m pip install numpy onnxruntime") from None
 
-    device = {"hardware": cpu_description(), "runtime_version": onnxruntime.__version__}
-    head = {"manifest": manifest_id, "device": device}
-    path = os.path.join(folder, RESULTS)
+    head = {
+        "manifest": manifest_id,
+        "device": {"hardware": cpu_description(), "runtime_version": onnxruntime.__version__},
+    }
+    path = os.path.join(folder, _RESULTS)
     results = Results(path, manifest_id, head)
     if print_lines:
+        print(f"\n{MARK}")  # on a line of its own, whatever was printed before
         with open(path, "rb") as file:
             sys.stdout.write(file.read().decode())
             sys.stdout.flush()
-    groups = results.contents[1:]
-    done = {(row["key"], row["resolution"]) for group in groups for row in group["results"] + group["failures"]}
-    waiting = [model for model in manifest["models"] if (model["key"], model["resolution"]) not in done]
-    levels = [statistics.median(group["reference_seconds"]) for group in groups if group["results"]]
-    sampling, rng = manifest["sampling"], np.random.default_rng([manifest["sampling"]["seed"], len(done)])
-    reference = Course(load(os.path.join(folder, "models", "reference.onnx"), manifest), sampling, time.perf_counter)
-    total, started = len(manifest["models"]), time.monotonic()
-    for first in range(0, len(waiting), sampling["group_size"]):
-        group, courses, failures = [], [], []
-        for model in waiting[first : first + sampling["group_size"]]:
-            where = {"key": model["key"], "resolution": model["resolution"]}
-            try:
-                run = load(os.path.join(folder, *model["file"].split("/")), manifest)
-            except Exception as error:  # whatever the runtime raises, it is this network's failure and no other's
-                failures.append(dict(where, reason=(str(error).splitlines() or [type(error).__name__])[0][:1000]))
-                continue
-            group.append(where)
-            courses.append(Course(run, sampling, time.perf_counter))
-        if courses:
-            measure_group(reference, courses, statistics.median(levels) if levels else None, sampling, rng)
-            levels.append(statistics.median(reference.seconds))
-        content = {
-            "reference_seconds": reference.seconds if courses else None,
-            "reference_started": reference.started if courses else None,
-            "results": [
-                dict(where, seconds=course.seconds, started=course.started, calls_per_repeat=course.calls)
-                for where, course in zip(group, courses)  # noqa: B905  (strict is newer than 3.9)
-            ],
-            "failures": failures,
-        }
-        line = results.add(content)
-        finished = first + len(group) + len(failures)
+    measured, failed = results.measured(manifest["sampling"]["min_turns"]), results.failed()
+    total, n_before, started = len(manifest["models"]), None, time.monotonic()
+
+    def load(model: Model) -> Runner:
+        try:
+            return load_file(os.path.join(folder, *model["file"].split("/")), manifest)
+        except Exception as error:  # whatever the runtime raises
+            raise ValueError(str(error).replace(folder + os.sep, "")) from error
+
+    for stretch, done in measure(manifest, load, measured, failed):
+        line = results.add(stretch, done)
         if print_lines:
-            print(json.dumps(line, allow_nan=False), flush=True)
+            print(line, flush=True)
+        elif n_before is not None and done > n_before:
+            left = (time.monotonic() - started) / (done - n_before) * (total - done)
+            print(f"{done:.0f} of {total}, about {left:.0f} s left", flush=True)
         else:
-            left = (time.monotonic() - started) / finished * (len(waiting) - finished)
-            print(f"{len(done) + finished} of {total}, about {left:.0f} s left", flush=True)
+            print(f"{done:.0f} of {total}", flush=True)
+        if n_before is None:
+            n_before, started = done, time.monotonic()
     if not print_lines:
-        print(f"everything is measured: bring {RESULTS} back for `supernet device import`")
+        print(f"everything is measured: bring {_RESULTS} back for `supernet device import`")
 
 
 if __name__ == "__main__":
@@ -324,6 +383,9 @@ if __name__ == "__main__":
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read our output has gone
         sys.exit(1)
+    except DeviceGoneError as error:
+        print(f"measure.py: this device stopped working: {error}; run it again to carry on", file=sys.stderr)
+        sys.exit(2)
     except (ValueError, OSError) as error:
         print(f"measure.py: {error}", file=sys.stderr)
         sys.exit(2)

@@ -18,11 +18,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from hardware.device import Device
-from hardware.measurement import Measurement
-from hardware.remote.board import Board, Progress
-from hardware.remote.campaign import REFERENCE
+from hardware.remote.board import Board, Outcome, Progress
+from hardware.remote.campaign import Job
 from hardware.remote.onnxruntime_web import FILES, PROVIDER_FILES, VERSION
-from hardware.remote.submission import Group, Key, Resolution, Strict, one_line, parse, printable
+from hardware.remote.submission import Key, Posted, Resolution, Strict, one_line, parse, printable
 from hardware.remote.transport import Answer, HttpServer, RefusedError, json_answer
 
 __all__ = ["DeviceServer"]
@@ -36,7 +35,7 @@ _TYPES = {
     ".svg": "image/svg+xml",
     ".wasm": "application/wasm",
 }
-_MOST_SESSIONS = 256
+_MOST_CLIENTS = 256
 
 
 class _Hello(Strict):
@@ -45,7 +44,7 @@ class _Hello(Strict):
     hardware: Annotated[str, Field(min_length=1, max_length=500)]
     browser: Annotated[str, Field(min_length=1, max_length=200)]
     provider: Literal["wasm", "webgpu"]
-    resumes: Annotated[str, Field(max_length=64)] | None = None  # its session before it was closed
+    resumes: Annotated[str, Field(max_length=64)] | None = None  # the client that it was before it was closed
 
 
 class _Model(Strict):
@@ -68,6 +67,7 @@ class DeviceServer:
         token: at least 16 characters that clients must know; default a random one.
         certificate: PEM files of a certificate and its key, to serve by HTTPS.
         on_event: called with a line for people whenever something happened.
+        on_session: called with what became of a session that was posted.
 
     Raises:
         OSError: the address cannot be listened on.
@@ -84,7 +84,7 @@ class DeviceServer:
         token: str | None = None,
         certificate: tuple[Path, Path] | None = None,
         on_event: Callable[[str], None] = lambda text: None,
-        on_measurement: Callable[[Measurement, Progress], None] = lambda measurement, progress: None,
+        on_session: Callable[[Device, Outcome, Progress], None] = lambda device, outcome, progress: None,
     ) -> None:
         self.board = board
         self.batch_size = batch_size
@@ -92,11 +92,11 @@ class DeviceServer:
         if len(self.token) < 16:
             raise ValueError("the token must have at least 16 characters")
         self.on_event = on_event
-        self.on_measurement = on_measurement
+        self.on_session = on_session
         self.files = {f"/{path.name}": path for path in _PAGE.iterdir() if path.suffix in _TYPES}
         self.files |= {f"/runtime/{name}": runtime / name for name in FILES}
         self.files["/"] = self.files["/index.html"]
-        self._sessions: OrderedDict[str, Device] = OrderedDict()
+        self._clients: OrderedDict[str, Device] = OrderedDict()
         self._lock = threading.Lock()
         context = None if certificate is None else _context(*certificate)
         self._scheme = "http" if context is None else "https"
@@ -117,10 +117,10 @@ class DeviceServer:
         self._http.shutdown()
         self._http.server_close()
 
-    def sessions(self) -> dict[str, Device]:
+    def clients(self) -> dict[str, Device]:
         """The clients that introduced themselves, the last heard of last."""
         with self._lock:
-            return dict(self._sessions)
+            return dict(self._clients)
 
     # -- what is answered ---------------------------------------------------------------------------------------------
 
@@ -139,12 +139,12 @@ class DeviceServer:
                 HTTPStatus.UNAUTHORIZED, "wrong token: open the address that `supernet device serve` prints now"
             )
 
-    def post(self, path: str, session: str, body: bytes) -> Answer:
+    def post(self, path: str, client: str, body: bytes) -> Answer:
         """The answer to a request of a client that has the token."""
         answers: dict[str, Callable[[str, Device, bytes], Answer | dict[str, Any]]] = {
             "/api/lease": self._lease,
             "/api/model": self._model,
-            "/api/results": self._results,
+            "/api/session": self._session,
             "/api/renew": self._renew,
             "/api/release": self._release,
         }
@@ -153,12 +153,12 @@ class DeviceServer:
         if path not in answers:
             raise RefusedError(HTTPStatus.NOT_FOUND, "there is no such request")
         with self._lock:
-            device = self._sessions.get(session)
+            device = self._clients.get(client)
             if device is None:
-                raise RefusedError(HTTPStatus.GONE, "this session is over: say hello again")
-            self._sessions.move_to_end(session)
+                raise RefusedError(HTTPStatus.GONE, "this client is not known any more: say hello again")
+            self._clients.move_to_end(client)
         try:
-            answer = answers[path](session, device, body)
+            answer = answers[path](client, device, body)
         except ValueError as error:
             self.board.journal.write("refused", device, None, one_line(str(error)))
             self.on_event(f"{device.name}: refused: {one_line(str(error))}")
@@ -182,74 +182,78 @@ class DeviceServer:
                 batch_size=self.batch_size,
             )
         )
-        session = secrets.token_urlsafe(16)
+        client = secrets.token_urlsafe(16)
         with self._lock:
-            before = self._sessions.get(hello.resumes or "")
+            before = self._clients.get(hello.resumes or "")
             if before == device:
-                del self._sessions[hello.resumes or ""]
+                del self._clients[hello.resumes or ""]
                 self.board.release(hello.resumes or "")
-            self._sessions[session] = device
-            while len(self._sessions) > _MOST_SESSIONS:
-                self.board.release(self._sessions.popitem(last=False)[0])
+            self._clients[client] = device
+            while len(self._clients) > _MOST_CLIENTS:
+                self.board.release(self._clients.popitem(last=False)[0])
         self.on_event(f"{device}: {'back again' if before == device else 'connected'}")
         return {
-            "session": session,
+            "client": client,
             "device": device.name,
             "fingerprint": device.fingerprint,
             "description": str(device),
             "title": campaign.title,
             "sampling": asdict(campaign.sampling),
             "runtime": PROVIDER_FILES[hello.provider],
-            "reference": REFERENCE,
             "silence_seconds": self.board.lease_seconds,
             "progress": self._progress(device),
         }
 
-    def _lease(self, session: str, device: Device, body: bytes) -> dict[str, Any]:
-        jobs = self.board.lease(session, device, self.board.campaign.sampling.group_size)
+    def _lease(self, client: str, device: Device, body: bytes) -> dict[str, Any]:
+        work = self.board.lease(client, device)
         return {
-            "jobs": [{"key": job.key, "resolution": job.resolution, "label": job.label} for job in jobs],
-            "level": self.board.level(device),
+            "purpose": work.purpose,
+            "anchors": [_described(job) for job in work.anchors],
+            "jobs": [_described(job) for job in work.jobs],
             "progress": self._progress(device),
         }
 
-    def _model(self, session: str, device: Device, body: bytes) -> Answer:
+    def _model(self, client: str, device: Device, body: bytes) -> Answer:
         wanted = parse(_Model, body)
-        self.board.renew(session)
-        jobs = {(job.key, job.resolution) for job in self.board.campaign.jobs(device)}
-        if wanted.key != REFERENCE and (wanted.key, wanted.resolution) not in jobs:
+        self.board.renew(client)
+        if (wanted.key, wanted.resolution) not in self.board.jobs(device):
             raise RefusedError(HTTPStatus.NOT_FOUND, f"{printable(wanted.key)} is not to be measured")
         model = self.board.campaign.model(wanted.key, wanted.resolution, device.batch_size)
         return Answer(model, "application/octet-stream")
 
-    def _results(self, session: str, device: Device, body: bytes) -> dict[str, Any]:
-        group = parse(Group, body)
-        outcome = self.board.accept(session, device, group)
+    def _session(self, client: str, device: Device, body: bytes) -> dict[str, Any]:
+        posted = parse(Posted, body)
+        outcome = self.board.accept(client, device, posted.session, ago=posted.ago)
         progress = self.board.progress(device)
-        for measurement in outcome.added:
-            self.on_measurement(measurement, progress)
+        if outcome.session is not None and not outcome.known:
+            self.on_session(device, outcome, progress)
         for reason in outcome.refused:
             self.on_event(f"{device.name}: refused: {reason}")
-        for failure in group.failures:
+        for failure in posted.session.failures:
             self.on_event(f"{device.name}: cannot run {printable(failure.key)}: {one_line(failure.reason)}")
         return {
-            "added": [{"key": m.key, "median": m.median, "interval": m.interval} for m in outcome.added],
+            "results": [asdict(result) for result in outcome.results],
             "known": outcome.known,
             "refused": outcome.refused,
-            "progress": asdict(progress),
+            "progress": self._progress(device),
         }
 
-    def _renew(self, session: str, device: Device, body: bytes) -> dict[str, Any]:
-        self.board.renew(session)
+    def _renew(self, client: str, device: Device, body: bytes) -> dict[str, Any]:
+        self.board.renew(client)
         return {"progress": self._progress(device)}
 
-    def _release(self, session: str, device: Device, body: bytes) -> dict[str, Any]:
-        self.board.release(session)
+    def _release(self, client: str, device: Device, body: bytes) -> dict[str, Any]:
+        self.board.release(client)
         self.on_event(f"{device.name}: closed")
         return {}
 
     def _progress(self, device: Device) -> dict[str, Any]:
-        return asdict(self.board.progress(device))
+        progress = self.board.progress(device)
+        return {**asdict(progress), "finished": progress.finished}
+
+
+def _described(job: Job) -> dict[str, Any]:
+    return {"key": job.key, "resolution": job.resolution, "label": job.label}
 
 
 def _context(certificate: Path, key: Path) -> ssl.SSLContext:

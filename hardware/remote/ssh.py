@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO
 
+from hardware.remote.measure import MARK
+
 __all__ = ["Host"]
 
 _FOLDER = ".cache/supernet-nas"  # from the home folder there
@@ -63,7 +65,9 @@ class Host:
             f"rm -rf {part} && mkdir -p {part} && tar -xf - -C {part} && mv {part} {shlex.quote(f'{_FOLDER}/{bundle}')}"
         )
         with tempfile.TemporaryFile() as errors:
-            process = subprocess.Popen(self._command(script), stdin=subprocess.PIPE, stderr=errors)
+            process = subprocess.Popen(
+                self._command(script), stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors
+            )
             assert process.stdin is not None
             try:
                 with process.stdin, tarfile.open(fileobj=process.stdin, mode="w|") as tar:
@@ -78,6 +82,8 @@ class Host:
     def measure(self, bundle: str, on_line: Callable[[bytes], None]) -> None:
         """Run the bundle; its result file comes line by line, from its beginning, also what was measured before.
 
+        What a shell prints before is left out.
+
         Raises:
             OSError: the host is gone, or the script cannot run there; what was measured stays there.
         """
@@ -89,7 +95,11 @@ class Host:
             assert process.stdout is not None
             try:
                 with process.stdout:
-                    for line in process.stdout:
+                    lines = iter(process.stdout)
+                    for line in lines:
+                        if line.strip() == MARK.encode():
+                            break
+                    for line in lines:
                         on_line(line)
             except BaseException:
                 process.terminate()
@@ -111,7 +121,7 @@ class Host:
     def _run(self, script: str, expect: Sequence[int]) -> int:
         with tempfile.TemporaryFile() as errors:
             code = subprocess.run(
-                self._command(script), stdin=subprocess.DEVNULL, stderr=errors, check=False
+                self._command(script), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors, check=False
             ).returncode
             if code not in expect:
                 raise OSError(f"cannot work on {self.name}: {_last_line(errors, code)}")
@@ -122,4 +132,4 @@ def _last_line(errors: IO[bytes], code: int) -> str:
     errors.seek(0)
     lines = errors.read()[-10_000:].decode(errors="replace").splitlines()
     said = [line.strip() for line in lines if line.strip()]
-    return said[-1][:200] if said else f"it ended with code {code}"
+    return said[-1][:500] if said else f"it ended with code {code}"

@@ -19,7 +19,7 @@ from hardware.remote.submission import one_line
 
 __all__ = ["Answer", "Application", "HttpServer", "RefusedError", "json_answer"]
 
-_LARGEST_BODY = 1 << 20  # bytes; a group of 8 networks with 400 repeats each has 0.1 MB
+_LARGEST_BODY = 1 << 25  # bytes; a session of 300 networks and 2,000 turns has 25 MB, one of 40 and 100 has 0.1 MB
 _MOST_CONNECTIONS = 64
 _SILENCE_SECONDS = 30.0  # of a connection in the middle of a request
 _HEADERS = {
@@ -67,7 +67,7 @@ class Application(Protocol):
         """Called with the token of a POST before its body is read."""
         ...
 
-    def post(self, path: str, session: str, body: bytes) -> Answer:
+    def post(self, path: str, client: str, body: bytes) -> Answer:
         """The answer to a POST."""
         ...
 
@@ -140,7 +140,7 @@ class _Handler(BaseHTTPRequestHandler):
             scheme, _, token = self.headers.get("Authorization", "").partition(" ")
             self.application.authorize(token if scheme == "Bearer" else "")
             body = self._body()
-            return self.application.post(urlsplit(self.path).path, self.headers.get("X-Session", ""), body)
+            return self.application.post(urlsplit(self.path).path, self.headers.get("X-Client", ""), body)
 
         self._answer(answer)
 

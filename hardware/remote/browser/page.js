@@ -54,7 +54,7 @@ async function start() {
       provider,
       hardware: await describeHardware(provider),
       browser: describeBrowser(),
-      memory: [["session", localStorage.getItem("session")], ["unsent", localStorage.getItem("unsent")]],
+      memory: ["client", "unsent"].map((key) => [key, localStorage.getItem(key)]),
       visible: !document.hidden,
     },
   });
@@ -64,7 +64,7 @@ async function start() {
 /** Give back what is not measured, so that another client can have it at once. */
 function release() {
   state.worker?.terminate();
-  const headers = { Authorization: `Bearer ${token}`, "X-Session": localStorage.getItem("session") ?? "" };
+  const headers = { Authorization: `Bearer ${token}`, "X-Client": localStorage.getItem("client") ?? "" };
   fetch("/api/release", { method: "POST", keepalive: true, headers, body: "" }).catch(() => {});
 }
 
@@ -83,20 +83,22 @@ const events = {
     state.labels.set(job.key, job.label);
     say(`loading ${job.key}`);
   },
-  measuring({ jobs }) {
+  measuring({ jobs, purpose }) {
     state.started ||= Date.now();
     clearError();
     chip("measuring", "busy");
-    say(`measuring ${jobs.length} network${jobs.length === 1 ? "" : "s"} side by side, in random order`);
-    find("group").value = 0;
-    find("group").hidden = false;
+    const why = purpose === "final" ? ", all that are compared in one session" : "";
+    say(`measuring ${jobs.length} network${jobs.length === 1 ? "" : "s"} side by side, in random order${why}`);
+    find("turns").value = 0;
+    find("turns").hidden = false;
     find("networks").replaceChildren(...jobs.map(({ key, label }) => element("li", element("code", key), element("span", label))));
   },
-  turn: ({ share }) => (find("group").value = share),
-  posted({ added, refused, progress }) {
+  turn: ({ share }) => (find("turns").value = share),
+  posted({ results, refused, progress }) {
+    const added = results.filter((result) => result.new);
     state.measured += added.length;
-    state.results = [...added.reverse(), ...state.results].slice(0, 12);
-    find("session").textContent = state.measured;
+    state.results = [...(added.length ? added : results).reverse(), ...state.results].slice(0, 12);
+    find("here").textContent = state.measured;
     if (state.results.length) find("results").replaceChildren(...state.results.map(resultRow));
     if (refused.length) warn(refused[0]);
     showProgress(progress);
@@ -107,21 +109,27 @@ const events = {
   },
   error: ({ text }) => warn(text),
   fatal: ({ text }) => fail(text),
-  remember: ({ key, value }) => localStorage.setItem(key, value),
+  remember({ key, value }) {
+    try {
+      localStorage.setItem(key, value);
+    } catch {
+      localStorage.removeItem(key); // too large for it: kept only while the page is open
+    }
+  },
 };
 
 function showProgress(progress) {
   state.progress = progress;
-  const { total, done, failed } = progress;
+  const { total, done, failed, finished } = progress;
   find("done").textContent = done;
   find("total").textContent = total;
   find("failed").textContent = failed;
   find("all").value = total ? (done + failed) / total : 0;
-  if (done + failed >= total) {
+  if (finished) {
     chip("all measured", "good");
     say("Everything planned is measured. New plans are measured as soon as they are made, while this page is open.");
     find("networks").replaceChildren();
-    find("group").hidden = true;
+    find("turns").hidden = true;
   }
   showTimeLeft();
 }
@@ -131,12 +139,13 @@ function showTimeLeft() {
   const { total, done, failed } = state.progress;
   const left = total - done - failed;
   const each = state.measured ? (Date.now() - state.started) / 1000 / state.measured : NaN;
-  find("eta").textContent = left === 0 ? "nothing" : Number.isNaN(each) ? "–" : `about ${duration(left * each)}`;
+  const beside = state.progress.side_by_side;
+  find("eta").textContent = left === 0 ? (beside ? `${beside} once more, side by side` : "nothing") : Number.isNaN(each) ? "–" : `about ${duration(left * each)}`;
 }
 
-function resultRow({ key, median, interval }) {
-  const share = (interval[1] - interval[0]) / 2 / median;
-  return element("tr", element("td", element("code", key)), element("td", time(median)), element("td", `${(share * 100).toFixed(1)} %`));
+function resultRow({ key, latency, interval }) {
+  const share = (interval[1] - interval[0]) / 2 / latency;
+  return element("tr", element("td", element("code", key)), element("td", time(latency)), element("td", `${(share * 100).toFixed(1)} %`));
 }
 
 function element(name, ...children) {
