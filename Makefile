@@ -9,7 +9,7 @@ demo: .venv/installed
 	$(BIN)/supernet run experiments/recipes/digits.toml
 
 test: .venv/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 check: .venv/installed
 	$(BIN)/ruff format --check .

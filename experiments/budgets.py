@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
 
 __all__ = [
-    "describe_costs", "format_bytes", "format_count", "format_joules", "format_seconds",
+    "format_bytes", "format_count", "format_joules", "format_seconds",
     "parse_bytes", "parse_count", "parse_joules", "parse_seconds",
 ]  # fmt: skip
 
@@ -82,16 +81,6 @@ def format_count(count: float) -> str:
         if abs(count) >= 0.9995 * scale:
             return f"{_three_digits(count / scale)}{unit}"
     return f"{count:.0f}"
-
-
-def describe_costs(extras: Mapping[str, float]) -> dict[str, str]:
-    """The extras of a measurement that people budget, in words and with units."""
-    known = {
-        "file_bytes": ("size of the file", format_bytes),
-        "peak_memory_bytes": ("peak memory of loading and running it", format_bytes),
-        "energy_joules": ("energy of one call", format_joules),
-    }
-    return {what: text(extras[name]) for name, (what, text) in known.items() if name in extras}
 
 
 def _parse(text: str, units: dict[str, float], kind: str, accepted: str) -> float:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.budgets import describe_costs, format_count, format_seconds
+from experiments.budgets import format_count, format_seconds
 from experiments.files import write_json
 from experiments.measuring.devices import create_profiler
 from experiments.measuring.measure import architectures, profilers, sampling
@@ -19,12 +19,13 @@ from experiments.measuring.quantized import file_accuracy, quantized_file
 from experiments.measuring.remote import StoredProfiler
 from experiments.plans import anchors
 from experiments.progress import Reporter
+from experiments.quantities import KINDS
 from experiments.run_folder import RunFolder
 from experiments.scoring.scorer import Scorer
 from experiments.settings.devices import DeviceSettings
-from hardware.measurement import Measurement
-from hardware.measuring import measure
-from hardware.onnx_export import export_onnx, onnx_parity
+from hardware.loop.measurement import Measurement
+from hardware.loop.measuring import measure
+from hardware.onnx.export import export_onnx, onnx_parity
 from hardware.profiling import Profiler, Workload
 from supernet.architecture import Architecture
 from supernet.subnet import save_subnet
@@ -182,7 +183,9 @@ def _card_text(card: Mapping[str, Any]) -> str:
         "accuracy on validation": f"{accuracy['validation']} (the search saw these)",
         "accuracy on test": f"{accuracy['test']} (the search never saw these)",
         **{f"accuracy of the int8 file on {split}": f"{v:.2%}" for split, v in (card["accuracy_int8"] or {}).items()},
-        **describe_costs(card["costs"]),
+        **{
+            kind.words: kind.format(card["costs"][kind.extra]) for kind in KINDS.values() if kind.extra in card["costs"]
+        },
         "multiply-accumulates": format_count(card["macs"]),
         "parameters": format_count(card["parameters"]),
         "ONNX (fp32) against torch": f"largest difference {card['onnx_difference']:.1e} of the largest logit",

@@ -142,40 +142,47 @@ def query(
     size: Annotated[str | None, typer.Option(help="Upper limit of the file, such as 5MB.")] = None,
     memory: Annotated[str | None, typer.Option(help="Upper limit of the peak, such as 20MB, where measured.")] = None,
     energy: Annotated[str | None, typer.Option(help="Upper limit of a run, such as 3mJ, where measured.")] = None,
+    limit: Annotated[
+        list[str] | None,
+        typer.Option("--limit", help="On any quantity, such as 'latency@phone <= 5ms'; may be given again."),
+    ] = None,
+    goal: Annotated[str | None, typer.Option("--goal", help="A goal of the run, by name, instead of --device.")] = None,
     top: Annotated[int, typer.Option(min=1, help="How many to list.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="For machines: seconds and counts.")] = False,
 ) -> None:
-    """The most accurate sub-network that holds a budget."""
+    """The best sub-network that keeps the limits; of the usual goals, the most accurate."""
     from experiments import querying
-    from experiments.budgets import parse_bytes, parse_count, parse_joules, parse_seconds
+    from experiments.quantities import limit as read_limit
 
-    given: dict[str, tuple[str | None, Callable[[str], float]]] = {
-        "latency": (latency, parse_seconds),
-        "macs": (macs, parse_count),
-        "parameters": (parameters, parse_count),
-        "size": (size, parse_bytes),
-        "memory": (memory, parse_bytes),
-        "energy": (energy, parse_joules),
+    name, results = querying.goal_results(run, goal, device)
+    about = list(results["devices"])
+    where = device if device is not None else about[0] if len(about) == 1 else None
+    short = {
+        f"latency@{where}" if where else "latency": latency,
+        "macs": macs,
+        "parameters": parameters,
+        "size": size,
+        "memory": memory,
+        "energy": energy,
     }
-    budgets = {name: parse(text) for name, (text, parse) in given.items() if text is not None}
-    name, results = querying.device_results(run, device)
-    rows = querying.answer(results, budgets, top)
-    changed = querying.what_changed(run, name, results)
+    texts = [f"{what} <= {text}" for what, text in short.items() if text is not None]
+    limits = [read_limit(text, about) for text in [*texts, *(limit or [])]]
+    rows = querying.answer(results, limits, top)
+    changed = querying.what_changed(run, results)
     if changed:
         print(
             f"supernet: {name} is not here what it was when it was measured: {'; '.join(changed)}\n"
             f"supernet: these are the old numbers; for new ones: `supernet search {run}`",
             file=sys.stderr,
         )
-    for note in results["notes"]:
+    for note in (note for found in results["devices"].values() for note in found["notes"]):
         print(f"supernet: {note}", file=sys.stderr)
     if as_json:
-        head = {"device": results["device"], "fingerprint": results["fingerprint"], "changed": changed}
-        print(json.dumps({**head, "found": rows}, indent=1))
+        print(json.dumps({"goal": name, "devices": results["devices"], "changed": changed, "found": rows}, indent=1))
         return
     from experiments.commands.tables import print_answer
 
-    print_answer(name, results, rows, run)
+    print_answer(results, rows, limits, run)
 
 
 @app.command()

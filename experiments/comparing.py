@@ -11,31 +11,33 @@ import numpy as np
 from torch import nn
 
 from experiments.files import read_json, write_json
+from experiments.goals import Goal, goals
+from experiments.known import Known
 from experiments.measuring.measure import (
     Networks,
     Setup,
     architectures,
     measure_side_by_side,
-    measured_architectures,
     models,
     profilers,
 )
 from experiments.measuring.remote import StoredProfiler
 from experiments.plans import search_plans
 from experiments.progress import Reporter
+from experiments.quantities import KINDS, Quantity
 from experiments.run_folder import Plan, RunFolder
 from experiments.scoring.scorer import Scorer
-from experiments.searching import AXES, changed_places, front_of_run, possible_members
+from experiments.searching import changed_places, front_of_run, holding, possible_members, shown
 from experiments.training.train import course_of_training, train_baseline
 from hardware.counting import count_macs, count_parameters
 from hardware.device import Device
 from hardware.device_changes import differences
-from hardware.measurement import Measurement, Measurements
+from hardware.loop.measurement import Measurements
 from hardware.profiling import Profiler
-from hardware.store import Score
+from hardware.store.store import Score
 from search.front import Candidate, ParetoFront, hypervolume
 from supernet.architecture import Architecture
-from supernet.calibration import evaluate
+from supernet.scoring.calibration import evaluate
 from supernet.space import SearchSpace
 
 __all__ = ["compare_run", "uniform_architectures"]
@@ -51,30 +53,31 @@ def compare_run(run: RunFolder, report: Reporter) -> dict[str, Any]:
     split and reported on the test split.
 
     Raises:
-        ValueError: a device of the recipe has no front yet, or is another one since.
+        ValueError: a goal of the run has no front yet, or a device is another one since.
     """
-    before = read_json(run.front)["devices"]
-    if unsearched := [device.name for device in run.recipe.devices if device.name not in before]:
+    before, wanted = read_json(run.front)["goals"], goals(run)
+    if unsearched := [goal.name for goal in wanted if goal.name not in before]:
         raise ValueError(f"{run.path} has no front for {', '.join(unsearched)} yet: `supernet search {run.path}`")
-    for profiler in profilers(run):
-        _check_unchanged(run, Device.from_dict(before[profiler.device.name]["device"]), profiler.device)
+    everywhere = profilers(run)
+    for profiler in everywhere:
+        for goal in wanted:
+            if (found := before[goal.name]["devices"].get(profiler.device.name)) is not None:
+                _check_unchanged(run, Device.from_dict(found["device"]), profiler.device)
     scorer = Scorer(run)
     random, uniform = _random_plan(run), _uniform_plan(run)
     scorer.score([*random.archs, *uniform.archs], "validation", report)
-    found = {f"timm:{name}": train_baseline(run, name, report) for name in run.recipe.baselines.timm_models}
-    for profiler in profilers(run):
-        _measure_all(run, profiler, (random.archs, uniform.archs), models(run, found), scorer, report)
+    trained = {f"timm:{name}": train_baseline(run, name, report) for name in run.recipe.baselines.timm_models}
+    for profiler in everywhere:
+        _measure_all(run, profiler, wanted, (random.archs, uniform.archs), models(run, trained), scorer, report)
     results = front_of_run(run, scorer, report)
     write_json(run.front, results)
-    for name in (device.name for device in run.recipe.devices):
-        fronts = [ParetoFront(_searched(run, one[name]), AXES) for one in (before, results["devices"])]
-        report.say(f"  {name}: {changed_places(*([c.arch.id for c in front] for front in fronts))}")
-    scores = {key: _score_model(run, key, model) for key, model in found.items()}
-    plans = {plan.name: plan.archs for plan in (random, uniform)}
-    devices = [
-        _device_entry(run, profiler.device, results["devices"][profiler.device.name], plans, scores, scorer, report)
-        for profiler in profilers(run)
-    ]
+    for goal in wanted:
+        fronts = [_front(goal, _searched(run, one[goal.name])) for one in (before, results["goals"])]
+        report.say(f"  {goal.name}: {changed_places(*([c.arch.id for c in front] for front in fronts))}")
+    scores = {key: _score_model(run, key, model) for key, model in trained.items()}
+    known = Known(run, scorer, report)
+    plans = {"random search": random.archs, "uniform scaling": uniform.archs}
+    entries = [_goal_entry(run, goal, results["goals"][goal.name], plans, scores, known) for goal in wanted]
     space = run.supernet.space
     ends = scorer.score([space.smallest, space.largest], "test", report)
     return {
@@ -91,7 +94,8 @@ def compare_run(run: RunFolder, report: Reporter) -> dict[str, Any]:
             "smallest": ends[space.smallest.id].metrics["accuracy"],
             "largest": ends[space.largest.id].metrics["accuracy"],
         },
-        "devices": devices,
+        "goals": entries,
+        "devices": [_device_entry(known, profiler.device) for profiler in everywhere],
         "notes": _notes(run, random),
     }
 
@@ -99,6 +103,7 @@ def compare_run(run: RunFolder, report: Reporter) -> dict[str, Any]:
 def _measure_all(
     run: RunFolder,
     profiler: Profiler | StoredProfiler,
+    wanted: Sequence[Goal],
     baselines: Sequence[Sequence[Architecture]],
     others: Networks,
     scorer: Scorer,
@@ -109,23 +114,24 @@ def _measure_all(
     Where they are too many for one session, the baselines are measured in several first, and then those of every series
     that may be on its front in one.
     """
-    searched = [arch for plan in search_plans(run) for arch in plan.archs]
+    name, setup = profiler.device.name, Setup.of(run)
+    about = [goal for goal in wanted if name in goal.devices]
+    searched = list(dict.fromkeys(arch for plan in search_plans(run) for arch in plan.archs))
     ends = [run.supernet.space.smallest, run.supernet.space.largest]
-    scores = scorer.score([*searched, *ends, *(arch for archs in baselines for arch in archs)], "validation", report)
-    accuracy = {key: score.metrics["accuracy"] for key, score in scores.items()}
+
+    def members(archs: Sequence[Architecture]) -> list[Architecture]:
+        known = Known(run, scorer, report)
+        return [arch for goal in about for arch in possible_members(goal, known, archs)]
+
+    everything = dict.fromkeys([*members(searched), *ends, *(arch for archs in baselines for arch in archs)])
     with run.store() as store:
-
-        def members(archs: Sequence[Architecture]) -> list[Architecture]:
-            return possible_members(measured_architectures(store.measurements(profiler.device), archs), accuracy)
-
-        everything = [*members(searched), *ends, *(arch for archs in baselines for arch in archs)]
-        networks, setup = architectures(run, list(dict.fromkeys(everything))), Setup.of(run)
+        networks = architectures(run, list(everything))
         if measure_side_by_side(setup, store, profiler, networks + others, report) is None:
-            chosen = [*members(searched), *ends, *(arch for archs in baselines for arch in members(archs))]
-            networks = architectures(run, list(dict.fromkeys(chosen)))
-            report.say(f"  {profiler.device.name}: too many for one session; now those that may be on a front")
+            report.say(f"  {name}: too many for one session; now those that may be on a front")
+            found = [members(archs) for archs in (searched, *baselines)]
+            networks = architectures(run, list(dict.fromkeys([*ends, *(arch for archs in found for arch in archs)])))
             if measure_side_by_side(setup, store, profiler, networks + others, report) is None:
-                report.say(f"  {profiler.device.name}: still too many: they are compared over several tied sessions")
+                report.say(f"  {name}: still too many: they are compared over several tied sessions")
 
 
 def _check_unchanged(run: RunFolder, before: Device, now: Device) -> None:
@@ -191,79 +197,94 @@ def _score_model(run: RunFolder, key: str, model: nn.Module) -> dict[str, float]
     return {**found, "macs": count_macs(model, shape), "parameters": count_parameters(model)}
 
 
-def _device_entry(
+def _goal_entry(
     run: RunFolder,
-    device: Device,
+    goal: Goal,
     results: Mapping[str, Any],
     plans: Mapping[str, Sequence[Architecture]],
-    models: Mapping[str, Mapping[str, float]],
-    scorer: Scorer,
-    report: Reporter,
+    scores: Mapping[str, Mapping[str, float]],
+    known: Known,
 ) -> dict[str, Any]:
-    """Everything the report shows of one device. Random search and the search show their fronts, chosen alike."""
-    validation = scorer.score([arch for archs in plans.values() for arch in archs], "validation", report)
-    known = {found.arch: found for found in map(Candidate.from_dict, results["candidates"])}
-    candidates = _searched(run, results)
-    with run.store() as store:
-        measurements = store.measurements(device)
+    """Everything the report shows of one goal. Random search and the search show their fronts, chosen alike."""
+    candidates = {found.arch: found for found in map(Candidate.from_dict, results["candidates"])}
+    searched, space = _searched(run, results), run.supernet.space
 
-    def measured(archs: Sequence[Architecture]) -> list[Candidate]:
-        return [
-            known.get(arch)
-            or Candidate(
-                arch,
-                {"accuracy": validation[arch.id].metrics["accuracy"], "latency": measurement.latency},
-                {"latency_interval": list(measurement.interval)},
-            )
-            for arch, measurement in measured_architectures(measurements, archs).items()
-        ]
+    def of(archs: Sequence[Architecture]) -> list[Candidate]:
+        return [candidates[arch] for arch in dict.fromkeys(archs) if arch in candidates]
 
-    space, resolution = run.supernet.space, run.data.resolution
-    fronts: dict[str, Sequence[Candidate]] = {
-        "searched front": ParetoFront(candidates, AXES),
-        "random search": ParetoFront(measured(plans["random"]), AXES),
-        "uniform scaling": ParetoFront(measured(plans["uniform"]), AXES),
-        "smallest": measured([space.smallest]),
-        "largest": measured([space.largest]),
-    }
-    timm = {key: measurements[key, resolution] for key in models if (key, resolution) in measurements}
-    tested = scorer.score([c.arch for points in fronts.values() for c in points], "test", report)
-    series = {name: _points(run, points, tested) for name, points in fronts.items()}
+    chosen: dict[str, Sequence[Candidate]] = {"searched front": _front(goal, searched)}
+    chosen |= {name: _front(goal, of(archs)) for name, archs in plans.items()}
+    chosen |= {"smallest": of([space.smallest]), "largest": of([space.largest])}
+    scored = [candidate.arch for points in chosen.values() for candidate in points]
+    tested = known.scorer.score(scored, "test", known.report)
+    series = {name: _points(points, tested) for name, points in chosen.items()}
     subnets = [point for points in series.values() for point in points]
-    reference = {
-        "latency": max(point["latency"] for point in subnets),
-        "accuracy": min(point["accuracy_test"] for point in subnets),
+    quality, costs = _roles(goal)
+    reference = {one.name: max(point["values"][one.name] for point in subnets) for one in costs}
+    if quality is not None:
+        reference[quality.name] = min(point["accuracy_test"] for point in subnets)
+    volumes = {name: _hypervolume(goal, series[name], reference) for name in ("searched front", *plans)}
+    series["measured sub-networks"] = _points(searched, {})
+    for key, found in scores.items():
+        series[f"timm: {key.removeprefix('timm:')}"] = _model_points(run, goal, key, found, known)
+    within = [
+        abs(point["predicted"][one.name] / point["values"][one.name] - 1) <= 0.1
+        for one in costs
+        for point in series["searched front"]
+        if one.kind.name == "latency" and point["predicted"].get(one.name)
+    ]
+    learned = [one for one in goal.quantities if one.kind.learned is not None]
+    cards = {one.name: read_json(run.predictors / f"{one.name}.card.json")["card"] for one in learned}
+    return {
+        "name": goal.name,
+        "objectives": [_told(one) for one in goal.objectives],
+        "limits": [str(one) for one in goal.limits],
+        "quality": None if quality is None else quality.name,
+        "costs": [_told(one) for one in costs],
+        "shown": [_told(one) for one in shown(goal) if one not in goal.objectives],
+        "devices": list(goal.devices),
+        "series": [{"name": name, "points": points} for name, points in series.items()],
+        "hypervolume": [
+            {"series": name, "value": value, "relative": value / (volumes["searched front"] or 1.0)}
+            for name, value in volumes.items()
+        ],
+        "reference": reference,
+        "error_cards": cards,
+        "front_within_10_percent": sum(within) / len(within) if within else None,
     }
-    volumes = {
-        name: _hypervolume(series[name], reference) for name in ("searched front", "random search", "uniform scaling")
-    }
-    series["measured sub-networks"] = _points(run, candidates, {})
-    for key, measurement in timm.items():
-        series[f"timm: {key.removeprefix('timm:')}"] = [_model_point(key, measurement, models[key])]
-    predicted = [(p["predicted_latency"], p["latency"]) for p in series["searched front"] if p["predicted_latency"]]
-    names = {"latency": f"latency-{device.name}", "accuracy": "accuracy"}
+
+
+def _roles(goal: Goal) -> tuple[Quantity | None, list[Quantity]]:
+    """What networks are good at, which is shown on test, and what it costs."""
+    quality = next((one for one in goal.objectives if one.kind.source == "score"), None)
+    return quality, [one for one in goal.objectives if one is not quality]
+
+
+def _told(quantity: Quantity) -> dict[str, Any]:
+    return {"name": quantity.name, "kind": quantity.kind.name, "unit": quantity.kind.unit, "words": quantity.kind.words}
+
+
+def _front(goal: Goal, candidates: Sequence[Candidate]) -> ParetoFront:
+    return ParetoFront(holding(goal, candidates), [one.axis for one in goal.objectives])
+
+
+def _searched(run: RunFolder, results: Mapping[str, Any]) -> list[Candidate]:
+    """Those of a goal in ``front.json`` that the search found, without the baselines."""
+    of_search = {arch for plan in search_plans(run) for arch in plan.archs}
+    return [found for found in map(Candidate.from_dict, results["candidates"]) if found.arch in of_search]
+
+
+def _device_entry(known: Known, device: Device) -> dict[str, Any]:
+    """How a device was measured on."""
+    measurements = known.measurements(device.name)
     return {
         "name": device.name,
         "description": str(device).partition(": ")[2],
         "fingerprint": {"fingerprint": device.fingerprint, **device.to_dict()},
         "batch_size": device.batch_size,
-        "series": [{"name": name, "points": points} for name, points in series.items()],
-        "hypervolume": [
-            {"series": name, "value": value, "relative": value / volumes["searched front"]}
-            for name, value in volumes.items()
-        ],
-        "reference": reference,
-        "error_cards": {kind: read_json(run.predictors / f"{name}.card.json")["card"] for kind, name in names.items()},
         "sessions": [_session_entry(measurements, number) for number in range(len(measurements.sessions))],
         "doubts": measurements.notes,
-        "front_within_10_percent": sum(abs(a / b - 1) <= 0.1 for a, b in predicted) / max(1, len(predicted)),
     }
-
-
-def _searched(run: RunFolder, results: Mapping[str, Any]) -> list[Candidate]:
-    """Those of a device in ``front.json`` that the search found, without the baselines."""
-    of_search = {arch for plan in search_plans(run) for arch in plan.archs}
-    return [found for found in map(Candidate.from_dict, results["candidates"]) if found.arch in of_search]
 
 
 def _session_entry(measurements: Measurements, number: int) -> dict[str, Any]:
@@ -291,48 +312,51 @@ def _session_entry(measurements: Measurements, number: int) -> dict[str, Any]:
     }
 
 
-def _points(run: RunFolder, candidates: Sequence[Candidate], accuracy_test: Mapping[str, Score]) -> list[Point]:
+def _points(candidates: Sequence[Candidate], tested: Mapping[str, Score]) -> list[Point]:
     """What the report shows of sub-networks; those without a test score have None there."""
-    genes = run.supernet.space.encode([candidate.arch for candidate in candidates])
-    macs, parameters = run.supernet.macs(genes), run.supernet.n_parameters(genes)
-    points = []
-    for i, candidate in enumerate(candidates):
-        tested = accuracy_test.get(candidate.arch.id)
-        points.append(
-            {
-                "id": candidate.arch.id,
-                "label": str(candidate.arch),
-                "latency": candidate.values["latency"],
-                "latency_interval": candidate.extras["latency_interval"],
-                "accuracy_validation": candidate.values["accuracy"],
-                "accuracy_test": None if tested is None else tested.metrics["accuracy"],
-                "macs": int(macs[i]),
-                "parameters": int(parameters[i]),
-                "predicted_latency": candidate.extras.get("predicted_latency"),
-                "predicted_accuracy": candidate.extras.get("predicted_accuracy"),
-            }
-        )
-    return points
+    return [
+        {
+            "id": candidate.arch.id,
+            "label": str(candidate.arch),
+            "values": dict(candidate.values),
+            "intervals": candidate.extras["intervals"],
+            "predicted": candidate.extras["predicted"],
+            "accuracy_validation": candidate.values["accuracy"],
+            "accuracy_test": tested[candidate.arch.id].metrics["accuracy"] if candidate.arch.id in tested else None,
+        }
+        for candidate in candidates
+    ]
 
 
-def _model_point(key: str, measurement: Measurement, scores: Mapping[str, float]) -> Point:
-    return {
-        "id": key,
-        "label": key.removeprefix("timm:"),
-        "latency": measurement.latency,
-        "latency_interval": list(measurement.interval),
-        "accuracy_validation": scores["validation"],
-        "accuracy_test": scores["test"],
-        "macs": int(scores["macs"]),
-        "parameters": int(scores["parameters"]),
-        "predicted_latency": None,
-        "predicted_accuracy": None,
-    }
+def _model_points(run: RunFolder, goal: Goal, key: str, scores: Mapping[str, float], known: Known) -> list[Point]:
+    """A model that was trained alone, if everything is known of it that the goal trades."""
+    values = {"accuracy": scores["validation"], "macs": scores["macs"], "parameters": scores["parameters"]}
+    intervals = {}
+    for name in goal.devices:
+        found = known.measurements(name).get((key, run.data.resolution))
+        if found is not None:
+            values[f"latency@{name}"], intervals[f"latency@{name}"] = found.latency, list(found.interval)
+            extras = {kind.name: found.extras[kind.extra] for kind in KINDS.values() if kind.extra in found.extras}
+            values |= {f"{kind}@{name}": value for kind, value in extras.items()} | extras
+    if not all(one.name in values for one in _roles(goal)[1]):
+        return []
+    point = {"id": key, "label": key.removeprefix("timm:"), "values": values, "intervals": intervals, "predicted": {}}
+    return [point | {"accuracy_validation": scores["validation"], "accuracy_test": scores["test"]}]
 
 
-def _hypervolume(points: Sequence[Point], reference: Mapping[str, float]) -> float:
-    losses = np.array([[-point["accuracy_test"], point["latency"]] for point in points])
-    return hypervolume(losses, np.array([-reference["accuracy"], reference["latency"]]))
+def _hypervolume(goal: Goal, points: Sequence[Point], reference: Mapping[str, float]) -> float:
+    """On test, where a goal is about accuracy."""
+    quality, costs = _roles(goal)
+
+    def row(values: Mapping[str, float], accuracy: float) -> list[float]:
+        return [
+            *([-accuracy] if quality is not None else []),
+            *(float(one.axis.loss(values[one.name])) for one in costs),
+        ]
+
+    worst = np.array(row(reference, reference[quality.name] if quality is not None else 0.0))
+    losses = np.array([row(point["values"], point["accuracy_test"]) for point in points])
+    return hypervolume(losses.reshape(len(points), len(worst)), worst)
 
 
 def _notes(run: RunFolder, random: Plan) -> list[str]:
@@ -344,6 +368,13 @@ def _notes(run: RunFolder, random: Plan) -> list[str]:
         "accuracies shown are of the test split, which nothing was chosen by.",
         "front.json, from which query and export answer, is chosen from all of these sub-networks, those of random "
         "search and uniform scaling as well: whoever asks gets the best that is known.",
-        "timm models were trained alone, with the same data, optimiser and number of epochs as the supernet's whole "
-        "training" + (f" (here: {run.recipe.baselines.epochs})." if run.recipe.baselines.epochs else "."),
+        *_notes_of_models(run),
     ]
+
+
+def _notes_of_models(run: RunFolder) -> list[str]:
+    if not run.recipe.baselines.timm_models:
+        return []
+    epochs = run.recipe.baselines.epochs
+    long = f"for {epochs} epochs" if epochs else "for as many epochs as the supernet's whole training"
+    return [f"timm models were trained alone, {long}, with the same data and optimiser."]

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from experiments.files import read_json, write_json
+from experiments.quantities import Quantity
 from experiments.run_folder import RunFolder
-from predictors.boosting import BoostingPredictor
 from predictors.card import error_card
-from predictors.features import BlockCosts, BlockTerms, Features, Joined, OneHot
-from predictors.protocol import Predictor, Target, Values
-from predictors.ridge import RidgePredictor
+from predictors.protocol import Predictor, Values
+from predictors.registry import Subject, create_predictor, suitable_predictors
 from predictors.selection import fit_best
 from predictors.storage import load_predictor, save_predictor
 from supernet.architecture import Architecture
 from supernet.space import Genes
 
 if TYPE_CHECKING:
-    from supernet.timm_supernet import TimmSupernet
+    from supernet.registry import AnySupernet
 
-__all__ = ["Fitted", "fit_and_save", "load"]
+__all__ = ["Fitted", "fit_and_save", "load", "predictor_folder"]
 
 
 @dataclass(frozen=True)
@@ -36,29 +36,41 @@ class Fitted:
 
 
 def fit_and_save(
-    run: RunFolder, name: str, archs: Sequence[Architecture], values: Sequence[float], target: Target, level: str = ""
+    run: RunFolder,
+    quantity: Quantity,
+    archs: Sequence[Architecture],
+    values: Sequence[float],
+    *,
+    device: str | None = None,
+    level: str = "",
 ) -> str:
-    """Fit the best of the candidates and write it with its error card; returns one line for people.
+    """Fit the best of all predictors that suit, or of the recipe's, and write it with its error card.
 
+    Returns one line for people.
     A predictor that was fitted to the same values is kept.
 
     Args:
+        device: what an added device makes known of any quantity is learned for its own search, and changes no other.
         level: id of the session on whose level latencies are, for `Measurements.brought`.
 
     Raises:
-        ValueError: too few architectures.
+        ValueError: too few architectures, a quantity that no predictor is needed for, or predictors that do not suit.
     """
+    name, target = quantity.name, quantity.kind.learned
+    if target is None:
+        raise ValueError(f"{name} is counted, not predicted")
     supernet, seed = run.untrained_supernet, run.recipe.seed
     genes, y = supernet.space.encode(archs), np.array(values)
     learned = {arch.id: value for arch, value in zip(archs, values, strict=True)}
-    path = run.predictors / f"{name}.card.json"
+    folder = predictor_folder(run, device)
+    path = folder / f"{name}.card.json"
     if path.exists() and read_json(path)["values"] == learned:
         return f"  {name}: fitted to these {len(y)} architectures already"
-    makers = _makers(_features(supernet), target, seed)
+    makers = suitable_predictors(_subject(supernet), target, seed, run.recipe.fit.predictors)
     best = fit_best(makers, genes, y, target=target, seed=seed)
     card = error_card(makers[best.name], genes, y, seed=seed)
-    run.predictors.mkdir(exist_ok=True)
-    save_predictor(best.predictor, run.predictors / f"{name}.json")  # type: ignore[arg-type]
+    folder.mkdir(parents=True, exist_ok=True)
+    save_predictor(best.predictor, folder / f"{name}.json")  # type: ignore[arg-type]
     out_of_fold = dict(zip(learned, best.predictor.out_of_fold_.tolist(), strict=True))
     write_json(
         path,
@@ -75,38 +87,31 @@ def fit_and_save(
     return f"  {name}: {best.name}; {card}"
 
 
-def load(run: RunFolder, name: str) -> Fitted:
+def predictor_folder(run: RunFolder, device: str | None) -> Path:
+    """Where predictors lie: those of an added device's own search in a folder of its own."""
+    return run.predictors / device if device is not None and device in run.added_devices() else run.predictors
+
+
+def load(run: RunFolder, quantity: Quantity, device: str | None = None) -> Fitted:
     """The predictor that `fit_and_save` wrote.
 
     Raises:
         ValueError: it was not fitted yet, or a file is damaged or of another space.
     """
-    path = run.predictors / f"{name}.card.json"
+    folder = predictor_folder(run, device)
+    path = folder / f"{quantity.name}.card.json"
     run.require(path, "fit")
     content = read_json(path)
-    features = _features(run.untrained_supernet)[content["chosen"].partition(" on ")[2]]
-    return Fitted(load_predictor(run.predictors / f"{name}.json", features), content["out_of_fold"], content["level"])
+    target = quantity.kind.learned or "value"
+    like = create_predictor(content["chosen"], _subject(run.untrained_supernet), target, run.recipe.seed)
+    return Fitted(load_predictor(folder / f"{quantity.name}.json", like), content["out_of_fold"], content["level"])
 
 
-def _features(supernet: TimmSupernet[Any]) -> dict[str, Features]:
+def _subject(supernet: AnySupernet) -> Subject:
     def macs(genes: Genes) -> Values:
         return supernet.costs(genes).macs.astype(float)
 
     def written(genes: Genes) -> Values:
         return supernet.costs(genes).activations.astype(float)
 
-    terms = BlockTerms(supernet.space)
-    costs = Joined(BlockCosts(supernet.space, macs), BlockCosts(supernet.space, written))
-    return {
-        "block terms": terms,
-        "block terms and costs": Joined(terms, costs),
-        "genes and costs": Joined(OneHot(supernet.space), costs),
-    }
-
-
-def _makers(features: dict[str, Features], target: Target, seed: int) -> dict[str, Callable[[], Predictor]]:
-    return {
-        "ridge on block terms": lambda: RidgePredictor(features["block terms"], target),
-        "ridge on block terms and costs": lambda: RidgePredictor(features["block terms and costs"], target),
-        "XGBoost on genes and costs": lambda: BoostingPredictor(features["genes and costs"], target, seed=seed),
-    }
+    return Subject(supernet.space, {"macs": macs, "activations": written})

@@ -14,8 +14,10 @@ from experiments import fitting
 from experiments.bundle import find_architecture, write_bundle
 from experiments.comparing import compare_run
 from experiments.files import write_json
+from experiments.goals import goals
+from experiments.known import Known
 from experiments.measuring import block_profiles
-from experiments.measuring.campaign import latencies, measure_again, run_campaign
+from experiments.measuring.campaign import measure_again, measured_values, run_campaign
 from experiments.measuring.measure import measure_architectures, profilers
 from experiments.measuring.quantized import compare_precisions
 from experiments.measuring.remote import runnable
@@ -25,7 +27,7 @@ from experiments.run_folder import RunFolder
 from experiments.scoring.scorer import Scorer
 from experiments.searching import front_of_run, propose, settle
 from experiments.training.background import baselines_in_background
-from experiments.training.train import check_baselines, train_supernet
+from experiments.training.train import check_beginning, train_supernet
 from hardware.device_changes import explain_earlier
 from supernet.architecture import Architecture
 from supernet.training import World, join
@@ -95,25 +97,22 @@ def score(run: RunFolder, report: Reporter, device: str | None = None, world: Wo
 
 
 def fit(run: RunFolder, report: Reporter, device: str | None = None) -> None:
-    """Fit a predictor of accuracy and one of latency per device, with their error cards: ``predictors/``.
+    """Fit a predictor of every quantity that the run's goals are about, with their error cards: ``predictors/``.
 
-    With a device, which may be one that was added, only for that one, from what it has measured so far.
+    With a device, which may be one that was added, only for its goal, from what it has measured so far.
     """
     report.say("fit")
-    archs, scorer = _planned(run, device), Scorer(run)
-    scores = scorer.score(archs, "validation", report)
-    accuracies = [scores[arch.id].metrics["accuracy"] for arch in archs]
-    report.say(fitting.fit_and_save(run, "accuracy", archs, accuracies, "value"))
-    with run.store() as store:
-        for profiler in profilers(run, device):
-            name, measurements = profiler.device.name, store.measurements(profiler.device)
-            measured, seconds = latencies(run, measurements, archs, report, store)
-            level = measurements.at.id
-            report.say(fitting.fit_and_save(run, f"latency-{name}", measured, seconds, "relative", level))
+    archs = _planned(run, device)
+    known = Known(run, Scorer(run), report)
+    for quantity in dict.fromkeys(one for goal in goals(run, device) for one in goal.quantities if one.kind.learned):
+        learned, values, level = list(archs), known.column(quantity, archs).values.tolist(), ""
+        if quantity.kind.source == "session":
+            learned, values, level = measured_values(run, known, quantity, archs, report)
+        report.say(fitting.fit_and_save(run, quantity, learned, values, device=device, level=level))
 
 
 def search(run: RunFolder, report: Reporter, device: str | None = None) -> None:
-    """Rounds of NSGA-II on the predictors; what they propose is measured and scored; then all that may be on a front is
+    """Rounds of search on the predictors; what they propose is measured and scored; then all that may be on a front is
     measured side by side: ``front.json``.
 
     With a device that was added, only for that one. What a round proposes has to be measured there before the next:
@@ -156,7 +155,7 @@ def compare(run: RunFolder, report: Reporter) -> None:
 
 def run(run: RunFolder, report: Reporter) -> None:
     """Everything, from the recipe to the report."""
-    check_baselines(run)
+    check_beginning(run)
     with join() as world, baselines_in_background(run, report):
         train(run, report, world)
     initial_plan(run)

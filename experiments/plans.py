@@ -6,7 +6,7 @@ import re
 
 from experiments.run_folder import Plan, RunFolder
 from supernet.architecture import Architecture
-from supernet.design import covering_design
+from supernet.space.design import covering_design
 
 __all__ = [
     "BASELINES",

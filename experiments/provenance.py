@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import subprocess
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -16,12 +17,16 @@ _LIBRARIES = (
 )  # fmt: skip
 
 
-def provenance(recipe_digest: str, seed: int) -> dict[str, Any]:
-    """Plain data for the head of an artefact; `commit` is None where the code does not run from a git checkout."""
+def provenance(recipe_digest: str, seed: int, weights: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Plain data for the head of an artefact; `commit` is None where the code does not run from a git checkout.
+
+    `weights` names the file that a network began with, and its digest; None where it began with random ones.
+    """
     commit, dirty = _commit()
     return {
         "recipe": recipe_digest,
         "seed": seed,
+        "weights": None if weights is None else dict(weights),
         "commit": commit,
         "uncommitted_changes": dirty,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -2,130 +2,124 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from experiments.files import read_json
+from experiments.quantities import Limit, Quantity, quantity
 from hardware.device import Device
 from hardware.device_changes import changed_here
-from search.front import Axis, Candidate, ParetoFront
+from search.front import Candidate, ParetoFront
 
-__all__ = ["answer", "device_results", "what_changed"]
-
-_AXES = {
-    "latency": Axis("latency", "s", maximize=False),
-    "macs": Axis("macs", "", maximize=False),
-    "parameters": Axis("parameters", "", maximize=False),
-    "size": Axis("size", "B", maximize=False),
-    "memory": Axis("memory", "B", maximize=False),
-    "energy": Axis("energy", "J", maximize=False),
-}
-# Budgets that are extras of a measurement.
-_EXTRAS = {"size": "file_bytes", "memory": "peak_memory_bytes", "energy": "energy_joules"}
+__all__ = ["answer", "goal_results", "objectives", "what_changed"]
 
 
-def device_results(run: Path, device: str | None) -> tuple[str, dict[str, Any]]:
-    """Name and results of a device in ``front.json``; without a name, of the only one.
+def goal_results(run: Path, name: str | None, device: str | None = None) -> tuple[str, dict[str, Any]]:
+    """Name and results of a goal in ``front.json``; without a name, of the only one, or the only one about a device.
 
     Raises:
-        ValueError: no search was done, or there is no such device; the message names those there are.
+        ValueError: no search was done, or there is no such goal; the message names those there are.
     """
     if not run.is_dir():
         raise ValueError(f"{run} is not a folder; give the folder of a run, such as runs/digits")
     if not (run / "front.json").exists():
         raise ValueError(f"{run} has no front.json; search first: `supernet search {run}`")
-    devices = read_json(run / "front.json")["devices"]
-    if device is None and len(devices) > 1:
-        raise ValueError(f"{run} has {len(devices)} devices; name one with --device: {', '.join(devices)}")
-    name = device or next(iter(devices))
-    if name not in devices:
-        raise ValueError(f"no device {name!r} in {run}; there are {', '.join(devices)}")
-    return name, devices[name]
+    found: dict[str, dict[str, Any]] = read_json(run / "front.json")["goals"]
+    if name is not None:
+        if name not in found:
+            raise ValueError(f"no goal {name!r} in {run}; there are {'; '.join(found)}")
+        return name, found[name]
+    if device is None:
+        if len(found) > 1:
+            raise ValueError(f"{run} has {len(found)} goals; name one with --device or --goal: {'; '.join(found)}")
+        return next(iter(found.items()))
+    if device in found:
+        return device, found[device]
+    about = {goal: results for goal, results in found.items() if device in results["devices"]}
+    if len(about) == 1:
+        return next(iter(about.items()))
+    if not about:
+        devices = dict.fromkeys(one for results in found.values() for one in results["devices"])
+        raise ValueError(f"no device {device!r} in {run}; there are {', '.join(devices)}")
+    raise ValueError(f"{len(about)} goals of {run} are about {device!r}; name one with --goal: {'; '.join(about)}")
 
 
-def what_changed(run: Path, name: str, results: Mapping[str, Any]) -> list[str]:
-    """What is no longer as it was when a device of this machine was measured; a device elsewhere is not looked at."""
-    if (run / "devices" / f"{name}.json").exists():
-        return []
-    return changed_here(Device.from_dict(results["device"]))
+def what_changed(run: Path, results: Mapping[str, Any]) -> list[str]:
+    """What is no longer as it was when the devices of a goal were measured; devices elsewhere are not looked at."""
+    return [
+        text
+        for name, found in results["devices"].items()
+        if not (run / "devices" / f"{name}.json").exists()
+        for text in changed_here(Device.from_dict(found["device"]))
+    ]
 
 
-def answer(results: Mapping[str, Any], budgets: Mapping[str, float], top: int) -> list[dict[str, Any]]:
-    """The `top` most accurate measured sub-networks that hold every budget, best first, as plain data.
+def objectives(results: Mapping[str, Any]) -> list[Quantity]:
+    """What a goal trades."""
+    return [quantity(name, results["devices"]) for name in results["objectives"]]
 
-    `budgets` are upper limits by name: latency in seconds (compared with what was measured), macs, parameters, size
-    and memory in bytes, energy in joules. With a latency budget, ``share_of_runs_within`` is the share of the measured
-    runs that took no longer.
+
+def answer(results: Mapping[str, Any], limits: Sequence[Limit], top: int) -> list[dict[str, Any]]:
+    """The `top` sub-networks that keep every limit, best in the goal's first objective first, as plain data.
+
+    With a limit on a latency, ``share_of_runs_within`` has for it the share of the measured runs that took no longer.
 
     Raises:
-        ValueError: nothing holds the budgets; the message says what comes nearest. Or something was not measured.
+        ValueError: nothing keeps the limits; the message says what comes nearest. Or something is not known.
     """
-    candidates = [Candidate.from_dict(candidate) for candidate in results["candidates"]]
-    candidates = [
-        Candidate(c.arch, {**c.values, **_other_values(c.extras)}, c.extras)
-        for c in candidates
-        if all(name in _other_values(c.extras) for name in budgets if name != "latency")
-    ]
-    if not candidates:
-        raise ValueError(
-            f"not every one of {', '.join(budgets)} was measured on this device; the costs of [[devices]] in a recipe "
-            "say what is measured beside the latency"
-        )
-    axes = (Axis("accuracy", "", maximize=True), *(_AXES[name] for name in budgets))
-    try:
-        best = ParetoFront(candidates, axes).best("accuracy", **budgets)
-    except ValueError:
-        raise ValueError(_nothing_fits(candidates, budgets)) from None
-    holding = [c for c in candidates if all(c.values[name] <= limit for name, limit in budgets.items())]
-    holding.sort(key=lambda c: (c.arch != best.arch, -c.values["accuracy"], c.values["latency"]))
-    return [_row(candidate, budgets.get("latency")) for candidate in holding[:top]]
+    everything = [Candidate.from_dict(candidate) for candidate in results["candidates"]]
+    for one in limits:
+        if not any(one.quantity.name in candidate.values for candidate in everything):
+            raise ValueError(
+                f"{one.quantity} was not measured here; the costs of [[devices]] in a recipe say what is measured "
+                f"beside the latency, on {' and '.join(results['devices'])}"
+            )
+    candidates = [c for c in everything if all(one.quantity.name in c.values for one in limits)]
+    holding = [c for c in candidates if all(one.holds(c.values[one.quantity.name]) for one in limits)]
+    if not holding:
+        raise ValueError(_nothing_fits(candidates, limits))
+    wanted = objectives(results)
+    front = {candidate.arch for candidate in ParetoFront(holding, [one.axis for one in wanted])}
+
+    def order(candidate: Candidate) -> tuple[Any, ...]:
+        # Of equals in the first objective, what is on the front of those that keep the limits.
+        first, *others = (one.axis.loss(candidate.values[one.name]) for one in wanted)
+        return (first, candidate.arch not in front, *others)
+
+    return [_row(candidate, limits) for candidate in sorted(holding, key=order)[:top]]
 
 
-def _other_values(extras: Mapping[str, Any]) -> dict[str, float]:
-    """What a candidate can be asked for beside its accuracy and latency, by the names of budgets."""
-    costs = extras.get("costs", {})  # runs of older versions have none
-    measured = {name: costs[key] for name, key in _EXTRAS.items() if key in costs}
-    return {"macs": extras["macs"], "parameters": extras["parameters"], **measured}
+def _nothing_fits(candidates: Sequence[Candidate], limits: Sequence[Limit]) -> str:
+    wanted = [f"{one.quantity} {'≤' if one.upper else '≥'} {one.quantity.format(one.value)}" for one in limits]
+    parts = []
+    for one in limits:
+        name = one.quantity.name
+        best = (min if one.upper else max)(candidates, key=lambda candidate: candidate.values[name])
+        which = one.quantity.kind.superlative if one.upper != one.quantity.kind.maximize else "largest"
+        verb = "needs" if one.upper else "has"
+        parts.append(f"the {which} sub-network {verb} {one.quantity.format(best.values[name])} ({best.arch.id})")
+    return f"no measured sub-network has {' and '.join(wanted)}: {'; '.join(dict.fromkeys(parts))}"
 
 
-def _nothing_fits(candidates: list[Candidate], budgets: Mapping[str, float]) -> str:
-    from experiments.budgets import format_bytes, format_count, format_joules, format_seconds
-
-    formats = {"latency": format_seconds, "size": format_bytes, "memory": format_bytes, "energy": format_joules}
-
-    def text(name: str, value: float) -> str:
-        return formats.get(name, format_count)(value)
-
-    wanted = " and ".join(f"{name} ≤ {text(name, limit)}" for name, limit in budgets.items())
-    least = {name: min(candidates, key=lambda c: c.values[name]) for name in budgets}
-    which = {"latency": "fastest", "macs": "lightest", "energy": "most economical"}
-    needs = "; ".join(
-        f"the {which.get(name, 'smallest')} sub-network needs {text(name, c.values[name])} ({c.arch.id})"
-        for name, c in least.items()
-    )
-    return f"no measured sub-network has {wanted}: {needs}"
-
-
-def _row(candidate: Candidate, budget: float | None) -> dict[str, Any]:
+def _row(candidate: Candidate, limits: Sequence[Limit]) -> dict[str, Any]:
     extras = candidate.extras
     row = {
         "id": candidate.arch.id,
         "settings": str(candidate.arch),
         "architecture": candidate.arch.to_dict(),
-        "accuracy": candidate.values["accuracy"],
-        "predicted_accuracy": extras["predicted_accuracy"],
-        "latency": candidate.values["latency"],
-        "latency_interval": extras["latency_interval"],
-        "predicted_latency": extras["predicted_latency"],
-        "macs": extras["macs"],
-        "parameters": extras["parameters"],
-        "costs": extras.get("costs", {}),
+        "values": dict(candidate.values),
+        "intervals": extras["intervals"],
+        "predicted": extras["predicted"],
+        "origin": extras["origin"],
         "warnings": extras["warnings"],
     }
-    if budget is not None:
-        quantiles = extras["latency_quantiles"]
-        row["share_of_runs_within"] = float(np.interp(budget, quantiles, np.linspace(0, 1, len(quantiles)), 0.0, 1.0))
-    return row
+    within = {}
+    for one in limits:
+        quantiles = extras["quantiles"].get(one.quantity.name)
+        if quantiles is not None and one.upper:
+            shares = np.linspace(0, 1, len(quantiles))
+            within[one.quantity.name] = float(np.interp(one.value, quantiles, shares, 0.0, 1.0))
+    return row | ({"share_of_runs_within": within} if within else {})

@@ -19,10 +19,12 @@ from supernet.architecture import Architecture
 if TYPE_CHECKING:
     from experiments.data.image_data import ImageData
     from hardware.device import Device
-    from hardware.store import Store
-    from supernet.timm_supernet import TimmSupernet
+    from hardware.store.store import Store
+    from supernet.registry import AnySupernet
 
-__all__ = ["Plan", "RunFolder"]
+__all__ = ["Plan", "RunFolder", "weights_file"]
+
+_WEIGHTS = "supernet.safetensors"
 
 
 @dataclass(frozen=True)
@@ -64,15 +66,39 @@ class RunFolder:
                     f"{path} holds the run of another recipe ({run.recipe.digest}, not {recipe.digest}): "
                     "give another folder with --out, or remove it"
                 )
-            return run
-        if path.exists() and not path.is_dir():
+            if run._goes_on_with(recipe):
+                return run
+        elif path.exists() and not path.is_dir():
             raise ValueError(f"{path} is a file; give a folder with --out")
-        if path.is_dir() and any(path.iterdir()) and not (path / "run.json").exists():
+        elif path.is_dir() and any(path.iterdir()) and not (path / "run.json").exists():
             raise ValueError(f"{path} is not empty and is not a run: give another folder with --out")
-        write_json(path / "run.json", provenance(recipe.digest, recipe.seed))
+        weights = _weights(recipe)
+        write_json(path / "run.json", provenance(recipe.digest, recipe.seed, weights))
         with replacing(path / "recipe.toml") as temporary:  # last: with it, the run exists
             shutil.copyfile(recipe_path, temporary)
         return cls(path)
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether there are weights of its own, or checkpoints: then the weights it began with are not read again."""
+        return self.weights.exists() or any(self.checkpoints.glob("step-*.pt"))
+
+    def _goes_on_with(self, recipe: Recipe) -> bool:
+        """Whether the run is that of a recipe, which is equal but may name other weights; False if it can start anew.
+
+        Raises:
+            ValueError: it has begun with other weights.
+        """
+        if self.has_begun and recipe.supernet.weights and not Path(recipe.supernet.weights).exists():
+            return True  # what they were is not needed any more
+        weights = _weights(recipe)
+        same = (weights or {}).get("sha256") == (self.provenance.get("weights") or {}).get("sha256")
+        if self.has_begun and not same:
+            raise ValueError(
+                f"{self.path} began with other weights than {recipe.supernet.weights or 'random ones'}: give another "
+                "folder with --out, or remove it"
+            )
+        return same and (self.has_begun or self.recipe.supernet.weights == recipe.supernet.weights)
 
     # -- where things are ---------------------------------------------------------------------------------------------
 
@@ -82,7 +108,7 @@ class RunFolder:
 
     @property
     def weights(self) -> Path:
-        return self.path / "supernet.safetensors"
+        return self.path / _WEIGHTS
 
     @property
     def plans(self) -> Path:
@@ -131,16 +157,16 @@ class RunFolder:
         )
 
     @cached_property
-    def untrained_supernet(self) -> TimmSupernet[Any]:
-        """The supernet of the recipe with its first weights; the head fits the data."""
-        from supernet.registry import create_supernet
+    def untrained_supernet(self) -> AnySupernet:
+        """The supernet of the recipe as it is made; the head fits the data."""
+        from supernet.registry import open_supernet
 
         settings = self.recipe.supernet
         classes, channels = self._classes_and_channels
-        return create_supernet(settings.name, classes, channels, seed=self.recipe.seed, **settings.settings)
+        return open_supernet(settings.name, classes, channels, seed=self.recipe.seed, **settings.settings)
 
     @cached_property
-    def supernet(self) -> TimmSupernet[Any]:
+    def supernet(self) -> AnySupernet:
         """The trained supernet, in eval mode.
 
         Raises:
@@ -161,13 +187,12 @@ class RunFolder:
     @cached_property
     def weights_digest(self) -> str:
         """Names the trained weights: scores of other weights are other scores."""
-        with self.weights.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+        return _digest(self.weights)
 
     @contextmanager
     def store(self) -> Iterator[Store]:
         """The measurements and scores of the run."""
-        from hardware.store import Store
+        from hardware.store.store import Store
 
         with Store(self.path / "store.sqlite") as store:
             yield store
@@ -229,3 +254,33 @@ class RunFolder:
 
         data = create_data(self.recipe.data, seed=self.recipe.seed, resolution=8)
         return data.n_classes, data.in_channels
+
+
+def weights_file(given: str) -> Path:
+    """The file that `supernet.weights` of a recipe means: itself, or in the folder of a run the weights of that.
+
+    Raises:
+        ValueError: there is no such file.
+    """
+    path = Path(given)
+    if path.is_dir():
+        path /= _WEIGHTS
+        if not path.is_file():
+            raise ValueError(f"supernet.weights: {given} has no {path.name}; give a file, or a run that is trained")
+    if not path.is_file():
+        raise ValueError(f"supernet.weights: there is no file {given}")
+    return path
+
+
+def _weights(recipe: Recipe) -> dict[str, str] | None:
+    """What a run of the recipe begins with, for its provenance; None for random weights."""
+    given = recipe.supernet.weights
+    if given is None:
+        return None
+    path = weights_file(given)
+    return {"file": path.name, "sha256": _digest(path)}
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]

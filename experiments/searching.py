@@ -2,73 +2,111 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from experiments import fitting
 from experiments.files import read_json
-from experiments.measuring.measure import Setup, architectures, measure_side_by_side, measured_architectures, profilers
+from experiments.goals import Goal, goals
+from experiments.known import Known
+from experiments.measuring.measure import Setup, architectures, measure_side_by_side, profilers
 from experiments.plans import baseline_plans, final_name, round_name, search_plans
 from experiments.progress import Reporter
+from experiments.quantities import KINDS, Quantity
 from experiments.run_folder import Plan, RunFolder
 from experiments.scoring.scorer import Scorer
-from hardware.measurement import Measurement, Measurements
 from search.contenders import contenders
-from search.front import Axis, Candidate, ParetoFront
-from search.nsga2 import run_nsga2
-from search.objectives import Objective
+from search.front import Candidate, ParetoFront
+from search.objectives import Constraint, Objective
+from search.running import run_search
 from search.spread import select_spread
 from supernet.architecture import Architecture
+from supernet.space import Genes
 
-__all__ = ["ACCURACY", "AXES", "LATENCY", "changed_places", "front_of_run", "possible_members", "propose", "settle"]
+__all__ = ["changed_places", "front_of_run", "holding", "possible_members", "propose", "settle", "shown"]
 
-ACCURACY = Axis("accuracy", "", maximize=True)
-LATENCY = Axis("latency", "s", maximize=False)
-AXES = (ACCURACY, LATENCY)
 _QUANTILES = np.linspace(0, 1, 41)  # of the repeats, kept with a candidate to answer how often it holds a budget
+
+Values = NDArray[np.float64]
+
+
+# -- proposing --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Model:
+    """How a quantity is foretold for genes, and on the level of which session, if it is a latency."""
+
+    evaluate: Callable[[Genes], Values]
+    level: str
 
 
 def propose(run: RunFolder, number: int, report: Reporter, device: str | None = None) -> Plan:
-    """The plan of round `number`: per device some of the predicted front, well spread, that no plan has yet.
+    """The plan of round `number`: per goal some of the predicted front, well spread, that no plan has yet.
 
-    With an added device, for that one only.
+    With a device, for its goal only.
     """
     settings, space = run.recipe.search, run.untrained_supernet.space
     known = {arch for plan in search_plans(run, device) for arch in plan.archs}
-    accuracy = fitting.load(run, "accuracy").predictor
-    names = [settings.name for settings in run.recipe.devices] if device is None else [device]
-    fitted = {name: fitting.load(run, f"latency-{name}") for name in names}
-    latencies = {name: found.predictor for name, found in fitted.items()}
+    wanted = goals(run, device)
+    models = {one: _model(run, one, device) for goal in wanted for one in goal.quantities}
     chosen: dict[Architecture, dict[str, Any]] = {}
-    for name, latency in latencies.items():
-        result = run_nsga2(
+    for goal in wanted:
+        result = run_search(
             space,
-            [
-                Objective(ACCURACY.name, ACCURACY.unit, ACCURACY.maximize, evaluate=accuracy.predict),
-                Objective(LATENCY.name, LATENCY.unit, LATENCY.maximize, evaluate=latency.predict),
+            [Objective(*_axis(one), evaluate=models[one].evaluate) for one in goal.objectives],
+            constraints=[
+                Constraint(
+                    str(one),
+                    models[one.quantity].evaluate,
+                    upper=one.value if one.upper else None,
+                    lower=None if one.upper else one.value,
+                )
+                for one in goal.limits
             ],
             budget=min(settings.evaluations, space.size),
             seed=run.recipe.seed + number,
-            population=settings.population,
+            tactic=settings.tactic,
+            **settings.tactic_options,
         )
+        if len(result.front) == 0:
+            report.say(f"  {goal.name}: nothing is predicted to hold {' and '.join(map(str, goal.limits))}")
+            continue
         exclude = space.encode([*known, *chosen])
         for arch in space.decode(select_spread(result, settings.candidates, exclude=exclude)):
-            chosen[arch] = {"origin": f"search round {number}", "proposed_for": name, "evaluated": result.n_evaluated}
+            notes = {"origin": f"search round {number}", "proposed_for": goal.name, "evaluated": result.n_evaluated}
+            chosen[arch] = notes
         report.say(
-            f"  {name}: {result.n_evaluated:,} architectures predicted in {result.seconds:.1f} s, "
+            f"  {goal.name}: {result.n_evaluated:,} architectures predicted in {result.seconds:.1f} s, "
             f"{len(result.front)} on the predicted front"
         )
     if chosen:
         genes = space.encode(list(chosen))
-        predicted = {f"latency-{name}": latency.predict(genes) for name, latency in latencies.items()}
-        predicted["accuracy"] = accuracy.predict(genes)
+        predicted = {one.name: model.evaluate(genes) for one, model in models.items()}
+        levels = {one.name: model.level for one, model in models.items() if model.level}
         for i, notes in enumerate(chosen.values()):
             notes["predicted"] = {name: float(values[i]) for name, values in predicted.items()}
-            notes["levels"] = {f"latency-{name}": found.level for name, found in fitted.items()}
+            notes["levels"] = levels
     return run.write_plan(round_name(number, device), list(chosen), list(chosen.values()))
+
+
+def _axis(quantity: Quantity) -> tuple[str, str, bool]:
+    return quantity.name, quantity.kind.unit, quantity.kind.maximize
+
+
+def _model(run: RunFolder, quantity: Quantity, device: str | None) -> _Model:
+    count, supernet = quantity.kind.count, run.untrained_supernet
+    if count is not None:
+        return _Model(lambda genes: np.asarray(count(supernet, genes), dtype=float), "")
+    fitted = fitting.load(run, quantity, device)
+    return _Model(fitted.predictor.predict, fitted.level)
+
+
+# -- what is final ----------------------------------------------------------------------------------------------------
 
 
 def settle(run: RunFolder, scorer: Scorer, report: Reporter, device: str | None = None) -> None:
@@ -77,31 +115,47 @@ def settle(run: RunFolder, scorer: Scorer, report: Reporter, device: str | None 
     Until then candidates were measured in several sessions, and the tie of these is unsure. What is chosen from one
     session is chosen by what the networks are.
     """
-    archs = [arch for plan in search_plans(run, device) for arch in plan.archs]
-    scores = scorer.score(archs, "validation", report)
-    accuracy = {key: score.metrics["accuracy"] for key, score in scores.items()}
-    added = device is not None and device in run.added_devices()
+    archs = list(dict.fromkeys(arch for plan in search_plans(run, device) for arch in plan.archs))
+    before = Known(run, scorer, report)
+    wanted = goals(run, device)
+    fronts = {goal.name: _front_ids(goal, before, archs) for goal in wanted}
+    setup = Setup.of(run)
     with run.store() as store:
         for profiler in profilers(run, device):
             name = profiler.device.name
-            plan = run.plan(final_name(name, added))
-            known = set(plan.archs if plan else ())
-            measured = measured_architectures(store.measurements(profiler.device), archs)
-            chosen = possible_members(measured, accuracy)
-            if plan is None or not known.issuperset(chosen):
-                plan = run.write_plan(final_name(name, added), chosen, [{"origin": "final measuring"}] * len(chosen))
-            before = _front_ids(measured, accuracy)
-            measure_side_by_side(Setup.of(run), store, profiler, architectures(run, plan.archs), report)
-            after = _front_ids(measured_architectures(store.measurements(profiler.device), archs), accuracy)
-            report.say(f"  {name}: {changed_places(before, after)}")
+            about = [goal for goal in wanted if name in goal.devices]
+            chosen = list(dict.fromkeys(arch for goal in about for arch in possible_members(goal, before, archs)))
+            if not chosen:
+                continue
+            plan = run.plan(final_name(name, name in run.added_devices()))
+            if plan is None or not set(plan.archs).issuperset(chosen):
+                notes = [{"origin": "final measuring"}] * len(chosen)
+                plan = run.write_plan(final_name(name, name in run.added_devices()), chosen, notes)
+            measure_side_by_side(setup, store, profiler, architectures(run, plan.archs), report)
+    after = Known(run, scorer, report)
+    for goal in wanted:
+        report.say(f"  {goal.name}: {changed_places(fronts[goal.name], _front_ids(goal, after, archs))}")
 
 
-def possible_members(measured: Mapping[Architecture, Measurement], accuracy: Mapping[str, float]) -> list[Architecture]:
-    """Those that may be on the front of accuracy and latency: its members, and runners-up within their uncertainty."""
-    archs = list(measured)
-    losses = np.array([[-accuracy[arch.id], np.log(measured[arch].latency)] for arch in archs]).reshape(-1, 2)
-    deviations = np.array([[0.0, measured[arch].deviation] for arch in archs]).reshape(-1, 2)
-    return [arch for arch, kept in zip(archs, contenders(losses, deviations), strict=True) if kept]
+def possible_members(goal: Goal, known: Known, archs: Sequence[Architecture]) -> list[Architecture]:
+    """Those that may be on the front of a goal: its members, and runners-up within their uncertainty."""
+    there, columns = _complete(goal, known, archs)
+    if not there:
+        return []
+    kept = np.ones(len(there), dtype=bool)
+    for one in goal.limits:
+        values, deviations = columns[one.quantity]
+        slack = 1 + 2 * deviations if one.upper else 1 - 2 * deviations
+        kept &= values <= one.value * slack if one.upper else values >= one.value * slack
+    losses = np.stack([_loss(one, columns[one][0]) for one in goal.objectives], axis=1)[kept]
+    deviations = np.stack([columns[one][1] for one in goal.objectives], axis=1)[kept]
+    there = [arch for arch, held in zip(there, kept, strict=True) if held]
+    return [arch for arch, member in zip(there, contenders(losses, deviations), strict=True) if member]
+
+
+def holding(goal: Goal, candidates: Sequence[Candidate]) -> list[Candidate]:
+    """The candidates that keep every limit of a goal."""
+    return [c for c in candidates if all(one.holds(c.values[one.quantity.name]) for one in goal.limits)]
 
 
 def changed_places(before: Sequence[str], after: Sequence[str]) -> str:
@@ -109,102 +163,141 @@ def changed_places(before: Sequence[str], after: Sequence[str]) -> str:
     lost, won = [key for key in before if key not in after], [key for key in after if key not in before]
     if not lost and not won:
         return f"measured side by side, all {len(after)} keep their place on the front"
-    parts = [f"{what} ({', '.join(keys[:4])}{', ...' if len(keys) > 4 else ''})" for what, keys in
-             ((f"{len(lost)} lost their place", lost), (f"{len(won)} came on it", won)) if keys]  # fmt: skip
+    parts = [
+        f"{text} ({', '.join(keys[:4])}{', ...' if len(keys) > 4 else ''})"
+        for text, keys in ((f"{len(lost)} lost their place", lost), (f"{len(won)} came on it", won))
+        if keys
+    ]
     return f"measured side by side, {' and '.join(parts)}; the front has {len(after)}"
 
 
-def _front_ids(measured: Mapping[Architecture, Measurement], accuracy: Mapping[str, float]) -> list[str]:
+def _loss(quantity: Quantity, values: Values) -> Values:
+    """Smaller is better; latencies as logarithms, whose errors are known."""
+    return quantity.axis.loss(np.log(values) if quantity.kind.name == "latency" else values)
+
+
+def _complete(
+    goal: Goal, known: Known, archs: Sequence[Architecture]
+) -> tuple[list[Architecture], dict[Quantity, tuple[Values, Values]]]:
+    """Those of which everything is known that a goal is about, and their values and deviations."""
+    columns = {one: known.column(one, archs) for one in goal.quantities}
+    there = np.all([np.isfinite(column.values) for column in columns.values()], axis=0)
+    kept = {one: (column.values[there], column.deviations[there]) for one, column in columns.items()}
+    return [arch for arch, complete in zip(archs, there, strict=True) if complete], kept
+
+
+def _front_ids(goal: Goal, known: Known, archs: Sequence[Architecture]) -> list[str]:
+    there, columns = _complete(goal, known, archs)
     candidates = [
-        Candidate(arch, {"accuracy": accuracy[arch.id], "latency": found.latency}) for arch, found in measured.items()
+        Candidate(arch, {one.name: float(columns[one][0][i]) for one in goal.quantities})
+        for i, arch in enumerate(there)
     ]
-    return [candidate.arch.id for candidate in ParetoFront(candidates, AXES)]
+    front = ParetoFront(holding(goal, candidates), [one.axis for one in goal.objectives])
+    return [candidate.arch.id for candidate in front]
 
 
-@dataclass(frozen=True)
-class _Known:
-    """What is known of the architectures of some plans, by id."""
+# -- front.json -------------------------------------------------------------------------------------------------------
 
-    accuracy: Mapping[str, float]
-    notes: Mapping[str, Mapping[str, Any]]
-    macs: Mapping[str, int]
-    parameters: Mapping[str, int]
+
+def shown(goal: Goal) -> tuple[Quantity, ...]:
+    """Every quantity that is told of a goal's candidates where it is known: its own, and what costs something."""
+    device = goal.devices[0] if goal.devices else None
+    more = [Quantity(kind, device if kind.source == "session" else None) for kind in KINDS.values()]
+    return tuple(dict.fromkeys((*goal.quantities, *(one for one in more if one.device or not one.kind.of_device))))
 
 
 def front_of_run(run: RunFolder, scorer: Scorer, report: Reporter, device: str | None = None) -> dict[str, Any]:
-    """``front.json``: per device all measured candidates, their Pareto front and its hypervolume.
+    """``front.json``: per goal all measured candidates, their Pareto front and its hypervolume.
 
     Candidates are what the search found and, once they were compared, the baselines as well: whoever asks for a
-    sub-network gets the best that is known. Fronts of other devices that are in the file, of the same scores, stay.
+    sub-network gets the best that is known. Goals that are in the file and not asked for, of the same scores, stay.
     """
     plans = [*baseline_plans(run), *search_plans(run, device)]  # an architecture of both is the search's
+    notes = {arch.id: note for plan in plans for arch, note in zip(plan.archs, plan.notes, strict=True)}
     archs = list(dict.fromkeys(arch for plan in plans for arch in plan.archs))
-    space = run.untrained_supernet.space
-    genes = space.encode(archs)
-    scores = scorer.score(archs, "validation", report)
-    known = _Known(
-        {key: score.metrics["accuracy"] for key, score in scores.items()},
-        {arch.id: notes for plan in plans for arch, notes in zip(plan.archs, plan.notes, strict=True)},
-        {arch.id: int(n) for arch, n in zip(archs, run.untrained_supernet.macs(genes), strict=True)},
-        {arch.id: int(n) for arch, n in zip(archs, run.untrained_supernet.n_parameters(genes), strict=True)},
-    )
-    accuracy = fitting.load(run, "accuracy")
-    before = read_json(run.front) if run.front.exists() else {"scores": scorer.digest, "devices": {}}
-    devices = before["devices"] if before["scores"] == scorer.digest else {}
-    with run.store() as store:
-        for profiler in profilers(run, device):
-            name = profiler.device.name
-            latency = fitting.load(run, f"latency-{name}")
-            measurements = store.measurements(profiler.device)
-            candidates = [
-                _candidate(arch, measurement, measurements, known, accuracy, latency)
-                for arch, measurement in measured_architectures(measurements, archs).items()
-            ]
-            front = ParetoFront(candidates, AXES)
-            reference = {
-                "accuracy": min(c.values["accuracy"] for c in candidates),
-                "latency": max(c.values["latency"] for c in candidates),
-            }
-            devices[name] = {
-                "device": profiler.device.to_dict(),
-                "fingerprint": profiler.device.fingerprint,
-                "front": front.to_dict(),
-                "candidates": [candidate.to_dict() for candidate in candidates],
-                "session": measurements.at.id,
-                "notes": measurements.notes,
-                "reference": reference,
-                "hypervolume": front.hypervolume(reference),
-            }
-    return {"provenance": run.provenance, "scores": scorer.digest, "seed": run.recipe.seed, "devices": devices}
+    known = Known(run, scorer, report)
+    before = read_json(run.front) if run.front.exists() else {"scores": scorer.digest, "goals": {}}
+    found = dict(before["goals"]) if before["scores"] == scorer.digest else {}
+    for goal in goals(run, device):
+        found[goal.name] = _goal_entry(run, goal, known, archs, notes, report, device)
+    return {"provenance": run.provenance, "scores": scorer.digest, "seed": run.recipe.seed, "goals": found}
 
 
-def _candidate(
-    arch: Architecture,
-    measurement: Measurement,
-    measurements: Measurements,
-    known: _Known,
-    accuracy: fitting.Fitted,
-    latency: fitting.Fitted,
-) -> Candidate:
-    notes = known.notes[arch.id]
-    predicted = notes.get("predicted", {})
-    # What was predicted before it was measured; for the first sample, by a model that had not seen it. Predictions are
-    # on the level of the session that their model learned from.
-    name = f"latency-{measurements.device.name}"
-    if name in predicted:
-        seconds, level = predicted[name], notes["levels"][name]
-    else:
-        seconds, level = latency.out_of_fold.get(arch.id), latency.level
-    extras = {
-        "origin": notes["origin"],
-        "macs": known.macs[arch.id],
-        "parameters": known.parameters[arch.id],
-        "latency_interval": list(measurement.interval),
-        "latency_deviation": measurement.deviation,
-        "latency_quantiles": np.quantile(measurement.repeats, _QUANTILES).tolist(),
-        "warnings": list(measurement.warnings),
-        "costs": dict(measurement.extras),
-        "predicted_latency": None if seconds is None else measurements.brought(seconds, level),
-        "predicted_accuracy": predicted.get("accuracy", accuracy.out_of_fold.get(arch.id)),
+def _goal_entry(
+    run: RunFolder,
+    goal: Goal,
+    known: Known,
+    archs: Sequence[Architecture],
+    notes: Mapping[str, Mapping[str, Any]],
+    report: Reporter,
+    device: str | None,
+) -> dict[str, Any]:
+    there, _ = _complete(goal, known, archs)
+    columns = {one: known.column(one, there).values for one in shown(goal)}
+    out_of_fold = {one: fitting.load(run, one, device) for one in goal.quantities if one.kind.learned is not None}
+    candidates = []
+    for i, arch in enumerate(there):
+        values = {one.name: float(column[i]) for one, column in columns.items() if np.isfinite(column[i])}
+        measured = {name: found for name in goal.devices if (found := known.measurement(name, arch)) is not None}
+        predicted = {
+            one.name: value
+            for one in goal.quantities
+            if (value := _foretold(one, arch, notes[arch.id], out_of_fold.get(one), known)) is not None
+        }
+        extras = {
+            "origin": notes[arch.id]["origin"],
+            "intervals": {f"latency@{name}": list(found.interval) for name, found in measured.items()},
+            "deviations": {f"latency@{name}": found.deviation for name, found in measured.items()},
+            "quantiles": {
+                f"latency@{name}": np.quantile(found.repeats, _QUANTILES).tolist() for name, found in measured.items()
+            },
+            "predicted": predicted,
+            "warnings": list(dict.fromkeys(text for found in measured.values() for text in found.warnings)),
+        }
+        candidates.append(Candidate(arch, values, extras))
+    kept = holding(goal, candidates)
+    if candidates and not kept:
+        report.say(f"  {goal.name}: no measured sub-network holds {' and '.join(map(str, goal.limits))}")
+    front = ParetoFront(kept, [one.axis for one in goal.objectives])
+    reference = {
+        one.name: float((min if one.kind.maximize else max)(c.values[one.name] for c in candidates))
+        for one in goal.objectives
+    }  # fmt: skip
+    return {
+        "objectives": [one.name for one in goal.objectives],
+        "limits": [str(one) for one in goal.limits],
+        "devices": {name: _device_entry(known, name) for name in goal.devices},
+        "front": front.to_dict(),
+        "candidates": [candidate.to_dict() for candidate in candidates],
+        "reference": reference,
+        "hypervolume": front.hypervolume(reference),
     }
-    return Candidate(arch, {"accuracy": known.accuracy[arch.id], "latency": measurement.latency}, extras)
+
+
+def _device_entry(known: Known, name: str) -> dict[str, Any]:
+    """What it was measured on, and in which session the level is."""
+    device, measurements = known.device(name), known.measurements(name)
+    return {
+        "device": device.to_dict(),
+        "fingerprint": device.fingerprint,
+        "session": measurements.at.id,
+        "notes": measurements.notes,
+    }
+
+
+def _foretold(
+    quantity: Quantity, arch: Architecture, notes: Mapping[str, Any], fitted: fitting.Fitted | None, known: Known
+) -> float | None:
+    """What was predicted before it was known; for the first sample, by a model that had not seen it.
+
+    Latencies were predicted on the level of the session that their model learned from, and are brought to ours.
+    """
+    if quantity.name in notes.get("predicted", {}):
+        value, level = notes["predicted"][quantity.name], notes["levels"].get(quantity.name, "")
+    elif fitted is not None:
+        value, level = fitted.out_of_fold.get(arch.id), fitted.level
+    else:
+        return None
+    if value is not None and level and quantity.device is not None:
+        return known.measurements(quantity.device).brought(value, level)
+    return value

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hardware.counting import count_macs, count_parameters
     from hardware.device import Device
-    from hardware.loop import DeviceGoneError, Sampling
-    from hardware.measurement import Measurement, Measurements
-    from hardware.measuring import Watcher, measure
-    from hardware.onnx_export import ParityError, export_onnx, onnx_parity
-    from hardware.onnx_workload import onnx_file
-    from hardware.onnxruntime_profiler import OnnxRuntimeProfiler
-    from hardware.openvino_profiler import OpenVinoProfiler
+    from hardware.loop.measurement import Measurement, Measurements
+    from hardware.loop.measuring import Watcher, measure
+    from hardware.loop.session import Session
+    from hardware.loop.turns import DeviceGoneError, Sampling
+    from hardware.onnx.export import ParityError, export_onnx, onnx_parity
+    from hardware.onnx.workload import onnx_file
     from hardware.profiling import Prepared, Profiler, Workload
-    from hardware.session import Session
-    from hardware.store import Score, Store
-    from hardware.torch_profiler import TorchProfiler
+    from hardware.runtimes.onnxruntime_profiler import OnnxRuntimeProfiler
+    from hardware.runtimes.openvino_profiler import OpenVinoProfiler
+    from hardware.runtimes.torch_profiler import TorchProfiler
+    from hardware.store.store import Score, Store
 
 # ONNX Runtime reads this when it is imported. Without it, it keeps an identifier and events to upload in the home
 # folder, and a thread for them beside what is measured.
@@ -28,27 +28,27 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 # Imported when first asked for: reading a store must not wait for torch and ONNX Runtime.
 _MODULES = {
     "Device": "device",
-    "DeviceGoneError": "loop",
-    "Measurement": "measurement",
-    "Measurements": "measurement",
-    "OnnxRuntimeProfiler": "onnxruntime_profiler",
-    "OpenVinoProfiler": "openvino_profiler",
-    "ParityError": "onnx_export",
+    "DeviceGoneError": "loop.turns",
+    "Measurement": "loop.measurement",
+    "Measurements": "loop.measurement",
+    "OnnxRuntimeProfiler": "runtimes.onnxruntime_profiler",
+    "OpenVinoProfiler": "runtimes.openvino_profiler",
+    "ParityError": "onnx.export",
     "Prepared": "profiling",
     "Profiler": "profiling",
-    "Sampling": "loop",
-    "Score": "store",
-    "Session": "session",
-    "Store": "store",
-    "TorchProfiler": "torch_profiler",
-    "Watcher": "measuring",
+    "Sampling": "loop.turns",
+    "Score": "store.store",
+    "Session": "loop.session",
+    "Store": "store.store",
+    "TorchProfiler": "runtimes.torch_profiler",
+    "Watcher": "loop.measuring",
     "Workload": "profiling",
     "count_macs": "counting",
     "count_parameters": "counting",
-    "export_onnx": "onnx_export",
-    "measure": "measuring",
-    "onnx_file": "onnx_workload",
-    "onnx_parity": "onnx_export",
+    "export_onnx": "onnx.export",
+    "measure": "loop.measuring",
+    "onnx_file": "onnx.workload",
+    "onnx_parity": "onnx.export",
 }
 
 __all__ = [

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import fields, replace
 from importlib.metadata import PackageNotFoundError, version
 
-from hardware.cpu import cpu_description
 from hardware.device import Device
-from hardware.store import Store
+from hardware.loop.cpu import cpu_description
+from hardware.store.store import Store
 
 __all__ = ["changed_here", "differences", "earlier_devices", "explain_earlier"]
 

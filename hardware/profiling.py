@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from hardware.device import Device
-from hardware.loop import DeviceGoneError, Runner, Sampling
+from hardware.loop.turns import DeviceGoneError, Runner, Sampling
 
 if TYPE_CHECKING:
     from torch import nn

@@ -8,6 +8,14 @@ if TYPE_CHECKING:
     from predictors.card import ErrorCard, error_card
     from predictors.features import BlockCosts, BlockTerms, Features, Joined, OneHot
     from predictors.protocol import Predictor, Target
+    from predictors.registry import (
+        NotSuitedError,
+        Subject,
+        create_predictor,
+        predictor_names,
+        register_predictor,
+        suitable_predictors,
+    )
     from predictors.ridge import RidgePredictor
     from predictors.selection import Selection, fit_best
     from predictors.storage import load_predictor, save_predictor
@@ -19,15 +27,21 @@ __all__ = [
     "ErrorCard",
     "Features",
     "Joined",
+    "NotSuitedError",
     "OneHot",
     "Predictor",
     "RidgePredictor",
     "Selection",
+    "Subject",
     "Target",
+    "create_predictor",
     "error_card",
     "fit_best",
     "load_predictor",
+    "predictor_names",
+    "register_predictor",
     "save_predictor",
+    "suitable_predictors",
 ]
 
 _HOME = {
@@ -37,15 +51,21 @@ _HOME = {
     "ErrorCard": "card",
     "Features": "features",
     "Joined": "features",
+    "NotSuitedError": "registry",
     "OneHot": "features",
     "Predictor": "protocol",
     "RidgePredictor": "ridge",
     "Selection": "selection",
+    "Subject": "registry",
     "Target": "protocol",
+    "create_predictor": "registry",
     "error_card": "card",
     "fit_best": "selection",
     "load_predictor": "storage",
+    "predictor_names": "registry",
+    "register_predictor": "registry",
     "save_predictor": "storage",
+    "suitable_predictors": "registry",
 }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, Self
 
@@ -22,7 +22,10 @@ Target = Literal["value", "relative"]
 
 
 class Predictor(Protocol):
-    """Scikit-learn manners on genes (n_archs, n_genes): constructors store, `fit` learns, fitted names end in ``_``."""
+    """Scikit-learn manners on genes (n_archs, n_genes): constructors store, `fit` learns, fitted names end in ``_``.
+
+    `predictors.testing.PredictorContract` tests what every predictor must do.
+    """
 
     kind: str  # the name under which it is stored
     features: Features
@@ -47,6 +50,11 @@ class Predictor(Protocol):
 
     def to_dict(self) -> dict[str, Any]:
         """Everything that was learned, as plain data for JSON; see `predictors.storage`."""
+        ...
+
+    @classmethod
+    def from_dict(cls, features: Features, data: Mapping[str, Any]) -> Self:
+        """The inverse of `to_dict`; KeyError, TypeError or ValueError where it is not of that form."""
         ...
 
 

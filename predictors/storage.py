@@ -7,25 +7,19 @@ import os
 from pathlib import Path
 from typing import Any
 
-from predictors.boosting import BoostingPredictor
-from predictors.features import Features
 from predictors.protocol import Predictor
-from predictors.ridge import RidgePredictor
 
 __all__ = ["load_predictor", "save_predictor"]
 
 _FORMAT = "supernet-nas predictor 1"
-_KINDS = {kind.kind: kind for kind in (RidgePredictor, BoostingPredictor)}
 
 
 def save_predictor(predictor: Predictor, path: str | os.PathLike[str]) -> None:
     """Write a fitted predictor to `path`, which is replaced at once or not at all.
 
     Raises:
-        ValueError: a kind of predictor that `load_predictor` does not know, or something learned is not finite.
+        ValueError: something learned is not finite.
     """
-    if predictor.kind not in _KINDS:
-        raise ValueError(f"predictors of kind {predictor.kind!r} cannot be stored; only {', '.join(_KINDS)}")
     document = {
         "format": _FORMAT,
         "kind": predictor.kind,
@@ -44,22 +38,25 @@ def save_predictor(predictor: Predictor, path: str | os.PathLike[str]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def load_predictor(path: str | os.PathLike[str], features: Features) -> Predictor:
+def load_predictor(path: str | os.PathLike[str], like: Predictor) -> Predictor:
     """The predictor that `save_predictor` wrote; it predicts the same to the last bit.
+
+    Args:
+        like: one that is made as the written one was, fitted or not: its kind and features.
 
     Raises:
         ValueError: no such file, a file that is damaged or of another kind, or a predictor of other features.
     """
     document = _read(Path(path))
-    if document.get("format") != _FORMAT or document.get("kind") not in _KINDS:
-        raise ValueError(f"{path} is not a predictor of this version; fit it again")
-    if document.get("features") != features.digest:
+    if document.get("format") != _FORMAT or document.get("kind") != like.kind:
+        raise ValueError(f"{path} is not a {like.kind} predictor of this version; fit it again")
+    if document.get("features") != like.features.digest:
         raise ValueError(
-            f"{path} was fitted to features {document.get('features')}, not to {features.digest}: "
+            f"{path} was fitted to features {document.get('features')}, not to {like.features.digest}: "
             "another search space or other costs; fit it again"
         )
     try:
-        return _KINDS[document["kind"]].from_dict(features, document["learned"])
+        return type(like).from_dict(like.features, document["learned"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{path} is damaged ({type(error).__name__}: {error}); fit it again") from error
 

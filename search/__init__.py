@@ -4,37 +4,54 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from search.archive import Archive
     from search.front import Axis, Candidate, ParetoFront, non_dominated
-    from search.nsga2 import run_nsga2
+    from search.generations import Generational
     from search.objectives import Constraint, Objective
-    from search.random_search import run_random
     from search.result import SearchResult
+    from search.running import run_search
     from search.spread import select_spread
+    from search.tactic import Tactic, check_tactic, create_tactic, register_tactic, tactic_names
+    from search.unseen import Unseen
 
 __all__ = [
+    "Archive",
     "Axis",
     "Candidate",
     "Constraint",
+    "Generational",
     "Objective",
     "ParetoFront",
     "SearchResult",
+    "Tactic",
+    "Unseen",
+    "check_tactic",
+    "create_tactic",
     "non_dominated",
-    "run_nsga2",
-    "run_random",
+    "register_tactic",
+    "run_search",
     "select_spread",
+    "tactic_names",
 ]
 
 _HOME = {
+    "Archive": "archive",
     "Axis": "front",
     "Candidate": "front",
     "Constraint": "objectives",
+    "Generational": "generations",
     "Objective": "objectives",
     "ParetoFront": "front",
     "SearchResult": "result",
+    "Tactic": "tactic",
+    "Unseen": "unseen",
+    "check_tactic": "tactic",
+    "create_tactic": "tactic",
     "non_dominated": "front",
-    "run_nsga2": "nsga2",
-    "run_random": "random_search",
+    "register_tactic": "tactic",
+    "run_search": "running",
     "select_spread": "spread",
+    "tactic_names": "tactic",
 }
 
 

@@ -1,150 +1,159 @@
-"""The one place where a search evaluates: it knows what was seen, counts the budget and watches the front grow."""
+"""Everything that a search has evaluated: plain data, from which it goes on."""
 
 from __future__ import annotations
 
-import time
+import itertools
 from collections.abc import Mapping, Sequence
+from typing import Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
-from search.front import Candidate, ParetoFront, Values, hypervolume, non_dominated
-from search.objectives import Constraint, Objective
-from search.result import SearchResult
+from search.front import Axis, Candidate, ParetoFront, Values, hypervolume, non_dominated
+from search.unseen import Unseen
 from supernet.space import Genes, SearchSpace
 
 __all__ = ["Archive"]
 
 
 class Archive:
-    """Every architecture that a search has evaluated, none of them twice.
+    """Architectures in the order in which they were evaluated, none of them twice; what they are worth on every axis.
+
+    It is all the state that a search has: `run_search` with an archive goes on with it, whoever filled it.
 
     Args:
         space: of the genes.
-        objectives, constraints: what is evaluated.
-        budget: how many architectures may be evaluated.
-        reference: value per objective at which hypervolume ends; None takes the worst values of the first batch.
+        axes: the columns of the values.
 
     Raises:
-        ValueError: no objective, names that repeat, or a budget below 1.
+        ValueError: no axis, or names that repeat.
     """
 
-    def __init__(
-        self,
-        space: SearchSpace,
-        objectives: Sequence[Objective],
-        constraints: Sequence[Constraint],
-        budget: int,
-        reference: Mapping[str, float] | None,
-    ) -> None:
-        self._axes = ParetoFront((), objectives).axes  # which checks them
-        if budget < 1:
-            raise ValueError(f"a budget of {budget} evaluations; at least 1 is needed")
-        if reference is not None and reference.keys() != {axis.name for axis in self._axes}:
-            names = ", ".join(axis.name for axis in self._axes)
-            raise ValueError(f"reference of {', '.join(reference) or 'nothing'}; it needs a value of {names}")
+    def __init__(self, space: SearchSpace, axes: Sequence[Axis]) -> None:
         self.space = space
-        self.objectives = tuple(objectives)
-        self.constraints = tuple(constraints)
-        self.left = min(budget, space.size)
-        self._reference = reference
-        self._started = time.perf_counter()
-        self._seen: set[bytes] = set()
-        self._genes: list[Genes] = []
-        self._values: list[Values] = []
-        self._violations: list[Values] = []
-        self._best = np.empty((0, len(self.objectives)))  # losses of the front so far
-        self._hypervolumes: list[tuple[int, float]] = []
+        self.axes = ParetoFront((), axes).axes  # which checks them
+        self._unseen = Unseen(space)
+        self._genes = [np.empty((0, len(space.genes)), dtype=np.int64)]
+        self._values = [np.empty((0, len(self.axes)))]
+        self._violations = [np.empty(0)]
 
-    def take(self, genes: Genes) -> Genes:
-        """The rows, canonical, that were never taken before, the first of equals; they count as taken from now on.
+    def __len__(self) -> int:
+        return self._unseen.n_taken
 
-        Rows that break a relation of the space are left out: they are no architectures.
+    def add(self, genes: Genes, values: Values, violations: Values) -> None:
+        """Append architectures.
+
+        Args:
+            genes: (n, n_genes), canonical.
+            values: (n, n_axes) in the units of the axes.
+            violations: (n,) how far outside the constraints; 0 or less where they hold.
+
+        Raises:
+            ValueError: shapes that do not fit, or genes that are no new architectures; then nothing is appended.
         """
-        genes = self.space.canonical(genes)
-        genes = genes[self.space.holds(genes)]
-        # Equal genes are equal bytes: exact, and one set look-up of some 100 ns per architecture.
-        packed = np.ascontiguousarray(genes, dtype=np.uint16)
-        blob, width = packed.tobytes(), packed.shape[1] * packed.itemsize
-        fresh = []
-        for i in range(len(genes)):
-            key = blob[i * width : (i + 1) * width]
-            if key not in self._seen:
-                self._seen.add(key)
-                fresh.append(i)
-        return genes[fresh]
-
-    def take_random(self, n: int, rng: np.random.Generator) -> Genes:
-        """Up to `n` random architectures that were never taken; fewer only when the space is exhausted."""
-        taken = [np.empty((0, len(self.space.genes)), dtype=np.int64)]
-        missing = max(n, 0)
-        while missing and len(self._seen) <= self.space.size // 2:
-            taken.append(self.take(self.space.sample_genes(missing, rng)))
-            missing -= len(taken[-1])
-        if missing:  # most of the space is taken: drawing would hit what is left ever more rarely
-            everything = self.space.encode(list(self.space))
-            for row in rng.permutation(len(everything)):
-                if missing == 0:
-                    break
-                taken.append(self.take(everything[row : row + 1]))
-                missing -= len(taken[-1])
-        return np.concatenate(taken)
-
-    def start(self, n: int, initial: Genes | None, rng: np.random.Generator) -> Genes:
-        """The first batch, up to `n` rows and the budget: the smallest, the largest, `initial`, then random ones.
-
-        Trees and the like do not extrapolate, and a front that lacks its ends has no use for the middle.
-        """
-        ends = np.stack([np.zeros_like(self.space.n_choices), self.space.n_choices - 1])
-        given = ends if initial is None else np.concatenate([ends, self.space.canonical(initial)])
-        first = np.unique(self.space.canonical(given), axis=0, return_index=True)[1]
-        taken = self.take(given[np.sort(first)][: min(max(n, len(given)), self.left)])
-        return np.concatenate([taken, self.take_random(min(n, self.left) - len(taken), rng)])
-
-    def evaluate(self, genes: Genes) -> tuple[Values, Values]:
-        """Losses (n_archs, n_objectives) and violations (n_archs, n_constraints) of rows that `take` returned."""
-        values = np.stack([objective.values(genes) for objective in self.objectives], axis=1)
-        losses = np.stack([o.loss(values[:, i]) for i, o in enumerate(self.objectives)], axis=1)
-        violations = np.zeros((len(genes), len(self.constraints)))
-        for i, constraint in enumerate(self.constraints):
-            violations[:, i] = constraint.violation(genes)
-        self.left -= len(genes)
+        genes, values, violations = np.asarray(genes), np.asarray(values, float), np.asarray(violations, float)
+        if values.shape != (len(genes), len(self.axes)) or violations.shape != (len(genes),):
+            raise ValueError(
+                f"values of shape {values.shape} and violations of shape {violations.shape} for {len(genes)} "
+                f"architectures and {len(self.axes)} axes"
+            )
+        fresh = self._unseen.take(genes)
+        if len(fresh) < len(genes) or not np.array_equal(fresh, genes):
+            self._unseen = Unseen(self.space)
+            self._unseen.take(self.genes)
+            raise ValueError(
+                f"of {len(genes)} architectures {len(fresh)} are new to the archive; it takes new ones only, in "
+                "canonical form"
+            )
         self._genes.append(genes)
         self._values.append(values)
         self._violations.append(violations)
-        self._grow(losses[(violations <= 0).all(axis=1)], values)
-        return losses, violations
 
-    def result(self, tactic: str, seed: int) -> SearchResult:
-        """Everything so far; the front is decoded."""
-        genes, values = np.concatenate(self._genes), np.concatenate(self._values)
-        feasible = np.concatenate(self._violations).max(axis=1, initial=0.0) <= 0
-        losses = np.stack([axis.loss(values[:, i]) for i, axis in enumerate(self._axes)], axis=1)
-        rows = np.flatnonzero(feasible)
-        rows = rows[non_dominated(losses[rows])]
-        names = [axis.name for axis in self._axes]
+    def new(self, genes: Genes) -> Genes:
+        """The rows, canonical and once each, in their order, that are not in the archive."""
+        seen = Unseen(self.space)
+        seen.take(self.genes)
+        return seen.take(genes)
+
+    @property
+    def genes(self) -> Genes:
+        """(n, n_genes), canonical."""
+        return np.concatenate(self._genes)
+
+    @property
+    def values(self) -> Values:
+        """(n, n_axes) in the units of the axes."""
+        return np.concatenate(self._values)
+
+    @property
+    def losses(self) -> Values:
+        """(n, n_axes) `values` such that smaller is better."""
+        values = self.values
+        return np.stack([axis.loss(values[:, i]) for i, axis in enumerate(self.axes)], axis=1)
+
+    @property
+    def violations(self) -> Values:
+        """(n,) 0 or less where the constraints hold."""
+        return np.concatenate(self._violations)
+
+    @property
+    def feasible(self) -> NDArray[np.bool_]:
+        """(n,) whether every constraint held."""
+        return self.violations <= 0
+
+    def front(self) -> ParetoFront:
+        """Of the feasible architectures."""
+        rows = np.flatnonzero(self.feasible)
+        rows = rows[non_dominated(self.losses[rows])]
+        names = [axis.name for axis in self.axes]
         candidates = [
             Candidate(arch, dict(zip(names, row.tolist(), strict=True)))
-            for arch, row in zip(self.space.decode(genes[rows]), values[rows], strict=True)
+            for arch, row in zip(self.space.decode(self.genes[rows]), self.values[rows], strict=True)
         ]
-        return SearchResult(
-            tactic=tactic,
-            seed=seed,
-            seconds=time.perf_counter() - self._started,
-            genes=genes,
-            values=values,
-            feasible=feasible,
-            front=ParetoFront(candidates, self._axes),
-            reference=dict(self._reference or {}),
-            hypervolumes=tuple(self._hypervolumes),
-        )
+        return ParetoFront(candidates, self.axes)
 
-    def _grow(self, losses: Values, values: Values) -> None:
-        """Merge feasible `losses` into the front; `values` of the first batch may set the reference."""
-        if self._reference is None:
-            worst = [axis.loss(axis.loss(values[:, i]).max()) for i, axis in enumerate(self._axes)]
-            self._reference = {axis.name: float(worst[i]) for i, axis in enumerate(self._axes)}
-        merged = np.concatenate([self._best, losses])
-        self._best = merged[non_dominated(merged)]
-        corner = np.array([axis.loss(self._reference[axis.name]) for axis in self._axes])
-        evaluated = sum(map(len, self._genes))
-        self._hypervolumes.append((evaluated, hypervolume(self._best, corner)))
+    def worst(self) -> dict[str, float]:
+        """The worst value on every axis, feasible or not, by name: a reference for hypervolumes."""
+        return {axis.name: float(axis.loss(axis.loss(self.values[:, i]).max())) for i, axis in enumerate(self.axes)}
+
+    def growth(self, reference: Mapping[str, float], n_steps: int = 100) -> tuple[tuple[int, float], ...]:
+        """The hypervolume of the front after so many evaluations, at the ends of at most `n_steps` batches."""
+        corner = np.array([axis.loss(float(reference[axis.name])) for axis in self.axes])
+        ends = np.cumsum([len(genes) for genes in self._genes[1:]])
+        ends = ends[np.unique(np.linspace(0, len(ends) - 1, min(n_steps, len(ends))).astype(int))]
+        losses, feasible = self.losses, self.feasible
+        front, steps = losses[:0], []
+        for start, end in itertools.pairwise([0, *ends.tolist()]):
+            merged = np.concatenate([front, losses[start:end][feasible[start:end]]])
+            front = merged[non_dominated(merged)]
+            steps.append((end, hypervolume(front, corner)))
+        return tuple(steps)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {
+            "space": self.space.to_dict(),
+            "axes": [{"name": axis.name, "unit": axis.unit, "maximize": axis.maximize} for axis in self.axes],
+            "batches": [len(genes) for genes in self._genes[1:]],
+            "genes": self.genes.tolist(),
+            "values": self.values.tolist(),
+            "violations": self.violations.tolist(),
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """The inverse of `to_dict`; ValueError where it is not of that form."""
+        try:
+            axes = [Axis(str(a["name"]), str(a["unit"]), bool(a["maximize"])) for a in data["axes"]]
+            archive = cls(SearchSpace.from_dict(data["space"]), axes)
+            genes = np.array(data["genes"], dtype=np.int64).reshape(-1, len(archive.space.genes))
+            values = np.array(data["values"], dtype=float).reshape(-1, len(axes))
+            violations = np.array(data["violations"], dtype=float)
+            ends = np.cumsum([int(n) for n in data["batches"]])
+            if ends[-1:].tolist() not in ([], [len(genes)]) or len(genes) != len(values):
+                raise ValueError(f"batches of {data['batches']} for {len(genes)} architectures")
+            for start, end in itertools.pairwise([0, *ends.tolist()]):
+                archive.add(genes[start:end], values[start:end], violations[start:end])
+        except (KeyError, TypeError, AttributeError, IndexError) as error:
+            raise ValueError(f"not an archive: {str(data)[:80]!r} ({error})") from error
+        return archive

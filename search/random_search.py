@@ -2,39 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
 import numpy as np
 
-from search.archive import Archive
-from search.objectives import Constraint, Objective
-from search.result import SearchResult
+from search.front import Values
+from search.unseen import Unseen
 from supernet.space import Genes, SearchSpace
 
-__all__ = ["run_random"]
+__all__ = ["RandomTactic"]
 
 
-def run_random(
-    space: SearchSpace,
-    objectives: Sequence[Objective],
-    *,
-    budget: int,
-    seed: int,
-    constraints: Sequence[Constraint] = (),
-    batch: int = 200,
-    initial: Genes | None = None,
-    reference: Mapping[str, float] | None = None,
-) -> SearchResult:
-    """Evaluate `budget` distinct architectures drawn at random, the smallest, the largest and `initial` among them.
+class RandomTactic:
+    """A `Tactic` that learns nothing: every architecture that is left is as good as any other.
 
-    The arguments are those of `run_nsga2`; `batch` architectures are evaluated at a time.
-
-    Raises:
-        ValueError: as `run_nsga2`.
+    Args:
+        space, seed: as for every tactic.
+        population: architectures at a time.
     """
-    archive = Archive(space, objectives, constraints, budget, reference)
-    rng = np.random.default_rng(seed)
-    archive.evaluate(archive.start(batch, initial, rng))
-    while archive.left:
-        archive.evaluate(archive.take_random(min(batch, archive.left), rng))
-    return archive.result("random", seed)
+
+    def __init__(self, space: SearchSpace, seed: int, population: int) -> None:
+        self.seed = seed
+        self.population = population
+        self._unseen = Unseen(space)
+        self._n_told = 0
+
+    def ask(self, n: int) -> Genes:
+        """Up to `n` rows and the population."""
+        rng = np.random.default_rng([self.seed, self._n_told, self._unseen.n_taken])
+        return self._unseen.take_random(min(n, self.population), rng)
+
+    def tell(self, genes: Genes, values: Values, violations: Values) -> None:
+        """See `Tactic`."""
+        self._unseen.take(genes)
+        self._n_told += len(genes)

@@ -34,7 +34,7 @@ class SearchResult:
     reference: Mapping[str, float]
     """The reference point of `hypervolumes`."""
     hypervolumes: tuple[tuple[int, float], ...]
-    """After every generation, the number of evaluations so far and the hypervolume of the front so far."""
+    """After some of the batches, the number of evaluations so far and the hypervolume of the front so far."""
 
     @property
     def n_evaluated(self) -> int:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from supernet.architecture import Architecture, Block, Settings
-    from supernet.calibration import recalibrate
-    from supernet.from_timm import elastic
-    from supernet.ofa import load_ofa_checkpoint, load_ofa_specialized
+    from supernet.networks.from_timm import elastic
+    from supernet.ofa.checkpoints import load_ofa_checkpoint, load_ofa_specialized
     from supernet.protocol import Supernet
     from supernet.registry import create_supernet, register_supernet, supernet_names
+    from supernet.scoring.calibration import recalibrate
     from supernet.space import SearchSpace, Stage
     from supernet.subnet import load_subnet
 
@@ -24,11 +24,11 @@ _HOMES = {
     "Stage": "supernet.space",
     "Supernet": "supernet.protocol",
     "create_supernet": "supernet.registry",
-    "elastic": "supernet.from_timm",
-    "load_ofa_checkpoint": "supernet.ofa",
-    "load_ofa_specialized": "supernet.ofa",
+    "elastic": "supernet.networks.from_timm",
+    "load_ofa_checkpoint": "supernet.ofa.checkpoints",
+    "load_ofa_specialized": "supernet.ofa.checkpoints",
     "load_subnet": "supernet.subnet",
-    "recalibrate": "supernet.calibration",
+    "recalibrate": "supernet.scoring.calibration",
     "register_supernet": "supernet.registry",
     "supernet_names": "supernet.registry",
 }

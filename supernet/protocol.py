@@ -1,16 +1,22 @@
-"""What a network must offer to be trained, measured and searched: three members."""
+"""What a network must offer to be trained, measured and searched: three members; and what a run adds to them."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from supernet.architecture import Architecture
-from supernet.space import SearchSpace
+from supernet.space import Genes, SearchSpace
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = ["Supernet"]
+    from supernet.networks.counting import Costs
+
+__all__ = ["ENTRY_POINTS", "KnowsCosts", "Supernet"]
+
+ENTRY_POINTS = "supernet.supernets"
+"""The group in which an installed package registers supernets of its own."""
 
 
 class Supernet(Protocol):
@@ -31,4 +37,29 @@ class Supernet(Protocol):
 
     def extract(self, arch: Architecture, /) -> nn.Module:
         """The sub-network alone, with weights of its own, computing exactly what the call computes in eval mode."""
+        ...
+
+
+@runtime_checkable
+class KnowsCosts(Protocol):
+    """What a run asks of a supernet beside the three members.
+
+    A supernet that does not have them gets them by measuring what it extracts: see `supernet.networks.measured`.
+    """
+
+    @property
+    def definition(self) -> Mapping[str, Any] | None:
+        """Plain data from which `supernet.registry.open_supernet` makes the network again; None if nothing can."""
+        ...
+
+    def costs(self, genes: Genes, /) -> Costs:
+        """What every part of the sub-networks of canonical genes (n_archs, n_genes) costs for one image."""
+        ...
+
+    def macs(self, genes: Genes, /) -> Genes:
+        """Multiply-accumulates (n_archs,) for one image."""
+        ...
+
+    def n_parameters(self, genes: Genes, /) -> Genes:
+        """Numbers of parameters (n_archs,) of the extracted networks."""
         ...

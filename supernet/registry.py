@@ -1,18 +1,27 @@
-"""Supernets by name: a decorator on a plain function is the registry."""
+"""Supernets by name: a decorator on a plain function is the registry, and a factory of one's own needs none."""
 
 from __future__ import annotations
 
 import difflib
 import inspect
+import os
+import sys
 from collections.abc import Callable
 from importlib import import_module
+from importlib.metadata import entry_points
 from typing import Any, TypeVar
 
 import torch
+from torch import nn
 
-from supernet.timm_supernet import TimmSupernet
+from supernet.networks.measured import MeasuredSupernet
+from supernet.networks.timm_supernet import TimmSupernet
+from supernet.protocol import ENTRY_POINTS
 
-__all__ = ["create_supernet", "register_supernet", "supernet_names"]
+__all__ = ["AnySupernet", "call_factory", "create_supernet", "open_supernet", "register_supernet", "supernet_names"]
+
+AnySupernet = TimmSupernet[Any] | MeasuredSupernet
+"""What a run works with: a supernet that also says what its sub-networks cost, and how it is made again."""
 
 _B = TypeVar("_B", bound=Callable[..., TimmSupernet[Any]])
 _BUILDERS: dict[str, Callable[..., TimmSupernet[Any]]] = {}
@@ -47,9 +56,11 @@ def create_supernet(
     _import_builders()
     if name not in _BUILDERS:
         raise ValueError(f"no supernet is named {name!r}{_nearest(name, supernet_names())}")
-    known = [p for p in inspect.signature(_BUILDERS[name]).parameters if p not in ("num_classes", "in_chans")]
+    parameters = inspect.signature(_BUILDERS[name]).parameters
+    known = [p for p in parameters if p not in ("num_classes", "in_chans")]
+    anything = any(p.kind is p.VAR_KEYWORD for p in parameters.values())  # the builder says itself what it takes
     for setting in settings:
-        if setting not in known:
+        if setting not in known and not anything:
             raise ValueError(f"{name} has no setting {setting!r}{_nearest(setting, known)}")
     with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they were
         torch.manual_seed(seed)
@@ -59,8 +70,81 @@ def create_supernet(
     return supernet
 
 
+def open_supernet(name: str, num_classes: int = 1000, in_chans: int = 3, seed: int = 0, **settings: Any) -> AnySupernet:
+    """Like `create_supernet`, also for a supernet of one's own.
+
+    `name` may also be that of an entry point of an installed package (group ``supernet.supernets``), or
+    ``package.module:factory``, whose module is imported: call it with names that the user wrote, never with one out of
+    somebody's file. See `call_factory` for what the factory is called with.
+
+    Raises:
+        ValueError: nothing is called that, the factory fails, or what it returns is no supernet.
+    """
+    if ":" in name:
+        return call_factory(_imported(name), name, num_classes, in_chans, seed, **settings)
+    found = () if name in supernet_names() else tuple(entry_points(group=ENTRY_POINTS, name=name))
+    if not found:
+        return create_supernet(name, num_classes, in_chans, seed, **settings)
+    return call_factory(_loaded(found[0].value, name), name, num_classes, in_chans, seed, **settings)
+
+
+def call_factory(
+    factory: Callable[..., nn.Module], name: str, num_classes: int, in_chans: int, seed: int = 0, **settings: Any
+) -> AnySupernet:
+    """What a factory of one's own makes, with costs and a definition by its `name`.
+
+    The factory gets `settings`, and `num_classes` and `in_chans` where it has parameters of these names.
+
+    Raises:
+        ValueError: the factory fails, or what it returns is no supernet.
+    """
+    given: dict[str, Any] = {"num_classes": num_classes, "in_chans": in_chans}
+    try:
+        parameters = inspect.signature(factory).parameters
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} is not a function or class that makes a supernet: {error}") from error
+    anything = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    taken = {key: value for key, value in given.items() if anything or key in parameters}
+    for setting in settings:
+        if not anything and setting not in parameters:
+            raise ValueError(f"{name} has no option {setting!r}{_nearest(setting, list(parameters))}")
+    with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they were
+        torch.manual_seed(seed)
+        try:
+            network = factory(**taken, **settings)
+        except Exception as error:
+            raise ValueError(f"{name} failed: {type(error).__name__}: {' '.join(str(error).split())}") from error
+    definition = {"name": name, **given, **settings}
+    if isinstance(network, TimmSupernet):
+        network.definition = network.definition or definition
+        return network
+    return MeasuredSupernet(network, in_chans, definition)
+
+
+def _imported(name: str) -> Callable[..., nn.Module]:
+    if (here := os.getcwd()) not in sys.path:
+        sys.path.append(here)  # last: what is installed comes first
+    return _loaded(name, name)
+
+
+def _loaded(address: str, name: str) -> Callable[..., nn.Module]:
+    """What ``module:path`` is; `name` is for the message."""
+    module, _, path = address.partition(":")
+    try:
+        found: Any = import_module(module)
+    except Exception as error:  # whatever a module of somebody's may raise
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{name}: cannot import {module}: {type(error).__name__}: {reason}") from error
+    for part in path.split("."):
+        if not hasattr(found, part):
+            public = [one for one in vars(found) if not one.startswith("_")]
+            raise ValueError(f"{name}: {module} has no {path!r}{_nearest(part, public)}")
+        found = getattr(found, part)
+    return found
+
+
 def _import_builders() -> None:
-    for module in ("mobilenetv3", "proxyless", "resnet50d", "from_timm"):
+    for module in ("ofa.mobilenetv3", "ofa.proxyless", "ofa.resnet50d", "networks.from_timm"):
         import_module(f"supernet.{module}")
 
 

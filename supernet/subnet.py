@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from supernet.architecture import Architecture
-from supernet.registry import create_supernet
+from supernet.registry import call_factory, create_supernet, open_supernet, supernet_names
 
 __all__ = ["load_subnet", "save_subnet"]
 
@@ -34,7 +34,7 @@ def save_subnet(
     if definition is None:
         raise ValueError(
             "the supernet has no definition, so nobody could build this network again; make the supernet with "
-            "create_supernet or with elastic() of a model as timm.create_model returns it, or keep the state_dict"
+            "open_supernet, or with elastic() of a model as timm.create_model returns it, or keep the state_dict"
         )
     weights = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
     save_file(weights, directory / "model.safetensors")
@@ -42,13 +42,18 @@ def save_subnet(
     (directory / "arch.json").write_text(json.dumps(content, indent=2) + "\n")
 
 
-def load_subnet(directory: str | Path) -> nn.Module:
+def load_subnet(directory: str | Path, factory: Callable[..., nn.Module] | None = None) -> nn.Module:
     """The torch module of a bundle in eval mode; neither the supernet nor its weights are needed.
 
-    The result is an instance of the timm class that `extract` returned when the bundle was written.
+    The result is an instance of the class that `extract` returned when the bundle was written, such as one of timm's.
+
+    Args:
+        directory: the bundle.
+        factory: what made the supernet, where that was a ``package.module:factory`` of one's own. A bundle may come
+            from anybody, so no module that it names is imported; a name that an installed package brings is known.
 
     Raises:
-        ValueError: a file of the bundle is missing, damaged, or does not fit the other.
+        ValueError: a file of the bundle is missing, damaged, or does not fit the other, or `factory` is needed.
     """
     directory = Path(directory)
     for name in ("arch.json", "model.safetensors"):
@@ -56,9 +61,21 @@ def load_subnet(directory: str | Path) -> nn.Module:
             raise ValueError(f"{directory} is not a bundle: {name} is missing")
     try:
         content = json.loads((directory / "arch.json").read_text())
-        arch = Architecture.from_dict(content["architecture"])
-        with torch.device("meta"):  # only the shapes: the weights come from the file
-            model = create_supernet(**content["supernet"]).extract(arch)
+        arch, definition = Architecture.from_dict(content["architecture"]), dict(content["supernet"])
+        own = ":" in definition["name"]
+        if own and factory is None:
+            raise ValueError(
+                f"the bundle {directory} is of a supernet of {definition['name']}, which is not imported because a "
+                "file says so: give it as load_subnet(directory, factory)"
+            )
+        if own:
+            assert factory is not None
+            model = call_factory(factory, **definition).extract(arch)
+        elif definition["name"] not in supernet_names():
+            model = open_supernet(**definition).extract(arch)
+        else:
+            with torch.device("meta"):  # only the shapes: the weights come from the file
+                model = create_supernet(**definition).extract(arch)
         weights = load_file(directory / "model.safetensors")
         model.load_state_dict(weights, assign=True)
     except (json.JSONDecodeError, KeyError, TypeError, SafetensorError, RuntimeError) as error:

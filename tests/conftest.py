@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from supernet import create_supernet
-from supernet.inverted_residual import InvertedResidualSupernet
+from supernet.families.inverted_residual import InvertedResidualSupernet
 
 SMALL = {
     "stages": [{"width": 16, "stride": 2, "depths": [1, 2], "act": "relu"}, {"width": 24, "stride": 2, "se": True}],

@@ -14,8 +14,8 @@ from predictors.card import error_card
 from predictors.lookup import BlockSum
 from predictors.ridge import RidgePredictor
 from supernet import create_supernet, elastic
-from supernet.block_table import BlockTable, block_table
-from supernet.pieces import pieces_of
+from supernet.networks.block_table import BlockTable, block_table
+from supernet.networks.pieces import pieces_of
 
 SPACE = {
     "stages": [{"width": 8, "stride": 2, "act": "relu"}, {"width": 16, "stride": 2, "se": True}],

@@ -20,7 +20,8 @@ from onnx import TensorProto, helper
 from experiments import pipeline
 from experiments.measuring.remote import RunCampaign, journal
 from experiments.progress import Reporter
-from experiments.querying import answer, device_results
+from experiments.quantities import Limit, latency
+from experiments.querying import answer, goal_results
 from experiments.run_folder import RunFolder
 from hardware.remote import onnxruntime_web
 from hardware.remote.board import Board
@@ -149,7 +150,7 @@ def test_a_browser_measures_with_webgpu(run, runtime, tmp_path):
 def test_the_same_client_measures_under_node_and_all_the_verbs_use_it(finished_run, node, runtime, tmp_path):
     shutil.copytree(finished_run, tmp_path / "run")
     run, report = RunFolder(tmp_path / "run"), Reporter()
-    before = json.loads(run.front.read_text())["devices"]
+    before = json.loads(run.front.read_text())["goals"]
     with Serving(run, "laptop", runtime) as serving:
         printed = serving.node(node, runtime)
         progress = printed[-1]["progress"]
@@ -167,17 +168,17 @@ def test_the_same_client_measures_under_node_and_all_the_verbs_use_it(finished_r
         assert serving.node(node, runtime)[-1]["progress"]["finished"]
         assert [session.purpose for session in serving.sessions("laptop")].count("final") == 1
     pipeline.search(run, report, "laptop")
-    name, results = device_results(run.path, "laptop")
-    assert name == "laptop" and results["device"]["runtime"] == "onnxruntime-web"
+    name, results = goal_results(run.path, "laptop")
+    assert name == "laptop" and results["devices"]["laptop"]["device"]["runtime"] == "onnxruntime-web"
     assert len(results["candidates"]) == n_first + len(proposed.archs)
-    slowest = max(c["values"]["latency"] for c in results["candidates"])
-    (best,) = answer(results, {"latency": slowest}, top=1)
+    slowest = max(c["values"]["latency@laptop"] for c in results["candidates"])
+    (best,) = answer(results, [Limit(latency("laptop"), slowest, upper=True)], top=1)
     card = pipeline.export(run, best["id"], "laptop", tmp_path / "bundle", report)
-    assert card["fingerprint"] == results["fingerprint"]
+    assert card["fingerprint"] == results["devices"]["laptop"]["fingerprint"]
     # The devices of the recipe are as they were, and stay the only ones that are searched without a name.
-    assert {name: json.loads(run.front.read_text())["devices"][name] for name in before} == before
+    assert {name: json.loads(run.front.read_text())["goals"][name] for name in before} == before
     pipeline.search(run, report)
-    assert list(json.loads(run.front.read_text())["devices"]) == [*before, "laptop"]
+    assert list(json.loads(run.front.read_text())["goals"]) == [*before, "laptop"]
 
 
 class OneBroken(RunCampaign):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from experiments.budgets import (
-    describe_costs,
     format_bytes,
     format_count,
     format_joules,
@@ -92,8 +91,3 @@ def test_energies_are_read_and_written(text, joules):
     assert parse_joules(format_joules(joules)) == pytest.approx(joules, rel=5e-3)
     with pytest.raises(ValueError, match="is not an energy; write a number above 0 and J, mJ or uJ"):
         parse_joules("3")
-
-
-def test_costs_are_described_in_words():
-    costs = describe_costs({"file_bytes": 13.6e6, "energy_joules": 3.2e-3, "sm_clock_hz_before": 1e9})
-    assert costs == {"size of the file": "13.6 MB", "energy of one call": "3.20 mJ"}

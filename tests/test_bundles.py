@@ -19,7 +19,7 @@ from experiments.measuring.remote import StoredProfiler, journal
 from experiments.measuring.remote_bundles import BundleSettings, import_results, make_bundle, measure_over_ssh
 from experiments.progress import Reporter
 from experiments.run_folder import RunFolder
-from hardware.cpu import cpu_description
+from hardware.loop.cpu import cpu_description
 from hardware.remote import measure
 from hardware.remote.ssh import Host
 
@@ -111,7 +111,9 @@ def test_what_is_compared_is_measured_in_one_session(copy):
 
 def test_the_script_needs_only_numpy_and_onnxruntime_and_an_old_python(bundled):
     files = sorted((bundled / "bundle").rglob("*.py"))
-    assert [file.name for file in files] == ["__init__.py", "cpu.py", "loop.py", "measure.py"]
+    names = [str(file.relative_to(bundled / "bundle")) for file in files]
+    loop = [f"hardware/loop/{name}.py" for name in ("__init__", "cpu", "turns")]
+    assert names == ["hardware/__init__.py", *loop, "measure.py"]
     for file in files:
         tree = ast.parse(file.read_text(), feature_version=(3, 9))
         names = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
@@ -265,7 +267,7 @@ def test_results_of_another_run_or_device_are_refused(copy, recipe_path, tmp_pat
             import_results(run, path, name)
 
 
-@pytest.mark.parametrize("damaged", ["models", "hardware/loop.py", "measure.py", "manifest.json"])
+@pytest.mark.parametrize("damaged", ["models", "hardware/loop/turns.py", "measure.py", "manifest.json"])
 def test_a_bundle_that_was_damaged_on_the_way_does_not_measure(copy, damaged):
     bundle = copy / "bundle"
     (bundle / "results.jsonl").unlink()

@@ -10,9 +10,9 @@ from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from supernet.calibration import evaluate, recalibrate
-from supernet.images import resize
-from supernet.inverted_residual import InvertedResidualSupernet
+from supernet.families.inverted_residual import InvertedResidualSupernet
+from supernet.scoring.calibration import evaluate, recalibrate
+from supernet.scoring.images import resize
 
 BATCHES = [torch.randn(n, 3, 8, 8, generator=torch.Generator().manual_seed(n)) + n / 4 for n in (2, 5, 9)]
 

@@ -18,14 +18,17 @@ import torch
 from rich.console import Console
 
 from experiments import pipeline
+from experiments.known import Known
 from experiments.measuring.block_profiles import profile_blocks
-from experiments.measuring.campaign import latencies, run_campaign
+from experiments.measuring.campaign import measured_values, run_campaign
 from experiments.measuring.measure import Networks, Setup, architectures, measure_missing, measure_side_by_side
 from experiments.plans import anchors, initial_plan
 from experiments.progress import Reporter
+from experiments.quantities import latency
 from experiments.run_folder import RunFolder
+from experiments.scoring.scorer import Scorer
 from hardware import OnnxRuntimeProfiler, Store, Workload
-from hardware.store_schema import checksum
+from hardware.store.schema import checksum
 from supernet import Architecture
 
 
@@ -164,18 +167,17 @@ def test_what_is_measured_again_comes_to_what_was_known(command, run):
     assert "stands alone" in command("profile", run, "--again", "--n", 5, check=2).stderr
 
 
-def test_latency_is_learned_from_the_campaign_too_and_never_from_another_device(run):
+def test_latency_is_learned_from_the_campaign_too_and_never_from_another_device(run, monkeypatch):
     said(run_campaign, run, n=12)
     folder = RunFolder(run)
     plan = folder.plan("campaign")
     assert plan is not None
-    with folder.store() as store:
-        (device,) = store.devices()
-        archs, seconds = latencies(folder, store.measurements(device), plan.archs[:8], Reporter(), store)
-        assert archs == list(plan.archs) and len(seconds) == 12
-        newer = type(device)(**{**device.to_dict(), "runtime_version": "99.0", "options": ()})
-        with pytest.raises(ValueError, match="nothing planned is measured") as caught:
-            latencies(folder, store.measurements(newer), plan.archs[:8], Reporter(), store)
+    known = Known(folder, Scorer(folder), Reporter())
+    archs, seconds, level = measured_values(folder, known, latency("one"), plan.archs[:8], Reporter())
+    assert archs == list(plan.archs) and len(seconds) == 12 and level == known.measurements("one").at.id
+    monkeypatch.setattr("onnxruntime.__version__", "99.0")
+    with pytest.raises(ValueError, match="of nothing planned is measured") as caught:
+        measured_values(folder, Known(folder, Scorer(folder), Reporter()), latency("one"), plan.archs[:8], Reporter())
     assert "12 measurements are kept apart, since runtime_version" in str(caught.value)
     assert f"supernet profile {run}" in str(caught.value)
 
@@ -217,7 +219,7 @@ def test_what_has_changed_since_is_said(command, finished_run, tmp_path):
     shutil.copytree(finished_run, run)
     assert command("query", run, "--device", "one").stderr == ""
     front = json.loads((run / "front.json").read_text())
-    front["devices"]["one"]["device"] |= {"runtime_version": "0.1", "hardware": "abacus"}
+    front["goals"]["one"]["devices"]["one"]["device"] |= {"runtime_version": "0.1", "hardware": "abacus"}
     (run / "front.json").write_text(json.dumps(front))
     done = command("query", run, "--device", "one", "--json")
     assert "one is not here what it was when it was measured: hardware abacus → " in done.stderr
@@ -242,6 +244,6 @@ def test_what_has_changed_since_is_said(command, finished_run, tmp_path):
         for row in database.execute("SELECT rowid, * FROM sessions").fetchall():
             values = [checksum("sessions", dict(row)), row["rowid"]]
             database.execute("UPDATE sessions SET checksum = ? WHERE rowid = ?", values)
-    with pytest.raises(ValueError, match="nothing planned is measured on one") as caught:
+    with pytest.raises(ValueError, match="of nothing planned is measured on one") as caught:
         pipeline.fit(RunFolder(run), Reporter())
     assert re.search(r"one: \d+ measurements are kept apart, since runtime_version 0\.[\d.]+ → ", str(caught.value))

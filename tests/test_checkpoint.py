@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from supernet import create_supernet
-from supernet.timm_supernet import TimmSupernet
+from supernet.networks.timm_supernet import TimmSupernet
 from supernet.training import (
     Progress,
     Schedule,
@@ -60,7 +60,9 @@ def _supernet() -> TimmSupernet:
 def _trainer(folder: Path | None, **changes: object) -> Trainer:
     """Shrinking in five phases of two epochs: teacher, sorting and fresh optimisers are all on the way."""
     net, schedule = _supernet(), Schedule(2, 0.05, 0.5)
-    phases = progressive_shrinking(net.space, schedule, schedule, schedule, schedule, subnets={"depth": 2, "expand": 2})
+    phases = progressive_shrinking(
+        net.space, schedule, schedule, schedule, schedule, subnets={"depth": 2, "middle_width": 2}
+    )
     trainer = Trainer(net, phases, Noise(), seed=3, folder=folder, save_steps=3)
     for name, value in changes.items():
         setattr(trainer, name, value)

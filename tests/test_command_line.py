@@ -44,15 +44,16 @@ def test_a_finished_run_is_left_alone(command, finished_run, recipe_path):
 
 def test_the_front_is_measured_and_ordered(finished_run):
     content = front(finished_run)
-    assert set(content["devices"]) == {"one", "eight"}
-    for results in content["devices"].values():
-        points = [(c["values"]["latency"], c["values"]["accuracy"]) for c in results["front"]["candidates"]]
+    assert set(content["goals"]) == {"one", "eight"}
+    for name, results in content["goals"].items():
+        at = f"latency@{name}"
+        points = [(c["values"][at], c["values"]["accuracy"]) for c in results["front"]["candidates"]]
         assert points == sorted(points) and len({a for _, a in points}) == len(points)
         with sqlite3.connect(finished_run / "store.sqlite") as database:
             query = "SELECT key FROM networks JOIN sessions ON sessions.id = session WHERE fingerprint = ?"
-            measured = {key for (key,) in database.execute(query, [results["fingerprint"]])}
+            measured = {key for (key,) in database.execute(query, [results["devices"][name]["fingerprint"]])}
         assert {c["id"] for c in results["candidates"]} <= measured
-    slow, fast = (content["devices"][d]["reference"]["latency"] for d in ("eight", "one"))
+    slow, fast = (content["goals"][d]["reference"][f"latency@{d}"] for d in ("eight", "one"))
     assert slow > 2 * fast  # two devices of really different cost
 
 
@@ -67,28 +68,28 @@ def test_nothing_is_scored_twice_or_planned_twice_and_what_is_compared_is_in_one
         ).fetchall()
         assert times and all(count == 1 for key, _, _, count in times if key not in anchors[:8])
     comparison = json.loads((finished_run / "comparison.json").read_text())
-    for device in comparison["devices"]:
+    for device, goal in zip(comparison["devices"], comparison["goals"], strict=True):
         (level,) = (session for session in device["sessions"] if session["is_level"])
         with sqlite3.connect(finished_run / "store.sqlite") as database:
             query = "SELECT key FROM networks WHERE session = ? AND n_repeats >= 20"
             together = {key for (key,) in database.execute(query, [level["id"]])}
-        chosen = {point["id"] for one in device["series"] if one["name"] != "measured sub-networks"
+        chosen = {point["id"] for one in goal["series"] if one["name"] != "measured sub-networks"
                   for point in one["points"]}  # fmt: skip
         assert chosen and together >= chosen and level["purpose"] == "final"
-        assert front(finished_run)["devices"][device["name"]]["session"] == level["id"]
+        assert front(finished_run)["goals"][goal["name"]]["devices"][device["name"]]["session"] == level["id"]
 
 
 def test_query_finds_the_most_accurate_that_holds_the_budget(command, finished_run):
-    results = front(finished_run)["devices"]["one"]
-    candidates = sorted(results["candidates"], key=lambda c: c["values"]["latency"])
-    budget = candidates[len(candidates) // 2]["values"]["latency"]
-    holding = [c for c in candidates if c["values"]["latency"] <= budget]
+    results, at = front(finished_run)["goals"]["one"], "latency@one"
+    candidates = sorted(results["candidates"], key=lambda c: c["values"][at])
+    budget = candidates[len(candidates) // 2]["values"][at]
+    holding = [c for c in candidates if c["values"][at] <= budget]
     done = command("query", finished_run, "--device", "one", "--latency", f"{budget * 1e3:.17g}ms", "--json")
     (best,) = json.loads(done.stdout)["found"]
-    assert best["accuracy"] == max(c["values"]["accuracy"] for c in holding)
-    assert best["latency"] <= budget
-    low, high = best["latency_interval"]
-    assert low <= best["latency"] <= high and 0 <= best["share_of_runs_within"] <= 1
+    assert best["values"]["accuracy"] == max(c["values"]["accuracy"] for c in holding)
+    assert best["values"][at] <= budget
+    low, high = best["intervals"][at]
+    assert low <= best["values"][at] <= high and 0 <= best["share_of_runs_within"][at] <= 1
     listed = command("query", finished_run, "--device", "one", "--latency", f"{budget * 1e3:.17g}ms", "--top", 5)
     ids = re.findall(r"^([0-9a-f]{10}) ", listed.stdout, flags=re.MULTILINE)
     assert ids[0] == best["id"] and len(ids) == min(5, len(holding))
@@ -98,22 +99,24 @@ def test_a_budget_nobody_meets_says_what_the_fastest_needs(command, finished_run
     done = command("query", finished_run, "--device", "one", "--latency", "1ns", check=2)
     assert "not a time" in done.stderr
     done = command("query", finished_run, "--device", "one", "--latency", "0.001us", check=2)
-    assert re.search(r"no measured sub-network has latency ≤ .*: the fastest sub-network needs [\d.]+ µs", done.stderr)
+    assert re.search(
+        r"no measured sub-network has latency@one ≤ .*: the fastest sub-network needs [\d.]+ µs", done.stderr
+    )
 
 
 def test_query_holds_budgets_of_what_was_measured_beside_the_latency(command, finished_run):
-    candidates = front(finished_run)["devices"]["one"]["candidates"]
-    sizes = sorted(candidate["extras"]["costs"]["file_bytes"] for candidate in candidates)
+    candidates = front(finished_run)["goals"]["one"]["candidates"]
+    sizes = sorted(candidate["values"]["size@one"] for candidate in candidates)
     limit = sizes[len(sizes) // 2]
     found = json.loads(command("query", finished_run, "--device", "one", "--size", f"{limit:.0f}B", "--json").stdout)
     (row,) = found["found"]
-    assert row["costs"]["file_bytes"] <= limit
-    small = [c for c in candidates if c["extras"]["costs"]["file_bytes"] <= limit]
-    assert row["accuracy"] == max(c["values"]["accuracy"] for c in small)
+    assert row["values"]["size@one"] <= limit
+    small = [c for c in candidates if c["values"]["size@one"] <= limit]
+    assert row["values"]["accuracy"] == max(c["values"]["accuracy"] for c in small)
     done = command("query", finished_run, "--device", "one", "--size", "1B", check=2)
-    assert "no measured sub-network has size ≤ 1.00 B: the smallest sub-network needs" in done.stderr
+    assert "no measured sub-network has size@one ≤ 1.00 B: the smallest sub-network needs" in done.stderr
     done = command("query", finished_run, "--device", "one", "--memory", "20MB", check=2)
-    assert "not every one of memory was measured on this device; the costs of [[devices]]" in done.stderr
+    assert "memory@one was not measured here; the costs of [[devices]]" in done.stderr
 
 
 def test_help_and_query_come_at_once(command, finished_run):
@@ -128,7 +131,7 @@ def test_help_and_query_come_at_once(command, finished_run):
 
 
 def test_a_bundle_runs_without_anything_of_ours(command, finished_run, tmp_path):
-    arch = front(finished_run)["devices"]["eight"]["front"]["candidates"][0]
+    arch = front(finished_run)["goals"]["eight"]["front"]["candidates"][0]
     out = tmp_path / "bundle"
     printed = command("export", finished_run, "--arch", arch["id"], "--device", "eight", "--out", out).stdout
     assert arch["id"] in printed and "on test" in printed
@@ -157,11 +160,12 @@ def test_an_interrupted_step_is_done_again_and_no_more(command, finished_run, tm
     assert "has no front.json; make it with `supernet search" in missing.stderr
     printed = command("search", run).stdout
     assert "everything planned is measured" in printed and "measured on" not in printed
-    for name, results in front(run)["devices"].items():  # predictions were made anew, from all that was measured since
-        before = {c["id"]: c["values"] for c in expected["devices"][name]["candidates"]}
+    for name, results in front(run)["goals"].items():  # predictions were made anew, from all that was measured since
+        before = {c["id"]: c["values"] for c in expected["goals"][name]["candidates"]}
         assert {c["id"] for c in results["candidates"]} == before.keys()
         for candidate in results["candidates"]:
-            assert candidate["values"] == pytest.approx(before[candidate["id"]], rel=0.03)
+            for quantity, value in before[candidate["id"]].items():
+                assert candidate["values"][quantity] == pytest.approx(value, rel=0.03)
 
 
 @pytest.mark.parametrize(
@@ -170,10 +174,14 @@ def test_an_interrupted_step_is_done_again_and_no_more(command, finished_run, tm
         (("query", "{empty}"), "{empty} has no front.json; search first: `supernet search {empty}`"),
         (("query", "{empty}/none"), "{empty}/none is not a folder"),
         (("profile", "{empty}"), "{empty} is not a run: it has no recipe.toml"),
-        (("query", "{run}"), "has 2 devices; name one with --device: one, eight"),
+        (("query", "{run}"), "has 2 goals; name one with --device or --goal: one; eight"),
         (("query", "{run}", "--device", "three"), "no device 'three' in {run}; there are one, eight"),
         (("query", "{run}", "--device", "one", "--latency", "15 parsecs"), "'15 parsecs' is not a time"),
         (("query", "{run}", "--device", "one", "--macs", "many"), "'many' is not a count"),
+        (("query", "{run}", "--device", "one", "--limit", "latenz <= 3ms"), "did you mean 'latency'?"),
+        (("query", "{run}", "--device", "one", "--limit", "latency@two <= 3ms"), "there is no device 'two'"),
+        (("query", "{run}", "--device", "one", "--limit", "latency: 3ms"), "'latency: 3ms' is no limit"),
+        (("query", "{run}", "--goal", "three"), "no goal 'three' in {run}; there are one; eight"),
         (("export", "{run}", "--arch", "zzz", "--out", "{empty}/b"), "no architecture of {run} has the id 'zzz'"),
         (("run", "{empty}/none.toml"), "none.toml: there is no such recipe"),
     ],
@@ -195,6 +203,9 @@ def test_bad_input_gets_one_line(command, finished_run, tmp_path, arguments, mes
         ('timm_models = ["lcnet_035"]', 'timm_models = ["lcnet_036"]', "timm has no model 'lcnet_036'"),
         ("[data]\n", '[data]\nsource = "folder"\nroot = "/nowhere/images"\n', "/nowhere/images"),
         ('name = "eight"', 'name = "one"', "two devices are named 'one'"),
+        ("rounds = 1", 'rounds = 1\nobjectives = ["accuracy", "latenzy@one"]', "did you mean 'latency'?"),
+        ("rounds = 1", 'rounds = 1\nobjectives = ["accuracy"]', "a front needs two or more"),
+        ("rounds = 1", 'rounds = 1\nconstraints = ["size <= 5 bananas"]', "'5 bananas' is not a size"),
     ],
 )
 def test_a_recipe_that_cannot_work_is_refused_before_anything_is_done(

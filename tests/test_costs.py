@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from hardware import OnnxRuntimeProfiler, TorchProfiler, Workload, export_onnx
-from hardware.energy import cpu_energy_meter, energy_meter, joules_per_call
-from hardware.gpu import gpu_description, gpu_energy_meter, gpu_state
-from hardware.memory import peak_memory
+from hardware.runtimes.energy import cpu_energy_meter, energy_meter, joules_per_call
+from hardware.runtimes.gpu import gpu_description, gpu_energy_meter, gpu_state
+from hardware.runtimes.memory import peak_memory
 
 
 def net(width: int) -> nn.Module:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from hardware.cpu import control_groups, cpu_description
+from hardware.loop.cpu import control_groups, cpu_description
 
 X86 = "processor\t: {i}\nvendor_id\t: GenuineIntel\nmodel name\t: Some Xeon  Gold\ncache size\t: 1 KB\n\n"
 ARM = "processor\t: {i}\nBogoMIPS\t: 48.00\nCPU implementer\t: {maker}\nCPU part\t: {part}\nCPU revision\t: 1\n\n"

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from supernet import SearchSpace, Stage
-from supernet.design import covering_design, covering_subset
-from supernet.relation import Relation
+from supernet.space.design import covering_design, covering_subset
+from supernet.space.relation import Relation
 
 PUBLISHED = SearchSpace(tuple(range(128, 225, 4)), (Stage.uniform((2, 3, 4), kernel=(3, 5, 7), expand=(3, 4, 6)),) * 5)
 TINY = SearchSpace(

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from hardware import Device
-from hardware.cpu import cpu_description
+from hardware.loop.cpu import cpu_description
 
 DEVICE = Device(
     name="laptop",
@@ -80,7 +80,8 @@ def test_the_machine_says_what_it_is():
 
 def test_reading_measurements_needs_no_heavy_library():
     code = (
-        "import sys, hardware, hardware.device, hardware.measurement, hardware.store, hardware.store_exchange;"
+        "import sys, hardware, hardware.device, hardware.loop.measurement;"
+        "import hardware.store.store, hardware.store.exchange;"
         "print([m for m in ('torch', 'onnxruntime', 'onnx', 'timm', 'scipy') if m in sys.modules])"
     )
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

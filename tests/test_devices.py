@@ -107,7 +107,7 @@ def installed(tmp_path, monkeypatch):
 
 
 def test_without_its_package_a_runtime_is_refused():
-    with pytest.raises(ValidationError, match="'numpy' is not possible; choose 'onnxruntime', 'torch', 'openvino', or"):
+    with pytest.raises(ValidationError, match="'numpy' is not possible; choose 'onnxruntime', 'openvino', 'torch', or"):
         DeviceSettings(name="slow", runtime="numpy")
 
 
@@ -142,6 +142,15 @@ def test_the_page_measures_by_hand(tmp_path, monkeypatch, capsys):
 
 def small_net() -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_runtime_of_ours_and_of_a_stranger_stand_in_one_list(tmp_path):
+    """So two of one name are told apart by nobody."""
+    entries = tmp_path / "numpy_device-1.0.dist-info" / "entry_points.txt"
+    entries.write_text(entries.read_text().replace("numpy =", "torch ="))
+    with pytest.raises(ValueError, match=r"runtime 'torch' of .*numpy-device.*; install exactly one that brings it"):
+        profiler(runtime="torch")
 
 
 @pytest.mark.usefixtures("installed")

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from supernet import Architecture, create_supernet
-from supernet.nested import NestedFamily
-from supernet.timm_supernet import TimmSupernet
+from supernet.networks.timm_supernet import TimmSupernet
+from supernet.space.nested import NestedFamily
 from supernet.training import (
     Attentive,
     CrossEntropy,

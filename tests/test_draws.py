@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from scipy.stats import chisquare
 
 from supernet import Architecture, SearchSpace, Stage, create_supernet, elastic
-from supernet.nested import NestedFamily
 from supernet.space import Genes
+from supernet.space.nested import NestedFamily
 from supernet.training import Attentive, Draw, Evenly, MacBins, Nested, Sandwich, Shift, Uniform
 
 SPACE = SearchSpace(

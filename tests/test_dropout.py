@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 from supernet import create_supernet, elastic
-from supernet.calibration import batch_statistics
-from supernet.dropout import set_dropout
-from supernet.timm_supernet import TimmSupernet
+from supernet.networks.dropout import set_dropout
+from supernet.networks.timm_supernet import TimmSupernet
+from supernet.scoring.calibration import batch_statistics
 
 FAMILIES = {
     "inverted residual": lambda: create_supernet(

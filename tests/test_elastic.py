@@ -12,10 +12,10 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from supernet import create_supernet, load_subnet
-from supernet.from_timm import elastic
+from supernet.networks.from_timm import elastic
+from supernet.networks.timm_supernet import TimmSupernet, l1_importance
 from supernet.subnet import save_subnet
 from supernet.testing import randomize
-from supernet.timm_supernet import TimmSupernet, l1_importance
 
 TINY: dict[str, Any] = {"img_size": 32, "patch_size": 8, "depth": 3, "embed_dim": 48, "num_heads": 4}
 
@@ -172,7 +172,8 @@ def test_sorting_keeps_what_matters(name):
         ("efficientnet_cc_b0_4e", {}, "is a CondConvResidual"),
         ("efficientnet_b0_gn", {}, "are normalised by GroupNormAct"),
         ("mobilnetv3_small_050", {}, "no model 'mobilnetv3_small_050'; did you mean 'mobilenetv3_small_050'"),
-        ("mobilenetv3_small_050", {"kernel": (3,)}, "has no choice 'kernel'; there are resolutions, depths, kernels"),
+        ("mobilenetv3_small_050", {"kernel": (3,)}, "has no choice 'kernel'; did you mean 'kernels'"),
+        ("mobilenetv3_small_050", {"zzz": (3,)}, "has no choice 'zzz'; there are resolutions, depths, kernels"),
         ("mobilenetv3_small_050", {"kernels": (3, 7)}, "kernels 7: possible are 3, 5"),
         ("mobilenetv3_small_050", {"expands": (8,)}, "expands 8: possible are above 0 up to 6"),
         ("mobilenetv3_small_050", {"fractions": (1.5,)}, "fractions 1.5: possible are above 0 up to 1"),

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from supernet import Architecture, Block, SearchSpace, Stage
-from supernet.from_timm import elastic
+from supernet.networks.from_timm import elastic
+from supernet.networks.timm_supernet import TimmSupernet
 from supernet.testing import SupernetContract, randomize
-from supernet.timm_supernet import TimmSupernet
 
 CASES = {
     "mobilenetv3_small_050": ({}, {"resolutions": (32, 40)}),

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from supernet import create_supernet
-from supernet.timm_supernet import TimmSupernet
+from supernet.networks.timm_supernet import TimmSupernet
 from supernet.training import (
     CrossEntropy,
     Engine,

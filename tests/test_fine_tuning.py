@@ -10,7 +10,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from supernet import elastic
-from supernet.calibration import evaluate
+from supernet.scoring.calibration import evaluate
 from supernet.training import Engine, Schedule, Trainer, fine_tuning, plain
 
 

@@ -92,6 +92,6 @@ def test_a_run_that_is_killed_again_and_again_ends_the_same(finished_run, recipe
         ).fetchall()
     tied = {row["id"] for row in initial[0]["architectures"][:8]}
     assert all(n == 1 for key, _, _, n in times if key not in tied)  # nothing is measured a second time
-    fronts = [json.loads((folder / "front.json").read_text())["devices"] for folder in (run, finished_run)]
+    fronts = [json.loads((folder / "front.json").read_text())["goals"] for folder in (run, finished_run)]
     assert fronts[0].keys() == fronts[1].keys()
     assert not list(run.rglob(".*.json")) and not list(run.rglob("*.tmp"))

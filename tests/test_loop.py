@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from hardware import DeviceGoneError, Sampling
-from hardware.loop import Course, half_widths, one_line, take_turns
-from hardware.two_way import fit_two_way
+from hardware.loop.turns import Course, half_widths, one_line, take_turns
+from hardware.loop.two_way import fit_two_way
 
 
 class Machine:

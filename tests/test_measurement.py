@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from hardware import Device, Measurements, Session
-from hardware.session import MeasuredNetwork, new_session_id
-from hardware.two_way import fit_two_way
+from hardware.loop.session import MeasuredNetwork, new_session_id
+from hardware.loop.two_way import fit_two_way
 
 DEVICE = Device("test", "cpu", "torch", "2", "cpu", threads=1, batch_size=1)
 
@@ -101,7 +101,7 @@ def test_notes_of_a_session_are_warnings_of_its_networks():
 
 def test_every_session_is_analysed_once_however_much_is_asked(monkeypatch):
     fitted = []
-    monkeypatch.setattr("hardware.session.fit_two_way", lambda y: fitted.append(y.shape) or fit_two_way(y))
+    monkeypatch.setattr("hardware.loop.session.fit_two_way", lambda y: fitted.append(y.shape) or fit_two_way(y))
     sessions = [session([*range(1, 9), *range(50 * k + 9, 50 * k + 59)], began=k, n_turns=20) for k in range(20)]
     found = Measurements(DEVICE, sessions)
     assert dict(found).keys() == dict(found).keys() and len(dict(found)) == 1008 and found.notes == []

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from hardware import Device, Session, Store
-from hardware.session import MeasuredNetwork
+from hardware.loop.session import MeasuredNetwork
 
 ONE = Device("one", "cpu", "torch", "2", "cpu", threads=1, batch_size=1)
 EIGHT = dataclasses.replace(ONE, name="eight", batch_size=8)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hardware import Device, DeviceGoneError, Measurements, Prepared, Sampling, Store, Watcher, Workload, measure
-from hardware.cpu import cpu_description
+from hardware.loop.cpu import cpu_description
 
 DEVICE = Device("clock", "a clock", "none", "0", "none", threads=1, batch_size=1)
 SAMPLING = Sampling(min_turns=20, max_turns=40)
@@ -56,7 +56,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr("hardware.measuring.time", clock)
+    monkeypatch.setattr("hardware.loop.measuring.time", clock)
     return clock
 
 
@@ -128,7 +128,7 @@ def test_time_is_bounded(clock):
     ],
 )
 def test_sessions_are_as_large_as_memory_and_turns_allow(clock, monkeypatch, limits, file_bytes, sizes):
-    monkeypatch.setattr("hardware.measuring._memory", lambda: 8 * 4e6)
+    monkeypatch.setattr("hardware.loop.measuring._memory", lambda: 8 * 4e6)
     clock.file_bytes = file_bytes
     sessions = list(measure(clock, workloads(*range(1, 10)), Sampling(max_turns=20, **limits)))
     assert [len(session.networks) for session in sessions] == sizes
@@ -240,8 +240,8 @@ def test_the_process_is_afterwards_as_it_was(monkeypatch):
     here = Clock(device=Device("here", cpu_description(), "none", "0", "cpu", threads=1, batch_size=1))
     before, policy, seen = os.sched_getaffinity(0), os.sched_getscheduler(0), []
     core = max(before)
-    monkeypatch.setattr("hardware.measuring.quietest_cores", lambda n: (core,))
-    monkeypatch.setattr("hardware.measuring.time", here)
+    monkeypatch.setattr("hardware.loop.measuring.quietest_cores", lambda n: (core,))
+    monkeypatch.setattr("hardware.loop.measuring.time", here)
 
     class Fails(Watcher):
         def progressed(self, session, share):
@@ -333,8 +333,8 @@ def test_what_is_wrong_in_the_last_second_costs_its_turns_or_is_noted(clock):
 
 
 def test_no_other_device_is_asked_how_this_machine_is(clock, monkeypatch):
-    monkeypatch.setattr("hardware.measuring.Surroundings", None)
-    monkeypatch.setattr("hardware.measuring.quietest_cores", None)
+    monkeypatch.setattr("hardware.loop.measuring.Surroundings", None)
+    monkeypatch.setattr("hardware.loop.measuring.quietest_cores", None)
     (session,) = measure(clock, workloads(1, 2), SAMPLING)
     assert session.measured == (0, 1)
 
@@ -343,9 +343,9 @@ def test_the_state_of_a_gpu_is_kept(clock, monkeypatch):
     clock.device = Device("gpu", "a GPU", "none", "0", "cuda", threads=1, batch_size=1)
     hertz, throttled = itertools.count(1000.0), iter([0.0] * 2 + [1.0] * 99)
     monkeypatch.setattr(
-        "hardware.measuring.gpu_state", lambda: {"sm_clock_hz": next(hertz), "throttled": next(throttled)}
+        "hardware.loop.measuring.gpu_state", lambda: {"sm_clock_hz": next(hertz), "throttled": next(throttled)}
     )
-    monkeypatch.setattr("hardware.measuring.quietest_cores", lambda n: ())
+    monkeypatch.setattr("hardware.loop.measuring.quietest_cores", lambda n: ())
     (session,) = measure(clock, workloads(8, 9), Sampling(min_turns=60, patience_seconds=1.0))
     assert session.extras["sm_clock_hz_before"] == 1000.0 < session.extras["sm_clock_hz_after"]
     assert any("the GPU throttled itself" in note for note in session.notes)

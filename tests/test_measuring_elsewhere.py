@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hardware import loop as loop_module
-from hardware.loop import half_widths
+from hardware.loop import turns as loop_module
+from hardware.loop.turns import half_widths
 from hardware.remote import measure
 from hardware.remote.bundle import write_kit
 
@@ -88,7 +88,7 @@ IN_A_KIT = """
 import json, math, random, sys
 sys.path.insert(0, sys.argv[1])
 import measure
-from hardware import loop
+from hardware.loop import turns as loop
 MACHINE
 courses, sampling, now, order = machine(loop, random, math, json.loads(sys.argv[2]))
 entrants = [measure.Entrant({"key": course.name, "resolution": 8}, course, 0.0) for course in courses]
@@ -283,8 +283,10 @@ def test_turns_that_are_doubted_do_not_count(run):
 
 
 def test_a_kit_is_the_files_of_this_project_as_they_are(kit):
-    for name in ("cpu.py", "loop.py"):
-        assert (kit / "hardware" / name).read_bytes() == Path(loop_module.__file__).with_name(name).read_bytes()
+    for name in ("cpu.py", "turns.py"):
+        assert (kit / "hardware" / "loop" / name).read_bytes() == Path(loop_module.__file__).with_name(
+            name
+        ).read_bytes()
     assert (kit / "measure.py").read_bytes() == Path(measure.__file__).read_bytes()
 
 

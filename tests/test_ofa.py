@@ -11,7 +11,8 @@ from timm.models import ResNet, create_model
 from torch.nn import functional as F
 
 from supernet import create_supernet, load_ofa_checkpoint, load_ofa_specialized
-from supernet.residual import elastic_resnet
+from supernet.families.residual import elastic_resnet
+from supernet.ofa.config import from_ofa
 
 CLASSES = 10
 NAMES = ("ofa_mobilenetv3_w1.0", "ofa_mobilenetv3_w1.2", "ofa_proxyless_w1.3", "ofa_resnet50d")
@@ -356,7 +357,7 @@ def test_logits_are_those_of_the_published_forward_pass(published, name):
     rng = np.random.default_rng(5)
     for i, resolution in enumerate((128, 132, 160, 132, 128, 132)):
         config = random_config(name, rng, resolution)
-        arch = supernet.space.from_ofa(config)
+        arch = from_ofa(supernet.space, config)
         x = torch.randn(1 + i % 2, 3, resolution, resolution, generator=torch.Generator().manual_seed(i))
         expected = published_forward(name, state, config, x)
         tolerance = 1e-4 * expected.abs().max().item()

@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hardware import export_onnx, onnx_parity
 from supernet import Block, SearchSpace, create_supernet, load_subnet
+from supernet.ofa.config import from_ofa, to_ofa
 from supernet.subnet import save_subnet
 
 CLASSES = {"ofa_mobilenetv3_w1.2": MobileNetV3, "ofa_proxyless_w1.3": EfficientNet, "ofa_resnet50d": ResNet}
@@ -88,41 +89,41 @@ def test_sorting_leaves_the_largest_network_and_then_the_trained_ones_as_they_ar
 def test_the_dictionary_form_comes_and_goes(published):
     space = published.space
     archs = [*space.sample(50, np.random.default_rng(0)), space.smallest, space.largest]
-    assert [space.from_ofa(space.to_ofa(arch)) for arch in archs] == archs
+    assert [from_ofa(space, to_ofa(space, arch)) for arch in archs] == archs
 
 
 def test_entries_of_absent_blocks_are_ignored_and_filled_with_the_smallest_choice():
     space = space_of("ofa_mobilenetv3_w1.0")
     config: dict[str, Any] = {"ks": [3, 5, 99, -1] * 5, "e": [4, 6, None, 0] * 5, "d": 2, "r": 224}
-    arch = space.from_ofa(config)
+    arch = from_ofa(space, config)
     assert arch.stages == ((Block(kernel=3, expand=4), Block(kernel=5, expand=6)),) * 5
     filled = {"wid": None, "ks": [3, 5, 3, 3] * 5, "e": [4, 6, 3, 3] * 5, "d": [2] * 5, "r": [224]}
-    assert space.to_ofa(arch) == filled
-    assert space.from_ofa({**config, "r": [160]}).resolution == 160
-    assert space.from_ofa({"ks": 7, "e": 6, "d": 4}) == space.largest
+    assert to_ofa(space, arch) == filled
+    assert from_ofa(space, {**config, "r": [160]}).resolution == 160
+    assert from_ofa(space, {"ks": 7, "e": 6, "d": 4}) == space.largest
     # A restricted space counts positions as the published lists do.
-    assert space.restrict(depth=(2,)).from_ofa(config) == arch
+    assert from_ofa(space.restrict(depth=(2,)), config) == arch
 
 
 def test_proxyless_may_leave_out_its_last_stage():
     space = space_of("ofa_proxyless_w1.3")
     config = {"ks": [3] * 21, "e": [4] * 21, "d": [2, 2, 2, 2, 2, 1]}
-    arch = space.from_ofa(config)
+    arch = from_ofa(space, config)
     assert arch.depths == (2, 2, 2, 2, 2, 1) and arch.resolution == 224
-    assert space.from_ofa({**config, "d": [2] * 5}) == space.from_ofa({**config, "d": 2}) == arch
-    shorter = space.from_ofa({"ks": [3] * 20, "e": [4] * 20, "d": [2] * 5})
+    assert from_ofa(space, {**config, "d": [2] * 5}) == from_ofa(space, {**config, "d": 2}) == arch
+    shorter = from_ofa(space, {"ks": [3] * 20, "e": [4] * 20, "d": [2] * 5})
     assert shorter.stages[:5] == arch.stages[:5] and shorter.stages[5] == space.largest.stages[5]
 
 
 def test_the_stem_of_the_resnet_is_the_first_depth():
     space = space_of("ofa_resnet50d")
     config = {"d": [1, 0, 1, 2, 0], "e": 0.25, "w": [0, 1, 2, 1, 0, 2]}
-    arch = space.from_ofa(config)
+    arch = from_ofa(space, config)
     assert arch.depths == (2, 3, 6, 2)
     assert dict(arch.settings) == {"stem_residual": 0, "stem_mid_width": 0.65, "stem_out_width": 0.8}
     assert [stage[0].width for stage in arch.stages] == [1.0, 0.8, 0.65, 1.0]
-    assert space.from_ofa({**config, "d": 2, "e": [0.35] * 18, "w": 2}) == space.largest
-    written = space.to_ofa(arch)
+    assert from_ofa(space, {**config, "d": 2, "e": [0.35] * 18, "w": 2}) == space.largest
+    written = to_ofa(space, arch)
     assert written["d"] == [0, 0, 1, 2, 0] and written["w"] == config["w"] and written["r"] == [224]
     assert written["e"] == [0.25, 0.25, 0.2, 0.2] + [0.25] * 3 + [0.2] + [0.25] * 6 + [0.25, 0.25, 0.2, 0.2]
 
@@ -147,9 +148,9 @@ def test_the_stem_of_the_resnet_is_the_first_depth():
 def test_impossible_entries_are_named(name, change, message):
     space = space_of(name)
     with pytest.raises(ValueError, match=message):
-        space.from_ofa({**space.to_ofa(space.smallest), **change})
+        from_ofa(space, {**to_ofa(space, space.smallest), **change})
 
 
 def test_a_space_of_ones_own_has_no_published_form(small_supernet):
     with pytest.raises(ValueError, match="no published form"):
-        small_supernet.space.to_ofa(small_supernet.space.smallest)
+        to_ofa(small_supernet.space, small_supernet.space.smallest)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from hardware import ParityError, export_onnx, onnx_parity
-from hardware.onnx_recorder import UnsupportedError, record
+from hardware.onnx.recorder import UnsupportedError, record
 
 FAST = [
     "mobilenetv3_small_050",
@@ -39,6 +39,7 @@ def lively(module: nn.Module) -> nn.Module:
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("name", FAST)
 def test_stock_networks_are_exported_the_fast_way(name, channels):
+    torch.manual_seed(0)  # float32 itself leaves up to 1e-4 for some weights
     module = lively(timm.create_model(name, num_classes=10, in_chans=channels))
     shape = (2, channels, 64, 64)
     module.eval()

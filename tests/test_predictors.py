@@ -1,4 +1,4 @@
-"""Laws of features and predictors, on a synthetic device whose truth is known."""
+"""Laws of features, and what the predictors of this project do beyond the contract."""
 
 import json
 import subprocess
@@ -22,7 +22,6 @@ from predictors import (
     load_predictor,
     save_predictor,
 )
-from predictors.card import kendall_tau
 from predictors.protocol import Residuals, folds
 from supernet.space import Genes, SearchSpace, Stage
 
@@ -62,7 +61,6 @@ PREDICTORS: dict[str, Callable[[], Predictor]] = {
     "boosting of values": lambda: BoostingPredictor(FEATURES["one hot"](), "value"),
 }
 every_features = pytest.mark.parametrize("make", FEATURES.values(), ids=FEATURES)
-every_predictor = pytest.mark.parametrize("make", PREDICTORS.values(), ids=PREDICTORS)
 
 
 def sample(n: int, seed: int = 0) -> Genes:
@@ -120,25 +118,6 @@ def test_a_digest_names_the_meaning() -> None:
     assert BlockCosts(SPACE, block_costs).digest != BlockCosts(SPACE, lambda genes: block_costs(genes) ** 2).digest
 
 
-@every_predictor
-def test_predictions_rank_and_ignore_dead_genes(make: Callable[[], Predictor]) -> None:
-    train, test = sample(150), sample(400, seed=1)
-    predictor = make().fit(train, latency(train, 0.03))
-    predicted = predictor.predict(test)
-    np.testing.assert_array_equal(predictor.predict(scrambled(test)), predicted)
-    assert kendall_tau(predicted, latency(test, 0.0)) > 0.8
-    assert predictor.out_of_fold_.shape == (150,)
-    assert kendall_tau(predictor.out_of_fold_, latency(train, 0.0)) > 0.75
-    assert predictor.predict(test[:0]).shape == (0,)
-
-
-@every_predictor
-def test_fitting_twice_gives_the_same(make: Callable[[], Predictor]) -> None:
-    train = sample(60)
-    y = latency(train, 0.05)
-    np.testing.assert_array_equal(make().fit(train, y).predict(train), make().fit(train, y).predict(train))
-
-
 def test_sixty_measurements_are_enough_for_latency() -> None:
     train, test = sample(60, seed=2), sample(500, seed=3)
     predictor = RidgePredictor(FEATURES["joined"](), "relative").fit(train, latency(train, 0.02))
@@ -168,31 +147,6 @@ def test_ridge_leaves_one_out_exactly(target) -> None:
         np.testing.assert_allclose(without.fit(genes[rest], y[rest]).predict(genes[[row]]), out_of_fold[row], rtol=1e-9)
 
 
-@every_predictor
-@pytest.mark.parametrize("coverage", [0.8, 0.9])
-def test_intervals_cover_what_they_promise(make: Callable[[], Predictor], coverage: float) -> None:
-    inside = []
-    for seed in range(3):
-        train, test = sample(120, seed=10 + seed), sample(500, seed=20 + seed)
-        predictor = make().fit(train, latency(train, 0.05, seed))
-        lower, upper = predictor.predict_interval(test, coverage).T
-        y = latency(test, 0.05, seed + 50)
-        inside.append(np.mean((lower <= y) & (y <= upper)))
-    assert abs(np.mean(inside) - coverage) < 0.07
-
-
-@every_predictor
-def test_probability_below_a_limit_is_calibrated(make: Callable[[], Predictor]) -> None:
-    train, test = sample(150), sample(800, seed=1)
-    predictor = make().fit(train, latency(train, 0.05))
-    y = latency(test, 0.05, seed=2)
-    limit = float(np.median(y))
-    probability = predictor.probability_below(test, limit)
-    assert ((probability > 0) & (probability < 1)).all()
-    assert abs(probability.mean() - np.mean(y <= limit)) < 0.08
-    assert (predictor.probability_below(test, 2 * limit) >= probability).all()
-
-
 def test_residuals_refuse_more_coverage_than_they_know() -> None:
     residuals = Residuals.of(np.arange(1.0, 21.0), np.ones(20), "value")
     with pytest.raises(ValueError, match=r"coverage 0.99 needs 99 training architectures; there were 20"):
@@ -216,24 +170,12 @@ def test_what_cannot_be_learned_says_so(genes: Genes, y: np.ndarray, message: st
             make().fit(genes, y)
 
 
-def test_a_constant_is_learned() -> None:
-    for make in PREDICTORS.values():
-        np.testing.assert_allclose(make().fit(sample(20), np.full(20, 0.5)).predict(sample(5, 1)), 0.5, rtol=1e-6)
-
-
-@every_predictor
-def test_a_stored_predictor_predicts_the_same_bits(make: Callable[[], Predictor], tmp_path) -> None:
-    train, test = sample(40), sample(300, seed=1)
-    predictor = make().fit(train, latency(train, 0.05))
-    path = tmp_path / "latency.json"
-    save_predictor(predictor, path)
-    save_predictor(predictor, path)
+def test_saving_again_replaces_the_file_and_leaves_no_other(tmp_path) -> None:
+    train = sample(40)
+    predictor = PREDICTORS["ridge"]().fit(train, latency(train, 0.05))
+    for _ in range(2):
+        save_predictor(predictor, tmp_path / "latency.json")
     assert [file.name for file in tmp_path.iterdir()] == ["latency.json"]
-    loaded = load_predictor(path, make().features)
-    assert loaded.predict(test).tobytes() == predictor.predict(test).tobytes()
-    assert loaded.predict_interval(test).tobytes() == predictor.predict_interval(test).tobytes()
-    assert loaded.probability_below(test, 2e-4).tobytes() == predictor.probability_below(test, 2e-4).tobytes()
-    np.testing.assert_array_equal(loaded.out_of_fold_, predictor.out_of_fold_)
 
 
 @pytest.mark.parametrize("name", ["ridge", "boosting"])
@@ -247,13 +189,13 @@ def test_wrong_files_are_refused_in_one_line(name: str, tmp_path) -> None:
     def refused(text: str, message: str, features: Features = predictor.features) -> None:
         path.write_text(text)
         with pytest.raises(ValueError, match=message) as error:
-            load_predictor(path, features)
+            load_predictor(path, type(predictor)(features))  # type: ignore[call-arg]
         assert "\n" not in str(error.value)
 
     refused(whole, "another search space", OneHot(SPACE))
     refused(whole[: len(whole) // 2], "damaged or cut short")
     refused("[]", "not a predictor")
-    refused("{}", "not a predictor of this version")
+    refused("{}", f"not a {predictor.kind} predictor of this version")
     document = json.loads(whole)
     for key in document["learned"]:
         refused(
@@ -263,7 +205,7 @@ def test_wrong_files_are_refused_in_one_line(name: str, tmp_path) -> None:
         json.dumps({**document, "learned": {**document["learned"], "coefficients": [1.0], "booster": {}}}), "damaged"
     )
     with pytest.raises(ValueError, match="there is no predictor"):
-        load_predictor(tmp_path / "none.json", predictor.features)
+        load_predictor(tmp_path / "none.json", predictor)
 
 
 def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hardware.process import quietest_cores, undisturbed
+from hardware.loop.process import quietest_cores, undisturbed
 
 needs_affinity = pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="threads cannot be kept on cores here")
 
@@ -66,7 +66,7 @@ def test_cores_are_given_back_even_if_the_scheduling_cannot_be(monkeypatch):
         raise PermissionError
 
     core, before = max(os.sched_getaffinity(0)), os.sched_getaffinity(0)
-    monkeypatch.setattr("hardware.process._become_realtime", lambda: (0, None))
+    monkeypatch.setattr("hardware.loop.process._become_realtime", lambda: (0, None))
     monkeypatch.setattr(os, "sched_setscheduler", refuse)
     with pytest.raises(PermissionError), undisturbed([core], realtime=True):
         pass

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
+from experiments.scoring.onnx_accuracy import fixed_batches, onnx_accuracy
 from hardware import OnnxRuntimeProfiler, Workload, export_onnx
-from hardware.onnx_accuracy import fixed_batches, onnx_accuracy
-from hardware.onnx_workload import onnx_file
-from hardware.quantization import is_quantized, quantize_onnx
+from hardware.onnx.quantization import is_quantized, quantize_onnx
+from hardware.onnx.workload import onnx_file
 
 IMAGES = np.random.default_rng(0).standard_normal((40, 3, 16, 16), dtype=np.float32)
 

@@ -7,11 +7,15 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from experiments.measuring.quantized import compare_precisions
+from experiments.goals import goals
+from experiments.known import Known
+from experiments.measuring.quantized import compare_precisions, file_accuracy, quantized_file
 from experiments.progress import Reporter
+from experiments.quantities import accuracy
 from experiments.run_folder import RunFolder
-from hardware.quantization import is_quantized
-from supernet.images import resize
+from experiments.scoring.scorer import Scorer
+from hardware.onnx.quantization import is_quantized
+from supernet.scoring.images import resize
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +29,7 @@ def run(finished_run, tmp_path_factory):
 
 
 def test_an_exported_int8_file_comes_with_its_own_accuracy(run, command, tmp_path):
-    arch = json.loads((run / "front.json").read_text())["devices"]["one"]["front"]["candidates"][-1]["id"]
+    arch = json.loads((run / "front.json").read_text())["goals"]["one"]["front"]["candidates"][-1]["id"]
     done = command("export", run, "--arch", arch, "--device", "int8", "--out", tmp_path / "bundle")
     card = json.loads((tmp_path / "bundle" / "card.json").read_text())
     assert card["device"]["precision"] == "int8"
@@ -33,18 +37,18 @@ def test_an_exported_int8_file_comes_with_its_own_accuracy(run, command, tmp_pat
     assert card["costs"]["file_bytes"] == (tmp_path / "bundle" / "model.onnx").stat().st_size
     assert card["costs"]["peak_memory_bytes"] > 1e5
     text = (tmp_path / "bundle" / "README.md").read_text()
-    assert "accuracy of the int8 file on test" in text and "peak memory of loading" in text
+    assert "accuracy of the int8 file on test" in text and "peak memory" in text
     assert "in int8" in done.stdout
     session = onnxruntime.InferenceSession(tmp_path / "bundle" / "model.onnx", providers=["CPUExecutionProvider"])
     assert session.get_inputs()[0].shape == card["input"]["shape"]
     resolution = card["input"]["shape"][-1]
-    for split, accuracy in card["accuracy_int8"].items():
+    for split, expected in card["accuracy_int8"].items():
         right = total = 0
         for images, labels in RunFolder(run).data.evaluation_batches(split, 50):
             for image, label in zip(resize(images, resolution).numpy(), labels.tolist(), strict=True):
                 logits = np.asarray(session.run(None, {"images": image[None]})[0])
                 right, total = right + int(logits.argmax() == label), total + 1
-        assert accuracy == pytest.approx(right / total) and total == card["images"][split]
+        assert expected == pytest.approx(right / total) and total == card["images"][split]
 
 
 def test_profile_says_what_the_ends_of_the_space_lose(run, capsys):
@@ -54,3 +58,15 @@ def test_profile_says_what_the_ends_of_the_space_lose(run, capsys):
         text = capsys.readouterr().out
         assert "int8: the smallest sub-network has" in text and "int8: the largest sub-network has" in text
         assert text.count("in fp32") == 2
+
+
+def test_an_int8_device_is_searched_by_the_accuracy_of_its_files(run):
+    folder = RunFolder(run)
+    (goal,) = (goal for goal in goals(folder) if goal.name == "int8")
+    assert [one.name for one in goal.objectives] == ["accuracy@int8", "latency@int8"]
+    scorer, plan = Scorer(folder), folder.plan("0-initial")
+    assert plan is not None
+    found = Known(folder, scorer, Reporter()).column(accuracy("int8"), plan.archs[:2]).values
+    for arch, value in zip(plan.archs[:2], found, strict=True):
+        model = quantized_file(folder, scorer, arch, 1)
+        assert value == file_accuracy(folder, model, arch.resolution, "validation")

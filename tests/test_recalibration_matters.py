@@ -4,7 +4,7 @@ import numpy as np
 
 from experiments.data.digits import ComposedDigits
 from supernet import create_supernet, recalibrate
-from supernet.calibration import evaluate
+from supernet.scoring.calibration import evaluate
 from supernet.training import Schedule, Trainer, single_stage
 
 

@@ -86,6 +86,31 @@ def test_settings_are_what_create_supernet_takes(tmp_path):
     assert supernet.space.resolutions == (24, 28, 32) and supernet.space.largest.depths == (3, 2)
 
 
+@pytest.mark.parametrize(
+    ("model", "choices"),
+    [
+        ("resnet26", "widths = [0.5]\nfractions = [0.5]"),
+        ("test_efficientnet", "expands = [2, 3]\ndepths = [[1], [1]]"),
+        ("test_vit", "heads = [1, 2]\nembed_dims = [32]"),
+    ],
+)
+def test_a_timm_model_takes_what_its_family_takes(tmp_path, model, choices):
+    from supernet.registry import create_supernet
+
+    start, end = SMALL.index("[supernet.space]"), SMALL.index("[training]")
+    text = f'{SMALL[:start]}[supernet]\nname = "elastic"\n[supernet.timm]\nmodel = "{model}"\n'
+    recipe = load(tmp_path, f"{text}{choices}\n{SMALL[end:]}")
+    net = create_supernet("elastic", num_classes=10, in_chans=1, **recipe.supernet.settings)
+    names = {gene.name for gene in net.space.genes if len(gene.choices) > 1}
+    assert names >= {"resnet26": {"width", "expand"}, "test_vit": {"embed_dim"}}.get(model, {"expand"})
+    first = choices.partition(" ")[0]
+    wrong = load(tmp_path, f"{text}{first}s = [1]\n{SMALL[end:]}")
+    with pytest.raises(ValueError, match=f"has no choice '{first}s'; did you mean '{first}'"):
+        create_supernet("elastic", num_classes=10, in_chans=1, **wrong.supernet.settings)
+    with pytest.raises(RecipeError, match=f"supernet.timm.{first}: 3 is not a list in"):
+        load(tmp_path, f"{text}{first} = 3\n{SMALL[end:]}")
+
+
 def test_progressive_shrinking_is_read(tmp_path):
     start, end = SMALL.index('method = "single_stage"'), SMALL.index("[[devices]]")
     recipe = load(tmp_path, SMALL[:start] + SHRINKING + SMALL[end:])

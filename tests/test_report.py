@@ -18,14 +18,14 @@ def point(name: str, latency: float, accuracy: float, rng: np.random.Generator, 
     return {
         "id": name,
         "label": "r28 [e4k3 e3k5] [e2k3]",
-        "latency": latency,
-        "latency_interval": [latency * 0.98, latency * 1.02],
+        "values": {"latency": latency, "accuracy": accuracy, "macs": latency * 5e9, "parameters": latency * 2e8},
+        "intervals": {"latency": [latency * 0.98, latency * 1.02]},
         "accuracy_validation": accuracy + float(rng.normal(0, 0.005)),
         "accuracy_test": accuracy if tested else None,
-        "macs": int(latency * 5e9),
-        "parameters": int(latency * 2e8),
-        "predicted_latency": latency * float(rng.normal(1, 0.04)),
-        "predicted_accuracy": accuracy + float(rng.normal(0, 0.01)),
+        "predicted": {
+            "latency": latency * float(rng.normal(1, 0.04)),
+            "accuracy": accuracy + float(rng.normal(0, 0.01)),
+        },
     }
 
 
@@ -38,7 +38,20 @@ def session(purpose: str, rng: np.random.Generator) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def device(name: str, batch_size: int, rng: np.random.Generator) -> dict[str, Any]:
+def told(name: str, kind: str, unit: str) -> dict[str, Any]:
+    return {"name": name, "kind": kind, "unit": unit, "words": kind}
+
+
+def renamed(points: list[dict[str, Any]], at: str) -> list[dict[str, Any]]:
+    """The latency of points as that of a device."""
+    return [
+        point | {what: {at if key == "latency" else key: value for key, value in point[what].items()}
+                 for what in ("values", "intervals", "predicted")}
+        for point in points
+    ]  # fmt: skip
+
+
+def goal(name: str, batch_size: int, rng: np.random.Generator) -> dict[str, Any]:
     def accuracy(latency: float, lost: float) -> float:
         return 0.89 - 0.18 * float(np.exp(-latency / batch_size**0.7 / 6e-5)) - lost
 
@@ -61,27 +74,40 @@ def device(name: str, batch_size: int, rng: np.random.Generator) -> dict[str, An
         "uniform scaling": points("u", 5, 0.05),
         "smallest": [smallest],
         "largest": [largest],
-        "timm: mobilenetv3_small_050": [models[0] | {"id": "", "predicted_latency": None, "predicted_accuracy": None}],
-        f"timm: {HOSTILE}": [models[1] | {"predicted_latency": None, "predicted_accuracy": None}],
+        "timm: mobilenetv3_small_050": [models[0] | {"id": "", "predicted": {}}],
+        f"timm: {HOSTILE}": [models[1] | {"predicted": {}}],
     }
     card = {
         "n_train": 80, "n_test": 20, "kendall_tau": 0.912, "mape": 0.031, "median_error": 0.02,
         "within_10_percent": 0.97, "coverage": 0.9, "interval_coverage": None,
     }  # fmt: skip
+    latency, accuracy_told = told(f"latency@{name}", "latency", "s"), told("accuracy", "accuracy", "")
+    return {
+        "name": name,
+        "objectives": [accuracy_told, latency],
+        "limits": [],
+        "quality": "accuracy",
+        "costs": [latency],
+        "shown": [told("macs", "macs", ""), told("parameters", "parameters", ""), told("energy", "energy", "J")],
+        "devices": [name],
+        "series": [{"name": one, "points": renamed(points, latency["name"])} for one, points in series.items()],
+        "hypervolume": [{"series": "searched front", "value": 3.2e-5, "relative": 1.0},
+                        {"series": "random search", "value": 2.9e-5, "relative": 0.906}],
+        "reference": {latency["name"]: 3e-4, "accuracy": 0.6},
+        "error_cards": {latency["name"]: card, "accuracy": card},
+        "front_within_10_percent": 0.93,
+    }  # fmt: skip
+
+
+def device(name: str, batch_size: int, rng: np.random.Generator) -> dict[str, Any]:
     return {
         "name": name,
         "description": f"ONNX Runtime on the CPU, 1 thread, batches of {batch_size}",
         "fingerprint": {"cpu": "A processor", "runtime": "onnxruntime 1.32", "threads": 1, "batch_size": batch_size},
         "batch_size": batch_size,
-        "series": [{"name": name, "points": points} for name, points in series.items()],
-        "hypervolume": [{"series": "searched front", "value": 3.2e-5, "relative": 1.0},
-                        {"series": "random search", "value": 2.9e-5, "relative": 0.906}],
-        "reference": {"latency": 3e-4, "accuracy": 0.6},
-        "error_cards": {"latency": card, "accuracy": card},
-        "front_within_10_percent": 0.93,
         "sessions": [session("planned", rng), session("final", rng) | {"is_level": True, "slower": 1.0}],
         "doubts": [f"{name}: everything was 1.8 times slower {HOSTILE}"],
-    }  # fmt: skip
+    }
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +127,7 @@ def comparison() -> dict[str, Any]:
             for i, (phase, x) in enumerate(zip(phases, losses, strict=True))
         ],
         "spread": {"smallest": 0.712, "largest": 0.885},
+        "goals": [goal("cpu-batch1", 1, rng), goal("cpu-batch32", 32, rng)],
         "devices": [device("cpu-batch1", 1, rng), device("cpu-batch32", 32, rng)],
         "notes": ["The machine was busy.", HOSTILE],
     }  # fmt: skip
@@ -141,7 +168,7 @@ def test_hostile_names_stay_text(page):
 
 def test_every_network_of_the_fronts_is_in_a_table(page, comparison):
     rows = re.findall(r'<th scope="row"><code>(\w+)</code>', page)
-    for one in comparison["devices"]:
+    for one in comparison["goals"]:
         ids = [p["id"] for series in one["series"] if series["name"] == "searched front" for p in series["points"]]
         assert ids and set(ids) <= set(rows)
 
@@ -167,10 +194,21 @@ def test_the_same_comparison_gives_the_same_page(page, comparison):
 
 
 def test_a_comparison_without_front_or_predictions_still_renders(comparison):
-    bare = {"series": [{"name": "searched front", "points": []}], "hypervolume": [], "error_cards": {"latency": {}}}
-    empty = comparison["devices"][0] | bare | {"front_within_10_percent": None, "fingerprint": "one line"}
-    page = render_report(comparison | {"devices": [empty], "training": [], "notes": []})
-    assert "no front" in page and "no predictions" in page and "one line" in page
+    bare = {"series": [{"name": "searched front", "points": []}], "hypervolume": [], "error_cards": {}}
+    empty = comparison["goals"][0] | bare | {"front_within_10_percent": None}
+    page = render_report(comparison | {"goals": [empty], "training": [], "notes": []})
+    assert "no front" in page and "no predictions" in page
+
+
+def test_three_objectives_have_a_panel_for_each_cost_and_columns_for_all(comparison):
+    one = comparison["goals"][0]
+    more = told("parameters", "parameters", "")
+    three = one | {"objectives": [*one["objectives"], more], "costs": [*one["costs"], more], "shown": one["shown"][:1],
+                   "reference": one["reference"] | {"parameters": 1e5}, "limits": ["size <= 5.00 MB"]}  # fmt: skip
+    page = render_report(comparison | {"goals": [three]})
+    assert "Every panel shows two of the 3 quantities" in page and "size &lt;= 5.00 MB" in page
+    heads = re.findall(r'<th scope="col" class="number">([^<]*)</th>', page)
+    assert heads[2:5] == [f"latency on {one['name']}", "parameters", "macs"]
 
 
 @pytest.mark.parametrize("suffix", ["png", "svg"])

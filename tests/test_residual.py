@@ -9,7 +9,7 @@ from timm.models import ResNet, create_model
 from torch.utils.flop_counter import FlopCounterMode
 
 from hardware import export_onnx, onnx_parity
-from supernet.residual import elastic_resnet
+from supernet.families.residual import elastic_resnet
 
 NAMES = ("resnet18", "resnet26d", "resnet26t", "resnext50_32x4d", "wide_resnet50_2", "seresnet50", "resnetrs50")
 

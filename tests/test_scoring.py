@@ -20,8 +20,8 @@ from experiments.progress import Reporter
 from experiments.run_folder import RunFolder
 from experiments.scoring.onnx_module import OnnxModule
 from experiments.scoring.scorer import Scorer, cannot_reach
-from supernet.calibration import evaluate, evaluate_all
-from supernet.images import resize
+from supernet.scoring.calibration import evaluate, evaluate_all
+from supernet.scoring.images import resize
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from supernet import Architecture, Block, SearchSpace, Stage
-from supernet.relation import Relation
-from supernet.sampling import sample_in_bins
+from supernet.space.relation import Relation
+from supernet.space.sampling import sample_in_bins
 
 PUBLISHED = SearchSpace(tuple(range(128, 225, 4)), (Stage.uniform((2, 3, 4), kernel=(3, 5, 7), expand=(3, 4, 6)),) * 5)
 TINY = SearchSpace(

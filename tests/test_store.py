@@ -17,7 +17,7 @@ import pytest
 
 from hardware import Device, Score, Session, Store
 from hardware.device_changes import differences, explain_earlier
-from hardware.session import MeasuredNetwork
+from hardware.loop.session import MeasuredNetwork
 
 DEVICE = Device("test", "cpu", "torch", "2", "cpu", threads=1, batch_size=1)
 
@@ -26,7 +26,7 @@ WRITER = """
 import sys
 import numpy as np
 from hardware import Device, Session, Store
-from hardware.session import MeasuredNetwork
+from hardware.loop.session import MeasuredNetwork
 device = Device("test", "cpu", "torch", "2", "cpu", threads=1, batch_size=1)
 with Store(sys.argv[1]) as store:
     for i in range(int(sys.argv[2])):
@@ -215,7 +215,7 @@ BULK = """
 import sys
 import numpy as np
 from hardware import Device, Session, Store
-from hardware.session import MeasuredNetwork
+from hardware.loop.session import MeasuredNetwork
 device = Device("test", "cpu", "torch", "2", "cpu", threads=1, batch_size=1)
 seconds = np.random.default_rng(0).random((200, 4000)) + 1
 networks = tuple(MeasuredNetwork(str(i), 32) for i in range(200))

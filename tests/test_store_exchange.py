@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from hardware import Device, Session, Store
-from hardware.session import MeasuredNetwork
-from hardware.store_exchange import read_sessions, write_sessions
+from hardware.loop.session import MeasuredNetwork
+from hardware.store.exchange import read_sessions, write_sessions
 
 DEVICE = Device('a "name", with\nbreaks', "cpu; fast", "torch", "2.0", "cpu", threads=1, batch_size=1)
 

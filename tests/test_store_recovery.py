@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from hardware import Device, Score, Session, Store
-from hardware.session import MeasuredNetwork
-from hardware.store_recovery import recover
+from hardware.loop.session import MeasuredNetwork
+from hardware.store.recovery import recover
 
 PAGE = 4096
 DEVICE = Device("test", "cpu", "torch", "2", "cpu", threads=1, batch_size=1)

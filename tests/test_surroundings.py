@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hardware import Device
-from hardware.surroundings import Surroundings
+from hardware.loop.surroundings import Surroundings
 
 DEVICE = Device("test", "cpu", "torch", "2", "cpu", threads=2, batch_size=1)
 CPU = "sys/devices/system/cpu"
@@ -35,8 +35,8 @@ class Machine:
 @pytest.fixture
 def machine(tmp_path, monkeypatch):
     machine = Machine(tmp_path)
-    monkeypatch.setattr("hardware.surroundings.time", machine)
-    monkeypatch.setattr("hardware.surroundings._core", lambda: 2)
+    monkeypatch.setattr("hardware.loop.surroundings.time", machine)
+    monkeypatch.setattr("hardware.loop.surroundings._core", lambda: 2)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(machine.cores)), raising=False)
     return machine
 

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from supernet import Architecture, Block, SearchSpace, Stage, create_supernet
-from supernet.calibration import evaluate, recalibrate
-from supernet.images import resize
-from supernet.timm_supernet import TimmSupernet
+from supernet.networks.timm_supernet import TimmSupernet
+from supernet.scoring.calibration import evaluate, recalibrate
+from supernet.scoring.images import resize
 from supernet.training import (
     CollapseError,
     CrossEntropy,

@@ -2,13 +2,14 @@
 
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
-from supernet import SearchSpace, Stage
-from supernet.nested import NestedFamily
+from supernet import SearchSpace, Stage, create_supernet, elastic
+from supernet.networks.roles import ROLES, roles_of
 from supernet.space import Genes
+from supernet.space.nested import NestedFamily
 from supernet.training import (
     AlphaDivergence,
     Attentive,
@@ -85,7 +86,7 @@ def test_shrinking_fits_any_space() -> None:
         Stage((2, 3, 4), ({"kernel": (3,), "expand": (4, 6)},) * 4, {"width": (24, 32)}),
     )
     space = SearchSpace((32,), stages, {"width": (8, 16)})
-    phases = progressive_shrinking(space, subnets={"expand": 3})
+    phases = progressive_shrinking(space, subnets={"middle_width": 3})
     names = ["largest", "depth 1", "depth 2", "expand 1", "expand 2", "expand 3", "width 1"]
     assert [p.name for p in phases] == names
     assert [p.sort for p in phases] == ["none"] * 3 + ["all"] + ["within trained widths"] * 3
@@ -102,7 +103,51 @@ def test_a_choice_that_would_never_shrink_is_refused() -> None:
     space = SearchSpace((32,), (Stage.uniform((1,), groups=(2, 4)),))
     with pytest.raises(ValueError, match="groups would never shrink"):
         progressive_shrinking(space)
-    assert len(progressive_shrinking(space, step_by_step=(("groups",),))) == 2
+    assert len(progressive_shrinking(space, roles={"groups": "middle_width"})) == 2
+
+
+def test_subnets_per_step_are_by_role_and_none_is_dropped() -> None:
+    blocks = Stage.uniform((10, 11), heads=(6, 12), mlp_ratio=(2, 4))
+    space = SearchSpace((224,), (blocks,), {"embed_dim": (384, 768)})
+    counts = {"depth": 3, "middle_width": 5, "outer_width": 6}
+    phases = progressive_shrinking(space, subnets=counts)
+    assert [(p.name, p.sampler) for p in phases[1:]] == [
+        ("depth 1", Uniform(3)), ("heads 1", Uniform(5)), ("embed_dim 1", Uniform(6))
+    ]  # fmt: skip
+    with pytest.raises(
+        ValueError, match="subnets for kernel: nothing of that is chosen in this space, only depth, mid"
+    ):
+        progressive_shrinking(space, subnets={"kernel": 2})
+    with pytest.raises(ValueError, match="subnets for heads"):
+        progressive_shrinking(space, subnets={"heads": 2})
+
+
+def test_a_supernet_says_the_roles_of_its_choices() -> None:
+    class Own:
+        roles: ClassVar = {"dilation": "kernel", "hidden": "middle_width"}
+
+    roles = roles_of(Own())
+    space = SearchSpace((32,), (Stage.uniform((1, 2), dilation=(1, 2), hidden=(8, 16), kernel=(3, 5)),))
+    phases = progressive_shrinking(space, roles=roles)
+    assert [(p.name, p.sort) for p in phases] == [
+        ("largest", "none"), ("kernel", "none"), ("depth 1", "none"), ("hidden 1", "all")
+    ]  # fmt: skip
+    assert _values(phases[1], "dilation") == {1, 2}
+    check_phases(phases, space, roles)
+    Own.roles = {"hidden": "width"}
+    with pytest.raises(ValueError, match="role 'width' of the choice 'hidden'; possible are resolution, depth"):
+        roles_of(Own())
+
+
+def test_every_choice_of_the_families_has_a_role() -> None:
+    models: list[tuple[str, dict[str, Any]]] = [
+        ("efficientnet_b0", {}), ("resnet26", {"widths": (0.5,)}), ("vit_tiny_patch16_224", {"embed_dims": (96,)})
+    ]  # fmt: skip
+    nets = [elastic(name, **choices) for name, choices in models]
+    nets += [create_supernet(name) for name in ("ofa_mobilenetv3_w1.0", "ofa_proxyless_w1.3", "ofa_resnet50d")]
+    for net in nets:
+        assert {gene.name for gene in net.space.genes} <= ROLES.keys()
+        assert progressive_shrinking(net.space)[-1].space == net.space
 
 
 def test_keep_largest_keeps_what_is_not_named() -> None:

@@ -9,9 +9,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hardware import export_onnx, onnx_parity
 from supernet import Architecture, Block
-from supernet.from_timm import elastic
+from supernet.families.transformer import TransformerSupernet, elastic_transformer
+from supernet.networks.from_timm import elastic
 from supernet.testing import randomize
-from supernet.transformer import TransformerSupernet, elastic_transformer
 
 TINY: dict[str, Any] = {
     "img_size": 32,

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hardware.two_way import fit_two_way
+from hardware.loop.two_way import fit_two_way
 
 NETWORKS, TURNS = 48, 80
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from hardware import Device, Session
-from hardware.session import MeasuredNetwork
-from hardware.tying import tie_sessions
+from hardware.loop.session import MeasuredNetwork
+from hardware.loop.tying import tie_sessions
 
 DEVICE = Device("test", "cpu", "torch", "2", "cpu", threads=1, batch_size=1)
 RNG = np.random.default_rng(0)

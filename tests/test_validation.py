@@ -10,7 +10,7 @@ from experiments.report.pictures import training_picture
 from experiments.run_folder import RunFolder
 from experiments.training.tensorboard_log import tensorboard_log
 from experiments.training.validation import Validation, validated_archs
-from supernet.calibration import evaluate, recalibrate
+from supernet.scoring.calibration import evaluate, recalibrate
 from supernet.training import Epoch, Progress, World
 
 EPOCHS = [

@@ -13,15 +13,15 @@ from experiments.measuring.block_profiles import BlockMaker, block_networks, blo
 from experiments.measuring.measure import Networks, Setup, measure_missing
 from experiments.progress import Reporter
 from hardware import OnnxRuntimeProfiler, Sampling, Store
+from hardware.loop.session import Network
 from hardware.profiling import Workload
-from hardware.session import Network
 from predictors.card import error_card
 from predictors.lookup import BlockSum
 from predictors.ridge import RidgePredictor
 from supernet import create_supernet
-from supernet.block_table import block_table
-from supernet.design import covering_design
+from supernet.networks.block_table import block_table
 from supernet.space import Genes
+from supernet.space.design import covering_design
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from supernet import Architecture, create_supernet
-from supernet.timm_supernet import TimmSupernet
+from supernet.networks.timm_supernet import TimmSupernet
 from supernet.training import keep_freed_memory
 
 _ARCHS = ("smallest", "middle", "largest")

@@ -34,11 +34,12 @@ from experiments import fitting
 from experiments.measuring.measure import architectures, profilers
 from experiments.plans import search_plans
 from experiments.progress import Reporter
+from experiments.quantities import latency
 from experiments.run_folder import RunFolder
 from experiments.scoring.scorer import Scorer
-from hardware.loop import Sampling
-from hardware.measurement import Measurements
-from hardware.measuring import measure
+from hardware.loop.measurement import Measurements
+from hardware.loop.measuring import measure
+from hardware.loop.turns import Sampling
 from hardware.profiling import Profiler
 from predictors.card import error_card
 from search.front import hypervolume, non_dominated
@@ -77,7 +78,7 @@ def _busy(n: int) -> Iterator[None]:
 
 def judge(run: RunFolder, report: Reporter, turns: int) -> list[dict[str, Any]]:
     """What a repeat reports, and what is so side by side; a row for every device."""
-    comparison, fronts = json.loads(run.comparison.read_text()), json.loads(run.front.read_text())["devices"]
+    comparison, fronts = json.loads(run.comparison.read_text()), json.loads(run.front.read_text())["goals"]
     searched = list(dict.fromkeys(arch for plan in search_plans(run) for arch in plan.archs))
     everything = list(dict.fromkeys(arch for plan in run.all_plans() for arch in plan.archs))
     scorer = Scorer(run)
@@ -86,9 +87,9 @@ def judge(run: RunFolder, report: Reporter, turns: int) -> list[dict[str, Any]]:
         for split in ("validation", "test")
     )
     rows = []
-    for profiler, told in zip(profilers(run), comparison["devices"], strict=True):
+    for profiler, told in zip(profilers(run), comparison["goals"], strict=True):
         side = _side_by_side(run, profiler, everything, turns)  # type: ignore[arg-type]
-        latency = np.array([side[arch.id, arch.resolution].latency for arch in everything])
+        seconds = np.array([side[arch.id, arch.resolution].latency for arch in everything])
         numbers = {arch.id: i for i, arch in enumerate(everything)}
         points = {
             "searched front": [
@@ -101,12 +102,12 @@ def judge(run: RunFolder, report: Reporter, turns: int) -> list[dict[str, Any]]:
         accuracy = {split: np.array([found[arch.id] for arch in everything])
                     for split, found in (("validation", validation), ("test", test))}  # fmt: skip
 
-        def volume(chosen: Sequence[int], split: str, latency: Any = latency, accuracy: Any = accuracy) -> float:
-            losses = np.stack([-accuracy[split], latency], axis=1)
+        def volume(chosen: Sequence[int], split: str, seconds: Any = seconds, accuracy: Any = accuracy) -> float:
+            losses = np.stack([-accuracy[split], seconds], axis=1)
             return hypervolume(losses[list(chosen)], losses.max(axis=0))
 
-        def front(of: Sequence[int], latency: Any = latency, accuracy: Any = accuracy) -> list[int]:
-            losses = np.stack([-accuracy["validation"], latency], axis=1)[list(of)]
+        def front(of: Sequence[int], seconds: Any = seconds, accuracy: Any = accuracy) -> list[int]:
+            losses = np.stack([-accuracy["validation"], seconds], axis=1)[list(of)]
             return np.array(of)[non_dominated(losses)].tolist()
 
         row: dict[str, Any] = {"device": profiler.device.name}
@@ -136,7 +137,7 @@ def _ten_fold(run: RunFolder, measurements: Measurements, archs: Sequence[Archit
     archs = [arch for arch in archs if (arch.id, arch.resolution) in measurements]
     genes = run.untrained_supernet.space.encode(archs)
     y = np.array([measurements[arch.id, arch.resolution].latency for arch in archs])
-    chosen = fitting.load(run, f"latency-{measurements.device.name}").predictor
+    chosen = fitting.load(run, latency(measurements.device.name)).predictor
     card = error_card(lambda: type(chosen)(chosen.features, chosen.target), genes, y, n_folds=10, seed=run.recipe.seed)  # type: ignore[call-arg]
     return card.mape, card.kendall_tau
 

@@ -22,8 +22,8 @@ from predictors import BlockCosts, BlockTerms, BoostingPredictor, Joined, OneHot
 from predictors.card import error_card
 from predictors.protocol import Values
 from supernet import create_supernet
-from supernet.design import covering_subset
 from supernet.space import Gene, Genes, SearchSpace
+from supernet.space.design import covering_subset
 
 
 class TotalMacs:

@@ -28,8 +28,8 @@ from rich.console import Console
 from rich.table import Table
 
 from hardware import OnnxRuntimeProfiler, Sampling, Session, Store, Workload, export_onnx
-from hardware.measuring import measure
-from hardware.process import quietest_cores, undisturbed
+from hardware.loop.measuring import measure
+from hardware.loop.process import quietest_cores, undisturbed
 from supernet import create_supernet
 from supernet.architecture import Architecture
 from supernet.protocol import Supernet

@@ -29,10 +29,10 @@ from scipy.stats import kendalltau
 
 from experiments.settings.recipe import load_recipe
 from hardware import OnnxRuntimeProfiler, Sampling, Session, Store, Workload, measure
-from hardware.session import MeasuredNetwork
-from hardware.tying import tie_sessions
+from hardware.loop.session import MeasuredNetwork
+from hardware.loop.tying import tie_sessions
 from supernet import create_supernet
-from supernet.design import covering_design
+from supernet.space.design import covering_design
 
 _RECIPE = Path(__file__).parents[1] / "recipes" / "digits.toml"
 _BUSY = "while True: pass"

@@ -29,9 +29,9 @@ from experiments.run_folder import RunFolder
 from experiments.scoring.onnx_module import fast_evaluator
 from experiments.scoring.scorer import Scorer
 from supernet.architecture import Architecture
-from supernet.calibration import evaluate, recalibrate
-from supernet.images import resize
 from supernet.protocol import Supernet
+from supernet.scoring.calibration import evaluate, recalibrate
+from supernet.scoring.images import resize
 
 _COUNTS = (64, 128, 256, 500, 1000, 2000)
 

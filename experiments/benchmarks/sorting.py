@@ -19,7 +19,7 @@ from torch import Tensor
 from experiments.run_folder import RunFolder
 from experiments.training.phases import alone_phases
 from supernet import create_supernet
-from supernet.calibration import evaluate, recalibrate
+from supernet.scoring.calibration import evaluate, recalibrate
 from supernet.training import Trainer
 from supernet.training.shrinking import keep_largest
 

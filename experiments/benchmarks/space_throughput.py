@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from supernet import create_supernet
-from supernet.timm_supernet import TimmSupernet
+from supernet.networks.timm_supernet import TimmSupernet
 
 
 def main() -> None:

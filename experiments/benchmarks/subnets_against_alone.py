@@ -24,7 +24,7 @@ from experiments.scoring.scorer import Scorer
 from experiments.training.phases import alone_phases
 from experiments.training.train import train_module
 from supernet import Architecture, create_supernet
-from supernet.calibration import evaluate
+from supernet.scoring.calibration import evaluate
 from supernet.training import Static
 
 

@@ -33,9 +33,9 @@ from experiments.files import read_json, write_json
 from experiments.provenance import provenance
 from experiments.settings.sections import AugmentationSettings, DataSettings
 from supernet import Architecture, SearchSpace, create_supernet
-from supernet.calibration import Score, evaluate, recalibrate
-from supernet.inverted_residual import InvertedResidualSupernet
-from supernet.sampling import sample_in_bins
+from supernet.families.inverted_residual import InvertedResidualSupernet
+from supernet.scoring.calibration import Score, evaluate, recalibrate
+from supernet.space.sampling import sample_in_bins
 from supernet.training import (
     CrossEntropy,
     Phase,

@@ -24,9 +24,9 @@ from torch import Tensor
 
 from experiments.settings.recipe import load_recipe
 from experiments.training.phases import training_phases
-from hardware.cpu import cpu_description
+from hardware.loop.cpu import cpu_description
 from supernet import create_supernet
-from supernet.timm_supernet import TimmSupernet
+from supernet.networks.timm_supernet import TimmSupernet
 from supernet.training import AdaptiveSampler, Engine, Phase, Schedule, Trainer, World
 
 

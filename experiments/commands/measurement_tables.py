@@ -12,9 +12,9 @@ from rich.console import Console
 from experiments.budgets import format_count, format_seconds
 from hardware.device import Device
 from hardware.device_changes import differences
-from hardware.measurement import Measurements
-from hardware.session import Network
-from hardware.store import Record, Store
+from hardware.loop.measurement import Measurements
+from hardware.loop.session import Network
+from hardware.store.store import Record, Store
 
 __all__ = ["print_devices", "print_network"]
 

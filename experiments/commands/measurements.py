@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from hardware.device import Device
-    from hardware.session import Session
-    from hardware.store import Store
+    from hardware.loop.session import Session
+    from hardware.store.store import Store
 
 __all__ = ["app"]
 
@@ -52,7 +52,7 @@ def export_measurements(
 ) -> None:
     """Write sessions with all their repeats as a table for other programs, and for `import`."""
     from experiments.files import replacing
-    from hardware.store_exchange import write_sessions
+    from hardware.store.exchange import write_sessions
 
     with _open(run, read_only=True) as store:
         found = [session for one in _devices(store, device) for session in store.sessions(one)]
@@ -66,7 +66,7 @@ def import_measurements(
     run: StorePath, table: Annotated[Path, typer.Argument(metavar="TABLE", help="What `export` wrote.")]
 ) -> None:
     """Add the sessions of a table; all of it is checked first, and what is there already stays."""
-    from hardware.store_exchange import read_sessions
+    from hardware.store.exchange import read_sessions
 
     sessions = read_sessions(table)
     with _open(run) as store:
@@ -80,7 +80,7 @@ def recover_store(
     out: Annotated[Path, typer.Option("--out", help="The new file.")],
 ) -> None:
     """Save what can be read of a damaged store into a new file; the damaged one stays as it is."""
-    from hardware.store_recovery import recover
+    from hardware.store.recovery import recover
 
     done = recover(damaged, out)
     saved = ", ".join(f"{n} {table}" for table, n in done.recovered.items())
@@ -98,7 +98,7 @@ def _networks(sessions: Sequence[Session]) -> int:
 
 
 def _open(run: Path, read_only: bool = False) -> Store:
-    from hardware.store import Store
+    from hardware.store.store import Store
 
     path = run / "store.sqlite" if run.is_dir() else run
     if not path.is_file():  # opening it would make a new one

@@ -8,51 +8,67 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
-from experiments.budgets import describe_costs, format_count, format_seconds
+from experiments.budgets import format_count, format_seconds
+from experiments.quantities import Limit, quantity
+from experiments.querying import objectives
 
 __all__ = ["next_commands", "print_answer", "print_card"]
 
 
-def print_answer(device: str, results: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], run: Path) -> None:
+def print_answer(
+    results: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], limits: Sequence[Limit], run: Path
+) -> None:
     """What `querying.answer` found."""
-    hardware = results["device"]
     console = Console(highlight=False)
-    console.print(
-        f"{device}: {hardware['hardware']}, {hardware['runtime']} {hardware['runtime_version']}, "
-        f"{hardware['threads']} thread(s), batch {hardware['batch_size']}",
-        soft_wrap=True,
-    )
-    within = "share_of_runs_within" in rows[0]
-    table = Table(box=None, pad_edge=False)
-    for heading in ["id", "accuracy", "latency", "95 % interval", "MACs", "params"] + ["runs within"] * within:
-        table.add_column(heading, justify="left" if heading == "id" else "right", no_wrap=True)
-    for row in rows:
-        low, high = row["latency_interval"]
-        cells = [
-            row["id"],
-            f"{row['accuracy']:.1%}",
-            format_seconds(row["latency"]),
-            f"{format_seconds(low)} to {format_seconds(high)}",
-            format_count(row["macs"]),
-            format_count(row["parameters"]),
-        ]
-        table.add_row(*cells, *([f"{row['share_of_runs_within']:.0%}"] if within else []))
-    console.print(table)
-    for row in rows:
-        accuracy = _maybe(row["predicted_accuracy"], lambda value: f"{value:.1%}")
-        latency = _maybe(row["predicted_latency"], format_seconds)
+    devices = results["devices"]
+    for name, found in devices.items():
+        hardware = found["device"]
         console.print(
-            f"{row['id']}: {row['settings']}; predicted {accuracy} and {latency}", soft_wrap=True, markup=False
+            f"{name}: {hardware['hardware']}, {hardware['runtime']} {hardware['runtime_version']}, "
+            f"{hardware['threads']} thread(s), batch {hardware['batch_size']}",
+            soft_wrap=True,
         )
-        if costs := describe_costs(row["costs"]):
-            console.print("  " + ", ".join(f"{what} {value}" for what, value in costs.items()), soft_wrap=True)
+    traded = objectives(results)
+    more = [quantity(name, devices) for name in ("macs", "parameters")]
+    columns = list(dict.fromkeys([*traded, *(one.quantity for one in limits), *more]))
+    table = Table(box=None, pad_edge=False)
+    table.add_column("id", no_wrap=True)
+    for column in columns:
+        name = column.kind.name if len(devices) == 1 else column.name
+        table.add_column({"macs": "MACs", "parameters": "params"}.get(name, name), justify="right", no_wrap=True)
+        if column.kind.name == "latency":
+            table.add_column("95 % interval", justify="right", no_wrap=True)
+        if column.name in rows[0].get("share_of_runs_within", {}):
+            table.add_column("runs within", justify="right", no_wrap=True)
+    for row in rows:
+        cells = [row["id"]]
+        for column in columns:
+            cells.append(_maybe(row["values"].get(column.name), column.format))
+            if column.kind.name == "latency":
+                low, high = row["intervals"][column.name]
+                cells.append(f"{format_seconds(low)} to {format_seconds(high)}")
+            if column.name in row.get("share_of_runs_within", {}):
+                cells.append(f"{row['share_of_runs_within'][column.name]:.0%}")
+        table.add_row(*cells)
+    # As wide as it is: what a narrow terminal wraps can still be read, what is cut off cannot.
+    wide = Console(highlight=False, width=1000)
+    wide.print(table, width=Measurement.get(wide, wide.options, table).maximum)
+    for row in rows:
+        predicted = row["predicted"]
+        foretold = [column.format(predicted[column.name]) for column in traded if column.name in predicted]
+        text = f"predicted {' and '.join(foretold)}" if foretold else f"found by {row['origin']}"
+        console.print(f"{row['id']}: {row['settings']}; {text}", soft_wrap=True, markup=False)
+        told = {quantity(name, devices): value for name, value in row["values"].items() if "@" not in name}
+        costs = [f"{one.kind.words} {one.format(value)}" for one, value in told.items() if one.kind.extra]
+        if costs:
+            console.print("  " + ", ".join(costs), soft_wrap=True)
         for warning in row["warnings"]:
             console.print(f"  warning: {warning}", soft_wrap=True, markup=False)
-    console.print(
-        f"export it: supernet export {run} --arch {rows[0]['id']} --device {device} --out bundle", soft_wrap=True
-    )
+    device = f" --device {next(iter(devices))}" if devices else ""
+    console.print(f"export it: supernet export {run} --arch {rows[0]['id']}{device} --out bundle", soft_wrap=True)
 
 
 def print_card(card: Mapping[str, Any], out: Path) -> None:
@@ -83,16 +99,21 @@ def print_card(card: Mapping[str, Any], out: Path) -> None:
 
 def next_commands(run: Path) -> str:
     """Where the report is, and three commands to try, with a budget that some sub-networks hold."""
-    name, results = next(iter(json.loads((run / "front.json").read_text(encoding="utf-8"))["devices"].items()))
+    name, results = next(iter(json.loads((run / "front.json").read_text(encoding="utf-8"))["goals"].items()))
     front = results["front"]["candidates"]
-    middle = front[len(front) // 2]
-    budget = f"{middle['values']['latency'] * 1.02 * 1e3:.2g}ms"
-    return f"""
-The report: {run / "report.html"} (open it in a browser)
-Try next:
-  supernet query {run} --device {name} --latency {budget} --top 5
-  supernet export {run} --arch {middle["id"]} --device {name} --out {run / "bundle"}
-  supernet compare {run}"""
+    device = next(iter(results["devices"]), None)
+    lines = [f"\nThe report: {run / 'report.html'} (open it in a browser)", "Try next:"]
+    if front:
+        middle = front[len(front) // 2]
+        which = f" --device {device}" if name == device else f' --goal "{name}"'
+        at = f"latency@{device}"
+        budget = f' --limit "{at} <= {middle["values"][at] * 1.02 * 1e3:.2g}ms"' if at in middle["values"] else ""
+        if name == device and budget:
+            budget = f" --latency {middle['values'][at] * 1.02 * 1e3:.2g}ms"
+        lines.append(f"  supernet query {run}{which}{budget} --top 5")
+        where = f" --device {device}" if device else ""
+        lines.append(f"  supernet export {run} --arch {middle['id']}{where} --out {run / 'bundle'}")
+    return "\n".join([*lines, f"  supernet compare {run}"])
 
 
 def _maybe(value: float | None, text: Any) -> str:

@@ -17,16 +17,16 @@ from experiments.progress import Reporter
 from experiments.run_folder import RunFolder
 from hardware.counting import count_macs
 from hardware.device import Device
+from hardware.loop.session import Network
 from hardware.profiling import Workload
-from hardware.session import Network
-from hardware.store import Store
+from hardware.store.store import Store
 from predictors.card import ErrorCard, error_card
 from predictors.lookup import BlockSum
 from predictors.ridge import RidgePredictor
 from supernet.architecture import Architecture
-from supernet.block_table import BlockTable, ReachableBlock, block_table
-from supernet.pieces import pieces_of
-from supernet.timm_supernet import TimmSupernet
+from supernet.networks.block_table import BlockTable, ReachableBlock, block_table
+from supernet.networks.pieces import pieces_of
+from supernet.networks.timm_supernet import TimmSupernet
 
 __all__ = ["BlockMaker", "block_networks", "block_seconds", "profile_blocks"]
 
@@ -60,7 +60,7 @@ def profile_blocks(
         deadline = None if minutes is None else time.monotonic() + 60 * minutes
         name = profiler.device.name
         with run.store() as store:
-            make = BlockMaker(run.untrained_supernet, table, run.data.in_channels)
+            make = BlockMaker(_in_pieces(run), table, run.data.in_channels)
             blocks = Networks(tuple(block_networks(table)), make)
             done = measure_missing(Setup.of(run), store, profiler, blocks, report, deadline=deadline)
             report.say(
@@ -86,16 +86,24 @@ def profile_blocks(
 
 def _table(run: RunFolder, report: Reporter) -> tuple[BlockTable, NDArray[np.int64]]:
     """The blocks and their multiply-accumulates for one image; found once, then kept in ``blocks.json``."""
-    path, supernet = run.path / "blocks.json", run.untrained_supernet
+    path, supernet = run.path / "blocks.json", _in_pieces(run)
     if not path.exists():
         started = time.monotonic()
         table = block_table(supernet, run.data.in_channels, run.recipe.seed)
-        make = BlockMaker(run.untrained_supernet, table, run.data.in_channels)
+        make = BlockMaker(_in_pieces(run), table, run.data.in_channels)
         macs = [count_macs(make.module(block), (1, *block.input_shape)) for block in table.blocks]
         write_json(path, {"provenance": run.provenance, "macs": macs, **table.to_dict()})
         report.say(f"  {len(table.blocks)} distinct blocks found in {time.monotonic() - started:.0f} s")
     content = read_json(path)
     return BlockTable.from_dict(supernet.space, content), np.array(content["macs"], dtype=np.int64)
+
+
+def _in_pieces(run: RunFolder) -> TimmSupernet[Any]:
+    """The supernet of the run; ValueError where it is of a kind that is not made of blocks."""
+    supernet = run.untrained_supernet
+    if not isinstance(supernet, TimmSupernet):
+        raise ValueError(f"{type(supernet).__name__} cannot be taken apart into blocks; profile whole sub-networks")
+    return supernet
 
 
 def block_networks(table: BlockTable) -> list[Network]:

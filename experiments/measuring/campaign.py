@@ -5,16 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
+import numpy as np
+
+from experiments.known import Known
 from experiments.measuring.measure import Setup, architectures, measure_missing, profilers, sampling
 from experiments.plans import campaign_plan
 from experiments.progress import Reporter
+from experiments.quantities import Quantity
 from experiments.run_folder import RunFolder
 from hardware.device_changes import explain_earlier
-from hardware.measurement import Measurement, Measurements
-from hardware.store import Store
+from hardware.loop.measurement import Measurement
 from supernet.architecture import Architecture
 
-__all__ = ["latencies", "measure_again", "run_campaign"]
+__all__ = ["measure_again", "measured_values", "run_campaign"]
 
 _STEP = 64  # architectures by which a plan without an end grows
 _WIDE = 1.5  # times the interval that the recipe wants
@@ -78,22 +81,26 @@ def _is_doubtful(run: RunFolder, measurement: Measurement) -> bool:
     return wide or bool(measurement.warnings)
 
 
-def latencies(
-    run: RunFolder, measurements: Measurements, archs: Sequence[Architecture], report: Reporter, store: Store
-) -> tuple[list[Architecture], list[float]]:
-    """Those of `archs` and of the run's campaign that were measured on the device, and their latencies in seconds.
+def measured_values(
+    run: RunFolder, known: Known, quantity: Quantity, archs: Sequence[Architecture], report: Reporter
+) -> tuple[list[Architecture], list[float], str]:
+    """Those of `archs` and of the run's campaign that a quantity was measured of, its values, and the session whose
+    level they are on.
 
     Raises:
-        ValueError: none of `archs` was; the message says what was measured before something changed.
+        ValueError: it was measured of none of `archs`; the message says what was measured before something changed.
     """
-    device = measurements.device
-    n = sum((arch.id, arch.resolution) in measurements for arch in archs)
+    name = quantity.device or run.recipe.devices[0].name
+    device = known.device(name)
+    n = int(np.isfinite(known.column(quantity, archs).values).sum())
     if n == 0:
-        reasons = [f"nothing planned is measured on {device}", *explain_earlier(store, device)]
+        with run.store() as store:
+            reasons = [f"{quantity} of nothing planned is measured on {device}", *explain_earlier(store, device)]
         raise ValueError("\n".join([*reasons, f"measure it with `supernet profile {run.path} --device {device.name}`"]))
     if n < len(archs):
         report.say(f"  {device.name}: measured {n} of {len(archs)} planned sub-networks so far")
     plan = run.plan("campaign")
-    known = dict.fromkeys([*archs, *(plan.archs if plan else ())])
-    found = [arch for arch in known if (arch.id, arch.resolution) in measurements]
-    return found, [measurements[arch.id, arch.resolution].latency for arch in found]
+    everything = list(dict.fromkeys([*archs, *(plan.archs if plan else ())]))
+    values = known.column(quantity, everything).values
+    found = [(arch, float(value)) for arch, value in zip(everything, values, strict=True) if np.isfinite(value)]
+    return [arch for arch, _ in found], [value for _, value in found], known.measurements(name).at.id

@@ -1,8 +1,7 @@
-"""Profilers for the devices of a recipe: the runtimes of this project, and those that installed packages bring."""
+"""Profilers for the devices of a recipe: the runtimes of this project, and those that other packages bring."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
@@ -12,22 +11,37 @@ if TYPE_CHECKING:
     from experiments.settings.devices import DeviceSettings
     from hardware.profiling import Profiler
 
-__all__ = ["create_profiler"]
+__all__ = ["create_profiler", "onnxruntime", "openvino", "torch"]
 
 
 def create_profiler(settings: DeviceSettings) -> Profiler:
-    """The profiler of a device on this machine.
+    """The profiler of a device on this machine: what the entry point of its runtime makes (docs/new-device.md).
 
     Raises:
         ValueError: this machine does not have the device, or the package that a runtime needs is not installed.
     """
-    if settings.runtime in _OWN:
-        return _OWN[settings.runtime](settings)
-    return _from_package(settings)
+    found = list(entry_points(group=ENTRY_POINTS, name=settings.runtime))
+    packages = " and ".join(point.dist.name if point.dist else "?" for point in found)
+    if len(found) != 1:
+        raise ValueError(
+            f"runtime {settings.runtime!r} of {packages or 'no package'}; install exactly one that brings it"
+        )
+    where = f"runtime {settings.runtime!r} of the package {packages}"
+    try:
+        profiler = found[0].load()(settings)
+    except Exception as error:  # somebody else's code
+        raise ValueError(f"{where} cannot be used: {' '.join(str(error).split())}") from error
+    if not (callable(getattr(profiler, "prepare", None)) and hasattr(profiler, "device")):
+        raise ValueError(f"{where} made a {type(profiler).__name__}; a profiler has `device` and `prepare`")
+    return profiler
 
 
-def _onnxruntime(settings: DeviceSettings) -> Profiler:
-    from hardware.onnxruntime_profiler import OnnxRuntimeProfiler
+# -- our own, which pyproject.toml registers as any package would its own ----------------------------------------------
+
+
+def onnxruntime(settings: DeviceSettings) -> Profiler:
+    """ONNX Runtime on the CPU, CUDA or TensorRT."""
+    from hardware.runtimes.onnxruntime_profiler import OnnxRuntimeProfiler
 
     return OnnxRuntimeProfiler(
         **_common(settings),
@@ -36,8 +50,9 @@ def _onnxruntime(settings: DeviceSettings) -> Profiler:
     )
 
 
-def _torch(settings: DeviceSettings) -> Profiler:
-    from hardware.torch_profiler import TorchProfiler
+def torch(settings: DeviceSettings) -> Profiler:
+    """PyTorch on the CPU or CUDA."""
+    from hardware.runtimes.torch_profiler import TorchProfiler
 
     return TorchProfiler(
         **_common(settings),
@@ -49,21 +64,13 @@ def _torch(settings: DeviceSettings) -> Profiler:
     )
 
 
-def _openvino(settings: DeviceSettings) -> Profiler:
+def openvino(settings: DeviceSettings) -> Profiler:
+    """OpenVINO on the CPU."""
     try:
-        from hardware.openvino_profiler import OpenVinoProfiler
+        from hardware.runtimes.openvino_profiler import OpenVinoProfiler
     except ImportError as error:
-        raise ValueError(
-            f"device {settings.name!r} needs OpenVINO ({error}): pip install 'supernet-nas[openvino]'"
-        ) from error
+        raise ValueError(f"OpenVINO is missing ({error}): pip install 'supernet-nas[openvino]'") from error
     return OpenVinoProfiler(**_common(settings))
-
-
-_OWN: dict[str, Callable[[DeviceSettings], Profiler]] = {
-    "onnxruntime": _onnxruntime,
-    "torch": _torch,
-    "openvino": _openvino,
-}
 
 
 def _common(settings: DeviceSettings) -> dict[str, Any]:
@@ -74,16 +81,3 @@ def _common(settings: DeviceSettings) -> dict[str, Any]:
         "precision": settings.precision,
         "costs": settings.costs,
     }
-
-
-def _from_package(settings: DeviceSettings) -> Profiler:
-    """What the entry point of that name makes of the settings; see docs/new-device.md."""
-    (entry_point,) = entry_points(group=ENTRY_POINTS, name=settings.runtime)
-    where = f"runtime {settings.runtime!r} of the package {entry_point.dist.name if entry_point.dist else '?'}"
-    try:
-        profiler = entry_point.load()(settings)
-    except Exception as error:  # somebody else's code
-        raise ValueError(f"{where} cannot be used: {' '.join(str(error).split())}") from error
-    if not (callable(getattr(profiler, "prepare", None)) and hasattr(profiler, "device")):
-        raise ValueError(f"{where} made a {type(profiler).__name__}; a profiler has `device` and `prepare`")
-    return profiler

@@ -8,18 +8,19 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from experiments.goals import goals
 from experiments.measuring.devices import create_profiler
 from experiments.measuring.remote import StoredProfiler
 from experiments.plans import anchors
 from experiments.progress import Reporter
 from experiments.run_folder import RunFolder
 from hardware.device import Device
-from hardware.loop import Sampling
-from hardware.measurement import Measurement, Measurements
-from hardware.measuring import Watcher, measure
+from hardware.loop.measurement import Measurement, Measurements
+from hardware.loop.measuring import Watcher, measure
+from hardware.loop.session import Network, Session
+from hardware.loop.turns import Sampling
 from hardware.profiling import Profiler, Workload
-from hardware.session import Network, Session
-from hardware.store import Store
+from hardware.store.store import Store
 from supernet.architecture import Architecture
 
 __all__ = [
@@ -69,7 +70,8 @@ class Setup:
 
 
 def profilers(run: RunFolder, device: str | None = None) -> list[Profiler | StoredProfiler]:
-    """One profiler for every device of the recipe, in its order; or that of one device, which may be an added one.
+    """One profiler for every device of the recipe, in its order, and for added ones that an objective is about; or that
+    of one device, which may be an added one.
 
     Raises:
         ValueError: there is no device of that name.
@@ -77,7 +79,12 @@ def profilers(run: RunFolder, device: str | None = None) -> list[Profiler | Stor
     chosen = [settings for settings in run.recipe.devices if device in (None, settings.name)]
     if not chosen and device is not None:
         return [StoredProfiler(run, device)]
-    return [create_profiler(settings) for settings in chosen]
+    found: list[Profiler | StoredProfiler] = [create_profiler(settings) for settings in chosen]
+    if device is None:  # an objective may be about a device that was added
+        own = {settings.name for settings in run.recipe.devices}
+        named = dict.fromkeys(name for goal in goals(run) for name in goal.devices if name not in own)
+        found += [StoredProfiler(run, name) for name in named]
+    return found
 
 
 def sampling(run: RunFolder) -> Sampling:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -10,15 +10,15 @@ from numpy.typing import NDArray
 
 from experiments.progress import Reporter
 from experiments.run_folder import RunFolder
+from experiments.scoring.onnx_accuracy import onnx_accuracy
 from experiments.scoring.scorer import Scorer
-from hardware.onnx_accuracy import onnx_accuracy
-from hardware.onnx_export import export_onnx
-from hardware.quantization import quantize_onnx
-from hardware.store import Score
+from hardware.onnx.export import export_onnx
+from hardware.onnx.quantization import quantize_onnx
+from hardware.store.store import Score
 from supernet.architecture import Architecture
-from supernet.images import resize
+from supernet.scoring.images import resize
 
-__all__ = ["compare_precisions", "file_accuracy", "quantized_file"]
+__all__ = ["compare_precisions", "file_accuracy", "int8_accuracy", "quantized_file"]
 
 Split = Literal["validation", "test"]
 
@@ -41,6 +41,27 @@ def file_accuracy(run: RunFolder, model: bytes, resolution: int, split: Split) -
     return onnx_accuracy(model, batches())
 
 
+def int8_accuracy(
+    run: RunFolder, scorer: Scorer, archs: Sequence[Architecture], batch_size: int, report: Reporter
+) -> dict[str, float]:
+    """Accuracy on validation, by id, of the int8 files of sub-networks, each made and run once and then stored.
+
+    The batch size changes the shapes in a file and not what it computes.
+    """
+    digest = f"{scorer.digest}-int8-{run.recipe.measure.quantization_images}"
+    with run.store() as store:
+        missing = [arch for arch in dict.fromkeys(archs) if not store.has_score(arch.id, digest, "validation")]
+        with report.bar("scoring int8 files", len(missing)) as advance:
+            for done, arch in enumerate(missing, start=1):
+                model = quantized_file(run, scorer, arch, batch_size)
+                accuracy = file_accuracy(run, model, arch.resolution, "validation")
+                store.add_score(Score(arch.id, digest, "validation", {"accuracy": accuracy}))
+                advance(done, f"{accuracy:.1%}")
+        if missing:
+            report.say(f"  {len(missing)} int8 files scored on validation")
+        return {arch.id: store.score(arch.id, digest, "validation").metrics["accuracy"] for arch in archs}
+
+
 def compare_precisions(run: RunFolder, report: Reporter) -> None:
     """Say what the smallest and the largest sub-network lose on validation where a device computes in int8.
 
@@ -50,18 +71,11 @@ def compare_precisions(run: RunFolder, report: Reporter) -> None:
     if not batch_sizes or not run.weights.exists():
         return
     scorer, space = Scorer(run), run.supernet.space
-    # The batch size changes the shapes in the file and not what it computes.
-    archs, batch_size = [space.smallest, space.largest], max(batch_sizes)
+    archs = [space.smallest, space.largest]
     exact = scorer.score(archs, "validation", report)
-    digest = f"{scorer.digest}-int8-{run.recipe.measure.quantization_images}"
-    with run.store() as store:
-        for name, arch in zip(("smallest", "largest"), archs, strict=True):
-            if not store.has_score(arch.id, digest, "validation"):
-                model = quantized_file(run, scorer, arch, batch_size)
-                accuracy = file_accuracy(run, model, arch.resolution, "validation")
-                store.add_score(Score(arch.id, digest, "validation", {"accuracy": accuracy}))
-            quantized = store.score(arch.id, digest, "validation").metrics["accuracy"]
-            report.say(
-                f"  int8: the {name} sub-network has {quantized:.1%} on validation, "
-                f"{exact[arch.id].metrics['accuracy']:.1%} in fp32"
-            )
+    quantized = int8_accuracy(run, scorer, archs, max(batch_sizes), report)
+    for name, arch in zip(("smallest", "largest"), archs, strict=True):
+        report.say(
+            f"  int8: the {name} sub-network has {quantized[arch.id]:.1%} on validation, "
+            f"{exact[arch.id].metrics['accuracy']:.1%} in fp32"
+        )

@@ -13,15 +13,15 @@ from experiments.files import write_json
 from experiments.plans import N_ANCHORS, final_name, initial_plan, search_plans
 from experiments.run_folder import RunFolder
 from hardware.device import Device
-from hardware.loop import Sampling
-from hardware.onnx_export import export_onnx
+from hardware.loop.session import Network
+from hardware.loop.turns import Sampling
+from hardware.onnx.export import export_onnx
 from hardware.remote.campaign import Job
 from hardware.remote.journal import Journal
-from hardware.session import Network
 from supernet.architecture import Architecture
 
 if TYPE_CHECKING:
-    from hardware.store import Store
+    from hardware.store.store import Store
 
 __all__ = ["RunCampaign", "StoredProfiler", "check_name", "journal", "runnable"]
 

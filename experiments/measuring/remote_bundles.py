@@ -15,11 +15,11 @@ from experiments.measuring.remote import RunCampaign, journal
 from experiments.progress import Reporter
 from experiments.run_folder import RunFolder
 from hardware.device import Device
+from hardware.loop.session import Network
 from hardware.remote.board import Board, Outcome
 from hardware.remote.bundle import bundle_id, read_results, results_bundle, write_bundle
 from hardware.remote.campaign import Work
 from hardware.remote.ssh import Host
-from hardware.session import Network
 
 __all__ = ["BundleSettings", "Imported", "import_results", "make_bundle", "measure_over_ssh"]
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from experiments.report.block_picture import write_block_picture
+from experiments.report.front_picture import write_front_picture
 from experiments.report.page import render_report, write_report
-from experiments.report.pictures import write_front_picture, write_training_picture
+from experiments.report.pictures import write_training_picture
 
 __all__ = ["render_report", "write_block_picture", "write_front_picture", "write_report", "write_training_picture"]

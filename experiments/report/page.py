@@ -12,7 +12,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from experiments.budgets import format_count, format_seconds
 from experiments.files import write_text
-from experiments.report.pictures import front_picture, prediction_picture, training_picture
+from experiments.quantities import KINDS
+from experiments.report.front_picture import front_picture, prediction_picture
+from experiments.report.pictures import training_picture
 from experiments.report.session_picture import session_picture
 
 __all__ = ["render_report", "write_report"]
@@ -44,6 +46,8 @@ def render_report(comparison: Data) -> str:
     )
     environment.filters |= {
         "time": format_seconds,
+        "value": lambda point, told: _value(told, point["values"].get(told["name"])),
+        "words": _words,
         "count": _count,
         "percent": _percent,
         "points": _points,
@@ -52,6 +56,7 @@ def render_report(comparison: Data) -> str:
     template = environment.get_template("report.html")
     return template.render(
         **comparison,
+        goal_views=[_goal_view(goal) for goal in comparison["goals"]],
         device_views=[_device_view(device) for device in comparison["devices"]],
         training_svg=training_picture(comparison["training"]) if comparison["training"] else None,
         facts=_facts(comparison["provenance"]),
@@ -63,22 +68,46 @@ def write_report(comparison: Data, path: str | os.PathLike[str]) -> None:
     write_text(path, render_report(comparison))
 
 
+def _goal_view(goal: Data) -> dict[str, Any]:
+    """What the page shows of a goal beside its plain data."""
+    series = {one["name"]: one["points"] for one in goal["series"]}
+    by = (goal["costs"] or goal["objectives"])[0]["name"]
+    front = sorted(series.get("searched front", []), key=lambda point: point["values"][by])
+    columns = list(goal["costs"])
+    known = {name for points in series.values() for point in points for name in point["values"]}
+    columns += [one for one in goal["shown"] if one["kind"] != "accuracy" and one["name"] in known]
+    return {
+        **goal,
+        "traded": " against ".join(_words(one) for one in goal["objectives"]),
+        "front": front,
+        "columns": columns,
+        "reference_text": " and ".join(_value(one, goal["reference"][one["name"]]) for one in goal["objectives"]),
+        "comparisons": _comparisons(goal, front)
+        if goal["quality"] is not None and len(goal["objectives"]) == 2
+        else [],
+        "cards": {what: _card(card) for what, card in goal["error_cards"].items() if card},
+        "front_svg": front_picture(goal),
+        "prediction_svg": prediction_picture(goal),
+    }
+
+
 def _device_view(device: Data) -> dict[str, Any]:
-    """What the page shows of a device beside its plain data."""
-    series = {one["name"]: one["points"] for one in device["series"]}
-    front = sorted(series.get("searched front", []), key=lambda point: point["latency"])
-    fingerprint = device["fingerprint"]
+    """How a device was measured on, for the page."""
     return {
         **device,
-        "front": front,
-        "comparisons": _comparisons(front, device["series"]),
-        "cards": {what: _card(card) for what, card in device["error_cards"].items() if card},
-        "facts": _facts(fingerprint) if isinstance(fingerprint, Mapping) else [("fingerprint", fingerprint)],
-        "front_svg": front_picture(device),
-        "prediction_svg": prediction_picture(device),
+        "facts": _facts(device["fingerprint"]),
         "session_svg": session_picture(device),
         "session_rows": [_session_row(number, session) for number, session in enumerate(device["sessions"], start=1)],
     }
+
+
+def _words(told: Data) -> str:
+    """A quantity for people."""
+    return f"{told['words']} on {told['name'].partition('@')[2]}" if "@" in told["name"] else told["words"]
+
+
+def _value(told: Data, value: float | None) -> str:
+    return "–" if value is None else KINDS[told["kind"]].format(value)
 
 
 def _session_row(number: int, session: Data) -> dict[str, Any]:
@@ -105,25 +134,28 @@ def _change(factor: float) -> str:
     return f"{percent:+d} %".replace("-", "−") if percent else "0 %"
 
 
-def _comparisons(front: Sequence[Data], series: Sequence[Data]) -> list[dict[str, Any]]:
-    """The best points of every baseline beside the most accurate network of the front that is not slower."""
+def _comparisons(goal: Data, front: Sequence[Data]) -> list[dict[str, Any]]:
+    """The best points of every baseline beside the most accurate network of the front that costs no more."""
+    cost = goal["costs"][0]["name"]
     rows = []
-    for one in series:
+    for one in goal["series"]:
         if one["name"] in ("searched front", "measured sub-networks"):
             continue
-        for point in _undominated(one["points"]):
-            not_slower = [p for p in front if p["latency"] <= point["latency"] and p["accuracy_test"] is not None]
-            rival = max(not_slower, key=lambda p: p["accuracy_test"], default=None)
+        for point in _undominated(one["points"], cost):
+            at_most = [
+                p for p in front if p["values"][cost] <= point["values"][cost] and p["accuracy_test"] is not None
+            ]
+            rival = max(at_most, key=lambda p: p["accuracy_test"], default=None)
             gain = None if rival is None else rival["accuracy_test"] - point["accuracy_test"]
             rows.append({"series": one["name"], "point": point, "rival": rival, "gain": gain})
     return rows
 
 
-def _undominated(points: Sequence[Data]) -> list[Data]:
-    """The tested points than which no other of the series is both faster and more accurate, fastest first."""
+def _undominated(points: Sequence[Data], cost: str) -> list[Data]:
+    """The tested points than which no other of the series is both cheaper and more accurate, cheapest first."""
     best: list[Data] = []
     tested = (point for point in points if point["accuracy_test"] is not None)
-    for point in sorted(tested, key=lambda point: (point["latency"], -point["accuracy_test"])):
+    for point in sorted(tested, key=lambda point: (point["values"][cost], -point["accuracy_test"])):
         if not best or point["accuracy_test"] > best[-1]["accuracy_test"]:
             best.append(point)
     return best

@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
-from supernet.images import resize
+from supernet.scoring.images import resize
 
 __all__ = ["KeptImages"]
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from hardware.onnx_graph import INPUT, OUTPUT
-from hardware.onnx_recorder import UnsupportedError, record
+from hardware.onnx.graph import INPUT, OUTPUT
+from hardware.onnx.recorder import UnsupportedError, record
 
 __all__ = ["OnnxModule", "fast_evaluator"]
 

@@ -18,9 +18,9 @@ from experiments.progress import Reporter
 from experiments.run_folder import RunFolder
 from experiments.scoring.kept_images import KeptImages
 from experiments.scoring.onnx_module import fast_evaluator
-from hardware.store import Score, Store
+from hardware.store.store import Score, Store
 from supernet.architecture import Architecture
-from supernet.calibration import evaluate_all, recalibrate
+from supernet.scoring.calibration import evaluate_all, recalibrate
 from supernet.training import World
 from supernet.training.memory import keep_freed_memory
 

@@ -11,9 +11,9 @@ from experiments.settings.sections import Count, Part, Section
 
 __all__ = ["ENTRY_POINTS", "DeviceSettings", "MeasureSettings"]
 
-ENTRY_POINTS = "supernet.profilers"  # the group in which an installed package registers a runtime of its own
+ENTRY_POINTS = "supernet.profilers"  # the group in which packages, this one among them, register runtimes
 
-_RUNTIMES = {
+_KEYS = {  # of ours; what those of other packages take are options
     "onnxruntime": {"graph_optimization"},
     "torch": {"compile", "channels_last", "cuda_graph", "flush_l2"},
     "openvino": set[str](),
@@ -34,8 +34,9 @@ _COSTS = {
 
 
 def _known_runtime(name: str) -> str:
-    if name not in _RUNTIMES and name not in entry_points(group=ENTRY_POINTS).names:
-        known = ", ".join(map(repr, _RUNTIMES))
+    names = entry_points(group=ENTRY_POINTS).names
+    if name not in names:
+        known = ", ".join(map(repr, sorted(names)))
         raise ValueError(f"{name!r} is not possible; choose {known}, or install the package that brings it")
     return name
 
@@ -72,7 +73,7 @@ class DeviceSettings(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.runtime not in _RUNTIMES:
+        if self.runtime not in _KEYS:
             return self  # what it can do, the package that brings it says
         if self.options:
             raise ValueError(f"options are for runtimes of other packages; {self.runtime} has keys of their own names")
@@ -92,7 +93,7 @@ class DeviceSettings(Section):
                 raise ValueError(
                     f"{cost} is not measured with {self.runtime} on {self.provider!r}, only {' and '.join(possible)}"
                 )
-        for runtime, names in _RUNTIMES.items():
+        for runtime, names in _KEYS.items():
             foreign = sorted(names & self.model_fields_set) if runtime != self.runtime else []
             if foreign:
                 raise ValueError(f"{foreign[0]} has no meaning for runtime {self.runtime!r}, only for {runtime!r}")

@@ -59,8 +59,8 @@ def _line(problem: Any, model: type[BaseModel]) -> str:
     if kind == "union_tag_invalid":
         return f"{path}.method: {context['tag']!r} is not possible; choose {context['expected_tags']}"
     if kind == "union_tag_not_found":
-        methods = "'single_stage', 'progressive_shrinking', 'fine_tuning' or 'random_sampling'"
-        return f"{path}.method: is missing; choose {methods}"
+        methods = [repr(tag) for one in _models(parent.model_fields[name].annotation) for tag in _tags(one)]
+        return f"{path}.method: is missing; choose {', '.join(methods[:-1])} or {methods[-1]}"
     if kind == "too_short":
         return f"{path}: has {context['actual_length']} entries; give at least {context['min_length']}"
     if kind == "string_pattern_mismatch":

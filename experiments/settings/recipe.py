@@ -12,18 +12,25 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, ValidationError, model_validator
 
+from experiments.goals import check_goals
 from experiments.settings.devices import DeviceSettings, MeasureSettings
 from experiments.settings.engine import EngineSettings
 from experiments.settings.errors import RecipeError, explained
 from experiments.settings.sections import (
     BaselineSettings,
     DataSettings,
+    FitSettings,
     ScoreSettings,
     SearchSettings,
     Section,
     SupernetSettings,
 )
-from experiments.settings.training import FineTuningSettings, TrainingSettings
+from experiments.settings.training import (
+    FineTuningSettings,
+    NoTrainingSettings,
+    OptimisationSettings,
+    TrainingSettings,
+)
 
 __all__ = ["Recipe", "RecipeError", "load_recipe"]
 
@@ -31,6 +38,7 @@ __all__ = ["Recipe", "RecipeError", "load_recipe"]
 _WITHOUT_EFFECT = {
     "data": {"root", "workers", "cache"},
     "engine": {"save_seconds", "keep", "tensorboard"},
+    "supernet": {"weights"},  # where they lie: what they are is in the provenance of a run
 }  # on results
 
 
@@ -55,6 +63,8 @@ class Recipe(Section):
     """Measuring latency."""
     score: ScoreSettings = ScoreSettings()
     """Scoring accuracy."""
+    fit: FitSettings = FitSettings()
+    """Learning to predict both."""
     search: SearchSettings = SearchSettings()
     """The search."""
     baselines: BaselineSettings = BaselineSettings()
@@ -65,6 +75,7 @@ class Recipe(Section):
         twice = [name for name, n in Counter(device.name for device in self.devices).items() if n > 1]
         if twice:
             raise ValueError(f"two devices are named {twice[0]!r}; give each a name of its own")
+        check_goals(self.search.objectives, self.search.constraints, [device.name for device in self.devices])
         n_train = self.data.train_images or (20_000 if self.data.source == "digits" else None)
         if n_train is not None and self.score.calibration_images > n_train:
             raise ValueError(
@@ -77,17 +88,34 @@ class Recipe(Section):
             )
         if self.data.batch_size % 2 and self.engine.mixup + self.engine.cutmix > 0:
             raise ValueError(f"engine.mixup and engine.cutmix need an even data.batch_size, not {self.data.batch_size}")
-        pretrained = self.supernet.timm is not None and self.supernet.timm.pretrained
-        if isinstance(self.training, FineTuningSettings) and self.training.largest is None and not pretrained:
+        trained = self.supernet.begins_trained
+        if isinstance(self.training, FineTuningSettings) and self.training.largest is None and not trained:
             raise ValueError(
-                "training.method 'fine_tuning' starts from a trained network: set supernet.timm.pretrained = true, or "
-                "train it first with training.largest"
+                "training.method 'fine_tuning' starts from a trained network: set supernet.timm.pretrained = true or "
+                "supernet.weights, or train it first with training.largest"
             )
+        if isinstance(self.training, NoTrainingSettings):
+            if not trained:
+                raise ValueError(
+                    "training.method 'none' needs a trained network: set supernet.weights to a published checkpoint, a "
+                    "supernet.safetensors or the folder of a run"
+                )
+            if self.baselines.timm_models and self.baselines.epochs is None:
+                raise ValueError(
+                    "baselines.timm_models are trained as long as the supernet, which training.method 'none' does not "
+                    "train: set baselines.epochs, or remove timm_models"
+                )
         return self
 
     @property
+    def optimisation(self) -> OptimisationSettings:
+        """How whatever is trained is optimised; with the defaults where the supernet is not trained."""
+        return OptimisationSettings() if isinstance(self.training, NoTrainingSettings) else self.training
+
+    @property
     def digest(self) -> str:
-        """Hash of all that changes results: not of the title, where images lie, or how often training is saved."""
+        """Hash of all that changes results: not of the title, where images and weights lie, or how often training is
+        saved."""
         return self.digest_of(*(name for name in type(self).model_fields if name != "title"))
 
     def digest_of(self, *sections: str) -> str:

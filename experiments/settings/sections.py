@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import re
+from importlib.metadata import entry_points
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from predictors.registry import predictor_names
+from search.tactic import check_tactic
+from supernet.protocol import ENTRY_POINTS
 
 __all__ = [
     "AugmentationSettings",
     "BaselineSettings",
     "DataSettings",
+    "FitSettings",
     "MobileNetV3Space",
     "ScoreSettings",
     "SearchSettings",
@@ -194,7 +201,11 @@ class MobileNetV3Space(Section):
 
 
 class TimmModel(Section):
-    """A timm model as the largest network; what is left out gets the defaults of `supernet.elastic`."""
+    """A timm model as the largest network. All other keys are what can be chosen in its family, such as `depths`: the
+    parameters of `elastic_inverted_residual`, `elastic_resnet` or `elastic_transformer`, with their defaults."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, tuple[int | float | tuple[int, ...], ...]]  # pyright: ignore[reportIncompatibleVariableOverride]
 
     model: str
     """Its name in timm, such as 'efficientnet_b0'."""
@@ -202,31 +213,22 @@ class TimmModel(Section):
     """Whether to begin with timm's pretrained weights."""
     model_args: dict[str, int | float | bool | str] = {}
     """Further arguments of timm.create_model, such as img_size and patch_size of a transformer."""
-    resolutions: tuple[Count, ...] | None = None
-    """Choices for the side of the input images in pixels."""
-    depths: Depths | None = None
-    """Choices for the number of blocks of a stage."""
-    kernels: Kernels | None = None
-    """Choices for the kernels (inverted residuals)."""
-    fractions: tuple[Portion, ...] | None = None
-    """Choices for the middle width, as shares of the model's (inverted residuals, ResNet)."""
-    heads: tuple[Count, ...] | None = None
-    """Choices for the heads of a block (transformers)."""
-    mlp_ratios: tuple[Rate, ...] | None = None
-    """Choices for the MLP ratio of a block (transformers)."""
-    embed_dims: tuple[Count, ...] | None = None
-    """Choices for the embedding width (transformers)."""
 
 
 class SupernetSettings(Section):
     """The elastic network."""
 
     name: str = "mobilenetv3"
-    """A registered name; 'mobilenetv3' is built from [supernet.space], 'elastic' from [supernet.timm]."""
+    """A registered name ('mobilenetv3' is built from [supernet.space], 'elastic' from [supernet.timm]), one that an
+    installed package brings, or 'package.module:factory' for a supernet of one's own."""
     space: MobileNetV3Space | None = None
     """The space, for name = 'mobilenetv3' only."""
     timm: TimmModel | None = None
     """The timm model, for name = 'elastic' only."""
+    weights: str | None = None
+    """What to begin with: a published checkpoint, a supernet.safetensors or the folder of a run; default none."""
+    options: dict[str, Any] = {}
+    """Arguments of the factory of a supernet of one's own."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -236,15 +238,31 @@ class SupernetSettings(Section):
             raise ValueError("name 'elastic' needs [supernet.timm] with the model")
         if self.name != "elastic" and self.timm is not None:
             raise ValueError("[supernet.timm] is for name 'elastic'; set it, or remove the section")
+        if self.timm is not None and self.timm.pretrained and self.weights is not None:
+            raise ValueError("weights and timm.pretrained both say what to begin with; remove timm.pretrained")
+        if ":" in self.name and not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", self.name):
+            raise ValueError(f"name {self.name!r} is not of the form 'package.module:factory'")
+        if self.options and not self.is_own:
+            raise ValueError(f"options are for a supernet of one's own, 'package.module:factory', not {self.name!r}")
         if self.name != "mobilenetv3" and self.space is not None:
             raise ValueError(f"{self.name!r} brings its own space; remove [supernet.space] or take name 'mobilenetv3'")
         return self
 
     @property
+    def is_own(self) -> bool:
+        """Whether it is made by a factory that is not ours."""
+        return ":" in self.name or self.name in entry_points(group=ENTRY_POINTS).names
+
+    @property
+    def begins_trained(self) -> bool:
+        """Whether its first weights are, or may be, those of a trained network."""
+        return self.weights is not None or self.is_own or (self.timm is not None and self.timm.pretrained)
+
+    @property
     def settings(self) -> dict[str, Any]:
-        """Keyword arguments of `supernet.create_supernet` beside name, classes and channels."""
+        """Keyword arguments of `supernet.registry.open_supernet` beside name, classes and channels."""
         given = self.space or self.timm
-        return {} if given is None else given.model_dump(exclude_none=True)
+        return dict(self.options) if given is None else given.model_dump(exclude_none=True)
 
 
 class ScoreSettings(Section):
@@ -258,6 +276,19 @@ class ScoreSettings(Section):
     """Images per batch of calibration and evaluation."""
 
 
+def _known_predictor(name: str) -> str:
+    if name not in predictor_names():
+        raise ValueError(f"{name!r} is not possible; choose {', '.join(map(repr, predictor_names()))}")
+    return name
+
+
+class FitSettings(Section):
+    """What learns from the measured and scored sub-networks."""
+
+    predictors: tuple[Annotated[str, AfterValidator(_known_predictor)], ...] = ()
+    """Registered names, of which the one with the smallest cross-validated error is taken; default all that suit."""
+
+
 class SearchSettings(Section):
     """The search; every round measures and scores candidates and fits the predictors again."""
 
@@ -265,10 +296,18 @@ class SearchSettings(Section):
     """Rounds of search, measuring and fitting."""
     candidates: Count = 16
     """Candidates per device that a round measures and scores."""
+    tactic: str = "nsga2"
+    """What decides where to look: a registered name, such as 'nsga2', 'nsga3' or 'random'."""
     population: Annotated[int, Field(ge=4)] = 100
-    """Population of NSGA-II."""
+    """Candidates that the tactic thinks of at a time."""
+    options: dict[str, str | int | float | bool] = {}
+    """Whatever the tactic understands beyond this."""
     evaluations: Count = 10_000
     """Candidates that a search predicts."""
+    objectives: tuple[str, ...] = ()
+    """What is traded, such as ['accuracy', 'latency@phone', 'size']; default, for each device, accuracy and latency."""
+    constraints: tuple[str, ...] = ()
+    """What candidates must keep, such as ['size <= 5MB', 'latency@phone <= 12ms']."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -276,7 +315,15 @@ class SearchSettings(Section):
             raise ValueError(f"evaluations {self.evaluations} must be at least the population {self.population}")
         if self.candidates > self.population:
             raise ValueError(f"candidates {self.candidates} cannot be more than the population {self.population}")
+        if "population" in self.options:
+            raise ValueError("population is a key of [search] itself; move it out of options")
+        check_tactic(self.tactic, self.tactic_options)
         return self
+
+    @property
+    def tactic_options(self) -> dict[str, Any]:
+        """Keyword arguments of `search.create_tactic`."""
+        return {"population": self.population, **self.options}
 
 
 class BaselineSettings(Section):
@@ -286,3 +333,5 @@ class BaselineSettings(Section):
     """Timm models that are trained in the same way."""
     epochs: Count | None = None
     """Their epochs; default as many as the supernet's whole training."""
+    peak_lr: Rate | None = None
+    """Their highest learning rate; default the supernet's, and 0.1 for 256 images where that is not trained."""

@@ -12,6 +12,8 @@ __all__ = [
     "AttentiveSettings",
     "FineTuningSettings",
     "ImitationSettings",
+    "NoTrainingSettings",
+    "OptimisationSettings",
     "ProgressiveShrinkingSettings",
     "RandomSamplingSettings",
     "SamplingSettings",
@@ -19,6 +21,7 @@ __all__ = [
     "ShiftSettings",
     "SingleStageSettings",
     "SubnetsPerStep",
+    "TrainedSettings",
     "TrainingSettings",
 ]
 
@@ -140,7 +143,16 @@ class ImitationSettings(Section):
         return self.kind == "alpha_divergence"
 
 
-class _Training(Section):
+class NoTrainingSettings(Section):
+    """The supernet is used as it is: with `supernet.weights`, or as its own factory made it."""
+
+    method: Literal["none"]
+    """The name of this method."""
+
+
+class OptimisationSettings(Section):
+    """How everything that is trained is optimised: the supernet, and baselines beside it."""
+
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """Nesterov momentum of SGD."""
     weight_decay: Annotated[float, Field(ge=0)] = 3e-5
@@ -151,6 +163,9 @@ class _Training(Section):
     """Dropout before the classifier; of the largest alone in single_stage and fine_tuning, never of a teacher."""
     drop_path_rate: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Stochastic depth of the last block, from 0 at the first one on; for the same networks."""
+
+
+class _Training(OptimisationSettings):
     sampling: SamplingSettings = SamplingSettings()
     """How random sub-networks are drawn."""
     imitation: ImitationSettings = ImitationSettings()
@@ -185,16 +200,17 @@ class SingleStageSettings(_Training):
 
 
 class SubnetsPerStep(Section):
-    """Sub-networks per step of the phases of progressive shrinking."""
+    """Sub-networks per step of the phases of progressive shrinking, by what they open; what a supernet does not have
+    is refused."""
 
-    kernel: Count = 1
-    """In the kernel phase."""
-    depth: Count = 2
-    """In the depth phases."""
-    expand: Count = 4
-    """In the phases of middle widths."""
-    width: Count = 4
-    """In the phases of outer widths."""
+    kernel: Count | None = None
+    """In the kernel phase; default 1."""
+    depth: Count | None = None
+    """In the depth phases; default 2."""
+    middle_width: Count | None = None
+    """In the phases of widths inside blocks and of heads; default 4."""
+    outer_width: Count | None = None
+    """In the phases of widths between blocks and of embeddings; default 4."""
 
 
 class ProgressiveShrinkingSettings(_Training):
@@ -284,7 +300,11 @@ class RandomSamplingSettings(_Training):
         return self
 
 
-TrainingSettings = SingleStageSettings | ProgressiveShrinkingSettings | FineTuningSettings | RandomSamplingSettings
+TrainedSettings = SingleStageSettings | ProgressiveShrinkingSettings | FineTuningSettings | RandomSamplingSettings
+"""Of a method that trains the supernet."""
+
+TrainingSettings = TrainedSettings | NoTrainingSettings
+"""Of any method."""
 
 
 def _refuse_alpha_from_frozen(imitation: ImitationSettings) -> None:

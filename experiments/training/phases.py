@@ -10,13 +10,16 @@ from experiments.settings.recipe import Recipe
 from experiments.settings.training import (
     FineTuningSettings,
     ImitationSettings,
+    NoTrainingSettings,
     ProgressiveShrinkingSettings,
     SamplingSettings,
     ScheduleSettings,
     SingleStageSettings,
+    TrainedSettings,
 )
-from supernet.nested import NestedFamily
+from supernet.networks.roles import roles_of
 from supernet.space import SearchSpace
+from supernet.space.nested import NestedFamily
 from supernet.training import (
     AdaptiveSampler,
     AlphaDivergence,
@@ -46,29 +49,46 @@ __all__ = ["alone_phases", "training_phases"]
 
 
 def training_phases(recipe: Recipe, supernet: CountsMacs) -> tuple[Phase, ...]:
-    """The phases of the supernet's training.
+    """The phases of the supernet's training; none with method "none".
 
     Raises:
         ValueError: the recipe does not fit the space of the supernet.
     """
-    sampling = recipe.training.sampling
-    return with_draw(_phases(recipe, supernet.space), _draw(sampling, supernet), _adapt(sampling))
+    training = recipe.training
+    if isinstance(training, NoTrainingSettings):
+        return ()
+    sampling = training.sampling
+    return with_draw(_phases(training, supernet), _draw(sampling, supernet), _adapt(sampling))
 
 
 def alone_phases(recipe: Recipe, supernet: CountsMacs, space: SearchSpace, epochs: int | None = None) -> tuple[Phase]:
-    """Phases of `space`'s largest network alone, trained like the supernet: as many epochs, and its highest rate."""
-    phases = _phases(recipe, supernet.space)
-    schedule = Schedule(
-        epochs or sum(phase.schedule.epochs for phase in phases),
-        max(phase.schedule.peak_lr for phase in phases),
-        phases[0].schedule.warmup_epochs,
-        phases[0].schedule.warmup_lr,
-    )
-    return plain(space, schedule, recipe.training.label_smoothing, phases[-1].clip)
+    """Phases of `space`'s largest network alone, trained like the supernet: as many epochs, and its highest rate.
+
+    Raises:
+        ValueError: the supernet is not trained, and there are no `epochs`.
+    """
+    training, peak_lr = recipe.training, recipe.baselines.peak_lr
+    if isinstance(training, NoTrainingSettings):
+        if epochs is None:
+            raise ValueError("the supernet is not trained, so its baselines need epochs of their own: baselines.epochs")
+        # Linear in the batch size (Goyal et al. 2017).
+        schedule, clip = Schedule(epochs, peak_lr or 0.1 * recipe.data.batch_size / 256), None
+    else:
+        phases = _phases(training, supernet)
+        schedule, clip = (
+            Schedule(
+                epochs or sum(phase.schedule.epochs for phase in phases),
+                peak_lr or max(phase.schedule.peak_lr for phase in phases),
+                phases[0].schedule.warmup_epochs,
+                phases[0].schedule.warmup_lr,
+            ),
+            phases[-1].clip,
+        )
+    return plain(space, schedule, recipe.optimisation.label_smoothing, clip)
 
 
-def _phases(recipe: Recipe, space: SearchSpace) -> tuple[Phase, ...]:
-    training = recipe.training
+def _phases(training: TrainedSettings, supernet: CountsMacs) -> tuple[Phase, ...]:
+    space, roles = supernet.space, roles_of(supernet)
     smoothing, imitation = training.label_smoothing, _imitation(training.imitation)
     largest = _schedule(training.largest)
     if isinstance(training, SingleStageSettings):
@@ -89,10 +109,11 @@ def _phases(recipe: Recipe, space: SearchSpace) -> tuple[Phase, ...]:
             full=_schedule(training.full),
             step=_schedule(training.step),
             last_step=_schedule(training.last_step),
-            subnets=training.subnets.model_dump(),
+            subnets=training.subnets.model_dump(exclude_none=True),
             distillation_weight=training.distillation_weight,
             label_smoothing=smoothing,
             imitation=imitation,
+            roles=roles,
         )
     if isinstance(training, FineTuningSettings):
         return fine_tuning(

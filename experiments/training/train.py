@@ -16,13 +16,15 @@ from torch import nn
 
 from experiments.files import replacing
 from experiments.progress import Reporter
-from experiments.run_folder import RunFolder
+from experiments.run_folder import RunFolder, weights_file
+from experiments.settings.training import NoTrainingSettings
 from experiments.training.phases import alone_phases, training_phases
 from experiments.training.tensorboard_log import tensorboard_log
 from experiments.training.validation import Validation, validated_archs
-from supernet.dropout import set_dropout
+from supernet.networks.dropout import set_dropout
+from supernet.networks.measured import MeasuredSupernet
+from supernet.networks.timm_supernet import TimmSupernet
 from supernet.protocol import Supernet
-from supernet.timm_supernet import TimmSupernet
 from supernet.training import (
     Engine,
     Epoch,
@@ -36,11 +38,13 @@ from supernet.training import (
     Trainer,
     World,
 )
+from supernet.weights import load_weights
 
 __all__ = [
     "baseline_weights",
-    "check_baselines",
+    "check_beginning",
     "course_of_training",
+    "load_first_weights",
     "train_baseline",
     "train_module",
     "train_supernet",
@@ -50,10 +54,20 @@ _SECONDS_BETWEEN_PICTURES = 60.0
 
 
 def train_supernet(run: RunFolder, report: Reporter, world: World) -> None:
-    """Train to the end from wherever the last attempt stopped, and write the weights; on all processes of `world`."""
-    supernet = run.untrained_supernet
+    """Train to the end from wherever the last attempt stopped, and write the weights; on all processes of `world`.
+
+    With method "none" the weights are those that the recipe names.
+    """
+    supernet, score = run.untrained_supernet, run.recipe.score
+    _check_logits(run)
+    world.share(lambda: load_first_weights(run, report))  # the others get them when training begins
+    if isinstance(run.recipe.training, NoTrainingSettings):
+        report.say("  nothing to train")
+        if world.is_first:
+            _write_weights(supernet, run.weights)
+        world.barrier()
+        return
     phases = training_phases(run.recipe, supernet)
-    score = run.recipe.score
     validate = Validation(validated_archs(supernet), run.data, score.calibration_images, score.batch_size, world)
     train_module(
         run, supernet, phases, run.checkpoints, run.weights, "training the supernet", report,
@@ -61,17 +75,58 @@ def train_supernet(run: RunFolder, report: Reporter, world: World) -> None:
     )  # fmt: skip
 
 
+def load_first_weights(run: RunFolder, report: Reporter | None = None) -> None:
+    """Load what `supernet.weights` names into the untrained supernet, if the run has not begun yet.
+
+    Raises:
+        ValueError: no such file, or it does not fit.
+    """
+    given, weights = run.recipe.supernet.weights, run.provenance.get("weights")
+    if given is None or run.has_begun:
+        return
+    load_weights(run.untrained_supernet, weights_file(given))
+    if report is not None and weights is not None:
+        report.say(f"  beginning with {weights['file']}, SHA-256 {weights['sha256']}")
+
+
+def _check_logits(run: RunFolder) -> None:
+    """Raises ValueError where a supernet of one's own does not take the images of the data, or has other classes."""
+    supernet, data = run.untrained_supernet, run.data
+    if not isinstance(supernet, MeasuredSupernet):
+        return
+    arch, name = supernet.space.smallest, run.recipe.supernet.name
+    images = torch.zeros(2, data.in_channels, arch.resolution, arch.resolution)
+    was_training = supernet.training
+    try:
+        with torch.no_grad():
+            logits = supernet.eval()(images, arch)
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(
+            f"{name} does not run on images {list(images.shape)}: {' '.join(str(error).split())}"
+        ) from error
+    finally:
+        supernet.train(was_training)
+    if tuple(logits.shape) != (2, data.n_classes):
+        raise ValueError(
+            f"{name} returns {list(logits.shape)} for 2 images; the data has {data.n_classes} classes: "
+            f"logits must be [2, {data.n_classes}]"
+        )
+
+
 def baseline_weights(run: RunFolder, name: str) -> Path:
     """Where the weights of the timm model `name` lie once it is trained."""
     return run.path / "baselines" / f"{name}.safetensors"
 
 
-def check_baselines(run: RunFolder) -> None:
-    """Raises ValueError where timm has no model of a name in the recipe: now, and not after hours of training."""
+def check_beginning(run: RunFolder) -> None:
+    """Raises ValueError where timm has no model of a name in the recipe, or its weights cannot be used: now, and not
+    after hours of training."""
     for name in run.recipe.baselines.timm_models:
         if not timm.is_model(name):
             near = timm.list_models(f"*{name.split('_')[0]}*")[:3]
             raise ValueError(f"timm has no model {name!r}" + (f"; there are {', '.join(near)}" if near else ""))
+    _check_logits(run)
+    load_first_weights(run)
 
 
 def train_baseline(run: RunFolder, name: str, report: Reporter) -> nn.Module:
@@ -87,7 +142,10 @@ def train_baseline(run: RunFolder, name: str, report: Reporter) -> nn.Module:
 
 
 def course_of_training(folder: Path) -> list[dict[str, Any]]:
-    """Phase, losses and validation of every finished epoch of the training with checkpoints in `folder`."""
+    """Phase, losses and validation of every finished epoch of the training with checkpoints in `folder`; none without
+    a training."""
+    if not (folder / "epochs.jsonl").exists():
+        return []
     lines = (folder / "epochs.jsonl").read_text(encoding="utf-8").splitlines()
     return [
         {"epoch": e["epoch"] + 1, "phase": e["phase"], "loss": e["losses"], "validation": e["validation"]}
@@ -111,7 +169,8 @@ def train_module(
 
     On the processes of `world`, of which the first one writes; on this one alone without.
     """
-    training, settings, world = run.recipe.training, run.recipe.engine, world or World()
+    training, settings, world = run.recipe.optimisation, run.recipe.engine, world or World()
+    weights_before = run.provenance.get("weights") if module is None else None
     assert isinstance(supernet, nn.Module)
     _set_dropout(module or supernet, training.drop_rate, training.drop_path_rate)
     supernet.to(world.device)
@@ -128,7 +187,7 @@ def train_module(
         folder=folder,
         save_seconds=settings.save_seconds,
         keep=settings.keep,
-        identity={"data": run.data.digest},
+        identity={"data": run.data.digest, **({"first weights": weights_before["sha256"]} if weights_before else {})},
         validate=validate if settings.validate_every else None,
         validate_every=max(1, settings.validate_every),
     )
@@ -176,12 +235,15 @@ def train_module(
 
         trainer.run(on_step, on_epoch, on_rollback, on_resume)
     supernet.to("cpu")
-    state: dict[str, Any] = (module or supernet).state_dict()
     if world.is_first:
         _draw_course(folder)
-        with replacing(weights) as temporary:
-            save_file({name: tensor.contiguous() for name, tensor in state.items()}, temporary)
+        _write_weights(module or supernet, weights)
     world.barrier()
+
+
+def _write_weights(module: nn.Module, path: Path) -> None:
+    with replacing(path) as temporary:
+        save_file({name: tensor.contiguous() for name, tensor in module.state_dict().items()}, temporary)
 
 
 def _draw_course(folder: Path) -> None:
@@ -193,6 +255,8 @@ def _draw_course(folder: Path) -> None:
 def _set_dropout(network: nn.Module, drop_rate: float, drop_path_rate: float) -> None:
     if isinstance(network, TimmSupernet):
         network.set_dropout(drop_rate, drop_path_rate)
+    elif isinstance(network, MeasuredSupernet):
+        _set_dropout(network.network, drop_rate, drop_path_rate)
     elif drop_rate or drop_path_rate:  # a baseline may be any timm model
         set_dropout(network, drop_rate, drop_path_rate)
 

@@ -9,9 +9,8 @@ import numpy as np
 
 from experiments.data.image_data import ImageData
 from supernet.architecture import Architecture
-from supernet.calibration import evaluate, recalibrate
-from supernet.protocol import Supernet
-from supernet.timm_supernet import TimmSupernet
+from supernet.protocol import KnowsCosts, Supernet
+from supernet.scoring.calibration import evaluate, recalibrate
 from supernet.training import World
 
 __all__ = ["Validation", "validated_archs"]
@@ -56,7 +55,7 @@ def validated_archs(supernet: Supernet) -> dict[str, Architecture]:
     The middle one has the median MACs of some that are drawn, always the same.
     """
     space = supernet.space
-    if space.size == 1 or not isinstance(supernet, TimmSupernet):
+    if space.size == 1 or not isinstance(supernet, KnowsCosts):
         return {"largest": space.largest}
     drawn = space.sample(_N_DRAWN, np.random.default_rng(0))
     order = np.argsort(supernet.macs(space.encode(drawn)), kind="stable")

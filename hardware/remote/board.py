@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from hardware.device import Device
+from hardware.loop.session import Network, Session
 from hardware.remote.campaign import Campaign, Job, Work
 from hardware.remote.journal import Journal
 from hardware.remote.judging import judge
 from hardware.remote.submission import Failure, Stretch, one_line
-from hardware.session import Network, Session
 
 __all__ = ["Board", "Outcome", "Progress", "Result"]
 

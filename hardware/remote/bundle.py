@@ -16,12 +16,12 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from hardware import cpu, loop
 from hardware.device import Device
+from hardware.loop import cpu, turns
+from hardware.loop.session import FEWEST_TURNS
 from hardware.remote.campaign import Campaign, Work
 from hardware.remote.measure import canonical, read_lines
 from hardware.remote.submission import Part, Stretch, joined, one_line, parse, printable
-from hardware.session import FEWEST_TURNS
 
 __all__ = ["Recorded", "bundle_id", "read_results", "results_bundle", "write_bundle", "write_kit"]
 
@@ -46,10 +46,11 @@ def write_kit(folder: Path) -> dict[str, bytes]:
     files = {
         "measure.py": Path(__file__).with_name("measure.py").read_bytes(),
         "hardware/__init__.py": b"",
-        "hardware/cpu.py": Path(cpu.__file__).read_bytes(),
-        "hardware/loop.py": Path(loop.__file__).read_bytes(),
+        "hardware/loop/__init__.py": b"",
+        "hardware/loop/cpu.py": Path(cpu.__file__).read_bytes(),
+        "hardware/loop/turns.py": Path(turns.__file__).read_bytes(),
     }
-    (folder / "hardware").mkdir()
+    (folder / "hardware" / "loop").mkdir(parents=True)
     for file, content in files.items():
         (folder / file).write_bytes(content)
     return files

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from hardware.device import Device
-from hardware.loop import Sampling
-from hardware.session import Network
-from hardware.store import Store
+from hardware.loop.session import Network
+from hardware.loop.turns import Sampling
+from hardware.store.store import Store
 
 __all__ = ["Campaign", "Job", "Purpose", "Work"]
 

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hardware.device import Device
+from hardware.loop.session import MeasuredNetwork, Network, Session
 from hardware.remote.campaign import Job
 from hardware.remote.submission import Stretch, printable
-from hardware.session import MeasuredNetwork, Network, Session
 
 __all__ = ["Judged", "judge"]
 

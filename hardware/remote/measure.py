@@ -24,8 +24,8 @@ from typing import IO, Any
 if __name__ == "__main__":  # also where Python is told not to look beside a script (-I, PYTHONSAFEPATH)
     sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
-from hardware.cpu import cpu_description
-from hardware.loop import Course, DeviceGoneError, Runner, Sampling, check_others, one_line, take_turns
+from hardware.loop.cpu import cpu_description
+from hardware.loop.turns import Course, DeviceGoneError, Runner, Sampling, check_others, one_line, take_turns
 
 __all__ = ["MARK", "canonical", "chained", "measure", "read_lines"]
 

@@ -8,8 +8,8 @@ from typing import Annotated, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from hardware.loop.session import FEWEST_TURNS, Network
 from hardware.remote.campaign import Purpose
-from hardware.session import FEWEST_TURNS, Network
 
 __all__ = [
     "Failure", "Key", "Part", "Participant", "Posted", "Resolution", "Stretch", "Strict", "Submission", "TurnTaken",

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from supernet.architecture import Architecture
-from supernet.sampling import CostBins
 from supernet.space import SearchSpace
+from supernet.space.sampling import CostBins
 from supernet.training.draws import MacBins, Nested
 from supernet.training.samplers import Probe, Sandwich, State, Uniform
 

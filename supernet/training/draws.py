@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from supernet.architecture import Architecture
-from supernet.nested import NestedFamily
-from supernet.sampling import CostBins, bins_of
 from supernet.space import Genes, SearchSpace
+from supernet.space.nested import NestedFamily
+from supernet.space.sampling import CostBins, bins_of
 
 __all__ = ["CountsMacs", "Draw", "Evenly", "MacBins", "Nested"]
 

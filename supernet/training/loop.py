@@ -12,6 +12,7 @@ import torch
 from timm.utils.model_ema import ModelEmaV3
 from torch import nn
 
+from supernet.networks.roles import roles_of
 from supernet.protocol import Supernet
 from supernet.space import SearchSpace
 from supernet.training.checkpoint import CheckpointFolder, as_plain, first_difference, load_checkpoint
@@ -43,7 +44,7 @@ class Loop:
         on_rollback: Callable[[RollbackRecord], None],
         on_resume: Callable[[Resumption], None],
     ) -> None:
-        check_phases(trainer.phases, trainer.supernet.space)
+        check_phases(trainer.phases, trainer.supernet.space, roles_of(trainer.supernet))
         self.trainer, self.world = trainer, trainer.world
         self.on_step, self.on_epoch, self.on_rollback, self.on_resume = on_step, on_epoch, on_rollback, on_resume
         self.module = _as_module(trainer)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from supernet.networks.roles import ROLES, Role
 from supernet.space import SearchSpace
 from supernet.training.draws import Draw, Nested
 from supernet.training.imitation import AlphaDivergence
@@ -16,7 +17,7 @@ __all__ = ["Phase", "Schedule", "Sort", "check_phases", "has_widths", "is_width"
 
 Sort = Literal["none", "all", "within trained widths"]
 
-_NOT_WIDTHS = ("resolution", "depth", "kernel", "stem_residual")
+_NOT_WIDTHS = ("resolution", "depth", "kernel", "switch")  # roles
 _EPOCHS_LABEL_FREE = 30  # on the toy bench soft labels alone catch up with labels only after some 30 to 50 epochs
 
 
@@ -126,8 +127,8 @@ def with_draw(
     return tuple(map(changed, phases))
 
 
-def check_phases(phases: Sequence[Phase], space: SearchSpace) -> None:
-    """Refuse what cannot be trained, or is known to train badly.
+def check_phases(phases: Sequence[Phase], space: SearchSpace, roles: Mapping[str, Role] = ROLES) -> None:
+    """Refuse what cannot be trained, or is known to train badly; `roles` are those of the choices of the space.
 
     Raises:
         ValueError: a phase leaves the space of the supernet, sorts channels whose order trained widths depend on, or
@@ -152,17 +153,18 @@ def check_phases(phases: Sequence[Phase], space: SearchSpace) -> None:
                 f"phase {phase.name!r} starts from soft labels alone and has {phase.schedule.epochs} epochs; in fewer "
                 f"than {_EPOCHS_LABEL_FREE} the teacher is too poor: use label_weight (1, 0), or a warm-up phase"
             )
-        trained_widths |= not isinstance(phase.sampler, Largest) and has_widths(phase.space)
+        trained_widths |= not isinstance(phase.sampler, Largest) and has_widths(phase.space, roles)
 
 
-def has_widths(space: SearchSpace) -> bool:
+def has_widths(space: SearchSpace, roles: Mapping[str, Role] = ROLES) -> bool:
     """Whether anything can be chosen in `space` that depends on the order of channels."""
-    return any(len(gene.choices) > 1 and is_width(gene.name) for gene in space.genes)
+    return any(len(gene.choices) > 1 and is_width(gene.name, roles) for gene in space.genes)
 
 
-def is_width(name: str) -> bool:
-    """Whether the choice `name` takes the first of some channels, heads or neurons, whose order then matters."""
-    return name not in _NOT_WIDTHS
+def is_width(name: str, roles: Mapping[str, Role] = ROLES) -> bool:
+    """Whether the choice `name` takes the first of some channels, heads or neurons, whose order then matters; a choice
+    without a role may well."""
+    return roles.get(name) not in _NOT_WIDTHS
 
 
 def _has_alpha(loss: Loss) -> bool:

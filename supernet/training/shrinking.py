@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from supernet.architecture import Number
+from supernet.networks.roles import ROLES, Role
 from supernet.space import SearchSpace
 from supernet.training.imitation import Imitation, SoftLabels
 from supernet.training.losses import CrossEntropy, Distillation, Loss
@@ -14,18 +15,17 @@ from supernet.training.samplers import Uniform
 
 __all__ = ["keep_largest", "progressive_shrinking"]
 
+Group = tuple[Role, ...]
+
 # Published for 32 processes as 2.6, 0.96, 0.08 and 0.24; the warm-up starts at the rate of one process.
 _LARGEST = Schedule(180, 2.6 / 32, 5, 2.6 / 32)
 _FULL = Schedule(125, 3e-2, 5, 3e-2)
 _STEP = Schedule(25, 2.5e-3)
 _LAST_STEP = Schedule(125, 7.5e-3, 5, 7.5e-3)
 
-_AT_ONCE = (("kernel",),)
-_STEP_BY_STEP = (
-    ("depth", "stem_residual"),
-    ("expand", "heads", "mlp_ratio"),
-    ("width", "stem_mid_width", "stem_out_width", "embed_dim"),
-)
+_AT_ONCE: tuple[Group, ...] = (("kernel",),)
+_STEP_BY_STEP: tuple[Group, ...] = (("depth", "switch"), ("middle_width", "heads"), ("outer_width", "embedding"))
+_SUBNETS: Mapping[str, int] = {"kernel": 1, "depth": 2, "middle_width": 4, "outer_width": 4}
 
 
 def progressive_shrinking(
@@ -34,46 +34,63 @@ def progressive_shrinking(
     full: Schedule | None = _FULL,
     step: Schedule = _STEP,
     last_step: Schedule = _LAST_STEP,
-    at_once: Sequence[Sequence[str]] = _AT_ONCE,
-    step_by_step: Sequence[Sequence[str]] = _STEP_BY_STEP,
+    at_once: Sequence[Group] = _AT_ONCE,
+    step_by_step: Sequence[Group] = _STEP_BY_STEP,
     subnets: Mapping[str, int] | None = None,
     distillation_weight: float = 1.0,
     label_smoothing: float = 0.1,
     imitation: Imitation | None = None,
+    roles: Mapping[str, Role] = ROLES,
 ) -> tuple[Phase, ...]:
     """Progressive shrinking (Once-for-All, Cai et al. 2020): the largest network, then ever smaller ones with it.
 
     The first phase trains the largest network, at every resolution; its result is the teacher of all others. Then one
-    phase per group of `at_once` opens all choices of its names, and for every group of `step_by_step` one phase after
-    the other opens the next smaller choice of its names. Channels are sorted before the first phase of widths, and
+    phase per group of `at_once` opens all choices of its roles, and for every group of `step_by_step` one phase after
+    the other opens the next smaller choice of its roles. Channels are sorted before the first phase of widths, and
     within the trained widths before the others. The default schedules are those published, for a step of 64 images; for
     n times as many multiply the peak rates by n and leave the rates of the warm-up.
 
     Args:
-        space: the whole space; a name that it does not have, or with a single choice, gives no phase.
+        space: the whole space; a role that it does not have, or with a single choice, gives no phase.
         largest: schedule of the first phase; None when the largest network is trained already.
         full: schedule of the phases of `at_once`; None for a space without such choices.
         step: schedule of every step of `step_by_step` but the last.
         last_step: schedule of the last step of each group.
-        at_once: groups of names of choices that are opened all at once.
-        step_by_step: groups of names of choices that are opened one after the other.
-        subnets: sub-networks per step by the first name of the group; published are 1 for kernel, 2 for depth and 4
-            for expand; 4 for the rest.
+        at_once: groups of roles of choices that are opened all at once.
+        step_by_step: groups of roles of choices that are opened one after the other.
+        subnets: sub-networks per step by the first role of the group; published are 1 for the kernel, 2 for the depth
+            and 4 for middle widths; 4 for outer widths.
         distillation_weight: weight of the teacher's soft labels beside the labels; 0: no teacher.
         label_smoothing: of the labels.
         imitation: what to take from the teacher; default soft labels, the published alternative is `MeanSquare`.
+        roles: of the names of choices; `roles_of` a supernet tells them.
 
     Raises:
-        ValueError: a choice of the space belongs to no group or has no schedule, so it would never be trained.
+        ValueError: a choice of the space has no role or no schedule, so it would never be trained; or `subnets` of
+            roles that the space does not have.
     """
     n_choices = {gene.name: 0 for gene in space.genes}
     for gene in space.genes:
         n_choices[gene.name] = max(n_choices[gene.name], len(gene.choices))
     elastic = {name for name, n in n_choices.items() if n > 1 and name != "resolution"}
-    if missing := sorted(elastic.difference(*at_once, *step_by_step)):
-        raise ValueError(f"{', '.join(missing)} would never shrink; name it in at_once or step_by_step")
-
-    subnets = {"kernel": 1, "depth": 2, **(subnets or {})}
+    grouped = {role for group in (*at_once, *step_by_step) for role in group}
+    if missing := sorted(name for name in elastic if roles.get(name) not in grouped):
+        raise ValueError(
+            f"{', '.join(missing)} would never shrink: it has no role among {', '.join(sorted(grouped))}; say it in "
+            "`roles` of the supernet"
+        )
+    named = {
+        group: [name for name in roles if name in elastic and roles[name] in group]
+        for group in (*at_once, *step_by_step)
+    }
+    phased = [group[0] for group, names in named.items() if names]
+    for role in subnets or {}:
+        if role not in phased:
+            raise ValueError(
+                f"subnets for {role}: nothing of that is chosen in this space, only {', '.join(phased) or 'nothing'}; "
+                "remove it"
+            )
+    n_subnets = {**_SUBNETS, **(subnets or {})}
     loss: Loss = CrossEntropy(label_smoothing)
     if distillation_weight:
         loss = Distillation(distillation_weight, label_smoothing, "frozen", imitation or SoftLabels())
@@ -82,23 +99,25 @@ def progressive_shrinking(
     if largest is not None:
         phases.append(Phase("largest", keep_largest(space, kept), largest, Uniform(1), CrossEntropy(label_smoothing)))
 
-    def open_next(name: str, group: Sequence[str], schedule: Schedule) -> None:
+    def open_next(name: str, group: Group, schedule: Schedule) -> None:
         sort: Sort = "none"
-        if any(map(is_width, group)):
-            sort = "within trained widths" if phases and has_widths(phases[-1].space) else "all"
-        sampler = Uniform(subnets.get(group[0], 4))
+        if any(is_width(name, roles) for name in named[group]):
+            sort = "within trained widths" if phases and has_widths(phases[-1].space, roles) else "all"
+        sampler = Uniform(n_subnets.get(group[0], 4))
         phases.append(Phase(name, keep_largest(space, kept), schedule, sampler, loss, sort))
 
-    for group in _in(elastic, at_once):
+    for group in (one for one in at_once if named[one]):
+        names = named[group]
         if full is None:
-            raise ValueError(f"{', '.join(group)} would never shrink; give `full`, the schedule of its phase")
-        kept.update((name, n_choices[name]) for name in group)
-        open_next(group[0], group, full)
-    for group in _in(elastic, step_by_step):
-        most = max(n_choices[name] for name in group)
+            raise ValueError(f"{', '.join(names)} would never shrink; give `full`, the schedule of its phase")
+        kept.update((name, n_choices[name]) for name in names)
+        open_next(names[0], group, full)
+    for group in (one for one in step_by_step if named[one]):
+        names = named[group]
+        most = max(n_choices[name] for name in names)
         for i in range(1, most):
-            kept.update((name, min(i + 1, n_choices[name])) for name in group)
-            open_next(f"{group[0]} {i}", group, last_step if i + 1 == most else step)
+            kept.update((name, min(i + 1, n_choices[name])) for name in names)
+            open_next(f"{names[0]} {i}", group, last_step if i + 1 == most else step)
     return tuple(phases)
 
 
@@ -122,8 +141,3 @@ def keep_largest(space: SearchSpace, counts: Mapping[str, int]) -> SearchSpace:
     )
     resolutions = tuple(int(r) for r in keep("resolution", space.resolutions))
     return replace(space, resolutions=resolutions, stages=stages, settings=keep_all(space.settings))
-
-
-def _in(elastic: set[str], groups: Sequence[Sequence[str]]) -> list[list[str]]:
-    """The groups without the names that are not elastic, and without groups of which nothing is left."""
-    return [found for group in groups if (found := [name for name in group if name in elastic])]

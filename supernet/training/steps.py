@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from supernet.architecture import Architecture
-from supernet.calibration import batch_norms, batch_statistics
-from supernet.images import resize
+from supernet.scoring.calibration import batch_norms, batch_statistics
+from supernet.scoring.images import resize
 from supernet.training.losses import Loss
 
 __all__ = ["accumulate_gradients", "freeze", "mean_losses", "seeded"]

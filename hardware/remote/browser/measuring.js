@@ -1,5 +1,5 @@
 // The measuring loop: warmed up, in turns of random order, until relative latencies are known well enough. It is that of
-// hardware/loop.py, and one set of tests holds both to the same laws; what is here besides is about browsers.
+// hardware/loop/turns.py, and one set of tests holds both to the same laws; what is here besides is about browsers.
 
 const SMALLEST_SCALE = 0.003; // of a turn
 const BORROWED = 8; // networks, for which the errors of all turns count in the scale of each

@@ -1,0 +1,1 @@
+"""Where everything that was measured and scored is kept: one SQLite file."""

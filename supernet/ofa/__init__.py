@@ -1,0 +1,1 @@
+"""The published once-for-all networks: spaces, configurations and checkpoints."""

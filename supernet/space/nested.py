@@ -1,0 +1,77 @@
+"""Nested families: architectures of which each contains the one before, in every dimension."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+
+from supernet.architecture import Architecture, Settings
+from supernet.space.search_space import SearchSpace
+
+__all__ = ["NestedFamily"]
+
+
+@dataclass(frozen=True)
+class NestedFamily:
+    """Architectures in order of inclusion (SortedNet, Valipour et al. 2023).
+
+    Every level has at least the blocks of the level before, and no setting is smaller, so its weights contain that
+    level's. By inclusion and not by cost: of two architectures of which one is deeper and the other wider neither
+    contains the other.
+    """
+
+    levels: tuple[Architecture, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.levels) < 2:
+            raise ValueError(f"a nested family of {len(self.levels)} level; give at least 2")
+        for i in range(1, len(self.levels)):
+            small, large = self.levels[i - 1], self.levels[i]
+            if (what := _not_contained(small, large)) is not None:
+                raise ValueError(f"level {i + 1} of the nested family does not contain level {i}: {what}")
+
+    @classmethod
+    def between(cls, space: SearchSpace, n_levels: int) -> Self:
+        """`n_levels` levels from the smallest to the largest architecture, all dimensions growing together.
+
+        Raises:
+            ValueError: the space has too few choices for so many levels.
+        """
+        if n_levels < 2:
+            raise ValueError(f"a nested family of {n_levels} level; give at least 2")
+        # The next choice of every gene opens at a time of its own in (0, 1], so that one grows after the other.
+        early = np.arange(len(space.genes)) / len(space.genes)
+        opens = [(np.arange(1, n) - e) / max(n - 1, 1) for n, e in zip(space.n_choices, early, strict=True)]
+        times = np.unique(np.concatenate([[0.0], *opens]))
+        genes = space.canonical(np.stack([np.searchsorted(t, times, side="right") for t in opens], axis=1))
+        genes = genes[space.holds(genes)]
+        genes = genes[np.append(True, (genes[1:] != genes[:-1]).any(axis=1))]  # in an absent block nothing opens
+        if len(genes) < n_levels:
+            raise ValueError(f"the space has no {n_levels} nested levels of this kind; {len(genes)} are distinct")
+        return cls(tuple(space.decode(genes[np.linspace(0, len(genes) - 1, n_levels).round().astype(int)])))
+
+
+def _not_contained(small: Architecture, large: Architecture) -> str | None:
+    if len(small.stages) != len(large.stages):
+        return f"{len(large.stages)} stages, not {len(small.stages)}"
+    if small == large:
+        return "they are the same"
+    if (what := _smaller(small.settings, large.settings)) is not None:
+        return what
+    for s, (less, more) in enumerate(zip(small.stages, large.stages, strict=True)):
+        if len(less) > len(more):
+            return f"depth {len(more)} of stage {s + 1} is below {len(less)}"
+        for b, (block, wider) in enumerate(zip(less, more, strict=False)):
+            if (what := _smaller(block, wider)) is not None:
+                return f"{what} in block {b + 1} of stage {s + 1}"
+    return None
+
+
+def _smaller(less: Settings, more: Settings) -> str | None:
+    if less.keys() != more.keys():
+        return f"settings {', '.join(more) or 'none'} instead of {', '.join(less) or 'none'}"
+    return next(
+        (f"{name} {more[name]:g} is below {value:g}" for name, value in less.items() if more[name] < value), None
+    )
