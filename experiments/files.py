@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import tempfile
@@ -17,11 +18,13 @@ __all__ = ["read_json", "replacing", "write_json", "write_text"]
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A temporary path in the folder of `path` that takes its place when the block ends well, and vanishes when not.
 
-    The name ends like `path`, for writers that go by the suffix. Folders that are missing are made.
+    The name ends like `path`, for writers that go by the suffix. Folders that are missing are made. What a process left
+    that was killed while it wrote this very file is removed.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
+    _sweep(path)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.{os.getpid()}-", suffix=path.suffix)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -32,6 +35,26 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _sweep(path: Path) -> None:
+    """Remove temporary files of `path` whose process is no more."""
+    if os.name != "posix":  # elsewhere a process cannot be asked whether it is there
+        return
+    for left in path.parent.glob(f".{glob.escape(path.stem)}.*-*{glob.escape(path.suffix)}"):
+        process = left.name.removeprefix(f".{path.stem}.").partition("-")[0]
+        if process.isdigit() and not _is_alive(int(process)):
+            left.unlink(missing_ok=True)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # somebody else's
+        return True
+    return True
 
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:

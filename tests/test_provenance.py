@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from datetime import datetime
@@ -71,3 +72,16 @@ def test_unreadable_json_gets_one_line(tmp_path, text, message):
     with pytest.raises(ValueError, match=message) as caught:
         read_json(path)
     assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_what_a_killed_writer_left_is_removed_when_the_file_is_written_again(tmp_path):
+    path = tmp_path / "front.json"
+    code = (
+        "import os, sys; from experiments.files import replacing\nwith replacing(sys.argv[1]): os.kill(os.getpid(), 9)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(path)], check=False)
+    (left,) = tmp_path.iterdir()
+    beside = tmp_path / f".front.{os.getpid()}-abc.json"  # of a process that is still there
+    beside.touch()
+    write_json(path, {"a": 1})
+    assert not left.exists() and beside.exists() and read_json(path) == {"a": 1}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 from torch import nn
 
@@ -62,11 +64,36 @@ class Setup:
 
     sampling: Sampling
     anchors: Networks  # take part in every session
+    files: dict[tuple[Network, int], Workload] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def of(cls, run: RunFolder) -> Setup:
         """That of a run."""
-        return cls(sampling(run), architectures(run, anchors(run)))
+        return _setup(run)
+
+    def beside(self, device: Device) -> list[Workload]:
+        """The anchors for a device. As files they are written once, however many sessions there are: networks that
+        ONNX has no short way for take seconds each."""
+        if device.runtime != "onnxruntime" or device.precision == "int8":
+            return [self.anchors.make(name) for name in self.anchors.names]
+        from hardware.onnx.workload import onnx_file
+
+        found = []
+        for name in self.anchors.names:
+            at = name, device.batch_size
+            if at not in self.files:
+                workload = self.anchors.make(name)
+                shape = (device.batch_size, workload.channels, workload.resolution, workload.resolution)
+                with contextlib.suppress(ValueError):  # what cannot be written is told when it is its turn
+                    workload = replace(workload, model=onnx_file(workload, shape))
+                self.files[at] = workload
+            found.append(self.files[at])
+        return found
+
+
+@lru_cache(maxsize=1)
+def _setup(run: RunFolder) -> Setup:
+    return Setup(sampling(run), architectures(run, anchors(run)))
 
 
 def profilers(run: RunFolder, device: str | None = None) -> list[Profiler | StoredProfiler]:
@@ -220,7 +247,7 @@ def _measure(
             profiler,
             workloads(),
             setup.sampling,
-            anchors=[setup.anchors.make(name) for name in setup.anchors.names],
+            anchors=setup.beside(device),
             purpose=purpose,
             watcher=watcher,
         ):
