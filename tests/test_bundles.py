@@ -365,7 +365,8 @@ def run(bundled, tmp_path):
 def test_one_command_measures_over_ssh_and_leaves_nothing_there(run, host):
     home, there = host
     imported = measure_over_ssh(run, BundleSettings("pi"), there, REPORT)
-    assert imported.added == 12 and len(measured(run, "pi")) == 12
+    assert imported is not None and imported.added == 12 and len(measured(run, "pi")) == 12
+    assert measure_over_ssh(run, BundleSettings("pi"), there, REPORT) is None  # there is nothing left
     assert list((home / ".cache" / "supernet-nas").iterdir()) == []
     assert [path.suffix for path in (run.devices / "bundles").iterdir()] == [".json"]
 

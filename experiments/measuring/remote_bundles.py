@@ -103,17 +103,22 @@ def import_results(run: RunFolder, path: Path, name: str | None = None) -> Impor
     return Imported(device, tuple(outcomes), failed=sum(len(one.posted.failures) for one in sessions))
 
 
-def measure_over_ssh(run: RunFolder, settings: BundleSettings, host: Host, report: Reporter) -> Imported:
+def measure_over_ssh(run: RunFolder, settings: BundleSettings, host: Host, report: Reporter) -> Imported | None:
     """Send a bundle to a host, run it there, and import what comes back, also when the host is gone before the end.
+
+    None, where the device of that name has nothing left to measure.
 
     Raises:
         OSError: the host cannot be reached, is gone, or cannot run the bundle.
-        ValueError: there is nothing left to measure, or the name belongs to another device.
+        ValueError: the name belongs to another device.
     """
     campaign = RunCampaign(run, settings.name)
     open_work = _open_work(campaign, settings)
     # A bundle that was not finished has results there that nobody has seen yet: the same work makes the same bundle.
     work = _unfinished(campaign, open_work, settings) or open_work
+    if not work.jobs:
+        report.say(f"  {settings.name}: everything planned is measured")
+        return None
     folder = _manifests(run) / f"sending-{settings.name}"
     shutil.rmtree(folder, ignore_errors=True)
     try:
