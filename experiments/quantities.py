@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from experiments.budgets import (
     parse_seconds,
 )
 from search.front import Axis
+from supernet.plugins import nearest
 from supernet.space import Genes
 
 __all__ = ["KINDS", "Kind", "Limit", "Quantity", "accuracy", "latency", "limit", "quantity"]
@@ -142,9 +142,7 @@ def quantity(text: str, devices: Sequence[str] | Mapping[str, object]) -> Quanti
     name, at, device = text.strip().partition("@")
     kind = KINDS.get(name)
     if kind is None:
-        near = difflib.get_close_matches(name, KINDS, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"{text!r} is no quantity{hint} There are {', '.join(KINDS)}, and of a device latency@NAME")
+        raise ValueError(f"{text!r} is no quantity{nearest(name, KINDS)}")
     known = list(devices)
     if not at:
         if kind.of_device and len(known) != 1:
@@ -153,9 +151,8 @@ def quantity(text: str, devices: Sequence[str] | Mapping[str, object]) -> Quanti
     if kind.source == "counted":
         raise ValueError(f"{name} is the same on every device; write {name!r}, not {text!r}")
     if device not in known:
-        near = difflib.get_close_matches(device, known, n=1)
-        hint = f"; did you mean {name}@{near[0]}?" if near else ""
-        raise ValueError(f"{text!r}: there is no device {device!r}{hint} There are {', '.join(known)}")
+        there = [f"{name}@{one}" for one in known]
+        raise ValueError(f"{text!r}: there is no device {device!r}{nearest(f'{name}@{device}', there)}")
     return Quantity(kind, device)
 
 

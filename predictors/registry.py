@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from importlib.metadata import entry_points
 from typing import TypeVar
 
 from predictors.features import BlockCosts, BlockTerms, Columns, Features, Joined, OneHot
 from predictors.protocol import Predictor, Target
+from supernet.plugins import Registry
 from supernet.space import Genes, SearchSpace
 
 __all__ = [
@@ -61,7 +60,7 @@ Maker = Callable[[Subject, Target, int], Predictor]
 """Makes a predictor that is not fitted, of a subject, a target and a seed; NotSuitedError where it cannot."""
 
 _M = TypeVar("_M", bound=Maker)
-_REGISTERED: dict[str, Maker] = {}
+_MAKERS: Registry[Maker] = Registry("predictor", ENTRY_POINTS)
 
 
 def register_predictor(name: str) -> Callable[[_M], _M]:
@@ -70,16 +69,12 @@ def register_predictor(name: str) -> Callable[[_M], _M]:
     An installed package does without: its entry point in the group ``supernet.predictors`` names the maker.
     """
 
-    def register(maker: _M) -> _M:
-        _REGISTERED[name] = maker
-        return maker
-
-    return register
+    return _MAKERS.register(name)  # type: ignore[return-value]
 
 
 def predictor_names() -> list[str]:
     """Every name that is known; loads none of them."""
-    return sorted({*_REGISTERED, *entry_points(group=ENTRY_POINTS).names})
+    return _MAKERS.names()
 
 
 def create_predictor(name: str, subject: Subject, target: Target = "value", seed: int = 0) -> Predictor:
@@ -89,7 +84,7 @@ def create_predictor(name: str, subject: Subject, target: Target = "value", seed
         ValueError: unknown name (the nearest known is named), or a predictor that cannot be loaded.
         NotSuitedError: it cannot be made for this subject.
     """
-    return _maker(name)(subject, target, seed)
+    return _MAKERS.find(name)(subject, target, seed)
 
 
 def suitable_predictors(
@@ -103,7 +98,7 @@ def suitable_predictors(
     """
     makers: dict[str, Callable[[], Predictor]] = {}
     for name in names or predictor_names():
-        make = partial(_maker(name), subject, target, seed)
+        make = partial(_MAKERS.find(name), subject, target, seed)
         try:
             make()
         except NotSuitedError as error:
@@ -114,26 +109,3 @@ def suitable_predictors(
     if not makers:
         raise ValueError(f"none of the predictors {', '.join(predictor_names())} suits")
     return makers
-
-
-def _maker(name: str) -> Maker:
-    if name in _REGISTERED:
-        return _REGISTERED[name]
-    found = list(entry_points(group=ENTRY_POINTS, name=name))
-    if not found:
-        raise ValueError(f"no predictor is named {name!r}{_nearest(name, predictor_names())}")
-    if len(found) > 1:
-        packages = " and ".join(point.dist.name if point.dist else "?" for point in found)
-        raise ValueError(f"{packages} both bring a predictor {name!r}; uninstall one")
-    try:
-        return found[0].load()
-    except Exception as error:  # somebody else's code
-        where = found[0].dist.name if found[0].dist else "?"
-        message = " ".join(str(error).split())
-        raise ValueError(f"predictor {name!r} of the package {where} cannot be used: {message}") from error
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    known = list(known)
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(known) or 'none'}"

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
-from collections.abc import Callable, Iterable, Mapping
-from importlib.metadata import entry_points
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeVar
 
 from search.front import Values
+from supernet.plugins import Registry, nearest
 from supernet.space import Genes, SearchSpace
 
 __all__ = ["ENTRY_POINTS", "Tactic", "check_tactic", "create_tactic", "register_tactic", "tactic_names"]
@@ -16,7 +15,7 @@ __all__ = ["ENTRY_POINTS", "Tactic", "check_tactic", "create_tactic", "register_
 ENTRY_POINTS = "supernet.tactics"  # the group in which packages, this one among them, register tactics
 
 _F = TypeVar("_F", bound=Callable[..., "Tactic"])
-_REGISTERED: dict[str, Callable[..., Tactic]] = {}
+_TACTICS: Registry[Callable[..., Any]] = Registry("tactic", ENTRY_POINTS)
 _GIVEN = ("space", "n_objectives", "seed")  # to every factory; whatever else it takes is an option
 
 
@@ -55,16 +54,12 @@ def register_tactic(name: str) -> Callable[[_F], _F]:
     An installed package does without: its entry point in the group ``supernet.tactics`` names the factory.
     """
 
-    def register(factory: _F) -> _F:
-        _REGISTERED[name] = factory
-        return factory
-
-    return register
+    return _TACTICS.register(name)  # type: ignore[return-value]
 
 
 def tactic_names() -> list[str]:
     """Every name that `create_tactic` knows; loads none of them."""
-    return sorted({*_REGISTERED, *entry_points(group=ENTRY_POINTS).names})
+    return _TACTICS.names()
 
 
 def check_tactic(name: str, options: Mapping[str, Any]) -> None:
@@ -86,33 +81,10 @@ def create_tactic(name: str, space: SearchSpace, n_objectives: int, seed: int, *
 
 
 def _checked(name: str, options: Mapping[str, Any]) -> Callable[..., Tactic]:
-    factory = _factory(name)
+    factory = _TACTICS.find(name)
     parameters = inspect.signature(factory).parameters
     known = [option for option in parameters if option not in _GIVEN]
     for option in options:
         if option not in known:
-            raise ValueError(f"tactic {name!r} has no option {option!r}{_nearest(option, known)}")
+            raise ValueError(f"tactic {name!r} has no option {option!r}{nearest(option, known)}")
     return factory
-
-
-def _factory(name: str) -> Callable[..., Tactic]:
-    if name in _REGISTERED:
-        return _REGISTERED[name]
-    found = list(entry_points(group=ENTRY_POINTS, name=name))
-    if not found:
-        raise ValueError(f"no tactic is named {name!r}{_nearest(name, tactic_names())}")
-    if len(found) > 1:
-        packages = " and ".join(point.dist.name if point.dist else "?" for point in found)
-        raise ValueError(f"{packages} both bring a tactic {name!r}; uninstall one")
-    try:
-        return found[0].load()
-    except Exception as error:  # somebody else's code
-        where = found[0].dist.name if found[0].dist else "?"
-        message = " ".join(str(error).split())
-        raise ValueError(f"tactic {name!r} of the package {where} cannot be used: {message}") from error
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    known = list(known)
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(known) or 'none'}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import os
 import sys
@@ -16,6 +15,7 @@ from torch import nn
 
 from supernet.networks.measured import MeasuredSupernet
 from supernet.networks.timm_supernet import TimmSupernet
+from supernet.plugins import nearest
 from supernet.protocol import ENTRY_POINTS
 
 __all__ = ["AnySupernet", "call_factory", "create_supernet", "open_supernet", "register_supernet", "supernet_names"]
@@ -55,13 +55,13 @@ def create_supernet(
     """
     _import_builders()
     if name not in _BUILDERS:
-        raise ValueError(f"no supernet is named {name!r}{_nearest(name, supernet_names())}")
+        raise ValueError(f"no supernet is named {name!r}{nearest(name, supernet_names())}")
     parameters = inspect.signature(_BUILDERS[name]).parameters
     known = [p for p in parameters if p not in ("num_classes", "in_chans")]
     anything = any(p.kind is p.VAR_KEYWORD for p in parameters.values())  # the builder says itself what it takes
     for setting in settings:
         if setting not in known and not anything:
-            raise ValueError(f"{name} has no setting {setting!r}{_nearest(setting, known)}")
+            raise ValueError(f"{name} has no setting {setting!r}{nearest(setting, known)}")
     with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they were
         torch.manual_seed(seed)
         supernet = _BUILDERS[name](num_classes=num_classes, in_chans=in_chans, **settings)
@@ -107,7 +107,7 @@ def call_factory(
     taken = {key: value for key, value in given.items() if anything or key in parameters}
     for setting in settings:
         if not anything and setting not in parameters:
-            raise ValueError(f"{name} has no option {setting!r}{_nearest(setting, list(parameters))}")
+            raise ValueError(f"{name} has no option {setting!r}{nearest(setting, list(parameters))}")
     with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they were
         torch.manual_seed(seed)
         try:
@@ -138,7 +138,7 @@ def _loaded(address: str, name: str) -> Callable[..., nn.Module]:
     for part in path.split("."):
         if not hasattr(found, part):
             public = [one for one in vars(found) if not one.startswith("_")]
-            raise ValueError(f"{name}: {module} has no {path!r}{_nearest(part, public)}")
+            raise ValueError(f"{name}: {module} has no {path!r}{nearest(part, public)}")
         found = getattr(found, part)
     return found
 
@@ -146,8 +146,3 @@ def _loaded(address: str, name: str) -> Callable[..., nn.Module]:
 def _import_builders() -> None:
     for module in ("ofa.mobilenetv3", "ofa.proxyless", "ofa.resnet50d", "networks.from_timm"):
         import_module(f"supernet.{module}")
-
-
-def _nearest(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(known)}"

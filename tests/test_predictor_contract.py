@@ -109,7 +109,7 @@ def test_a_broken_predictor_breaks_a_law(broken, law, tmp_path):
 @pytest.fixture
 def registered(monkeypatch):
     """What a test registers is gone after it."""
-    monkeypatch.setattr(registry_module, "_REGISTERED", {})
+    monkeypatch.setattr(registry_module._MAKERS, "_registered", {})
 
 
 @pytest.mark.usefixtures("registered")

@@ -21,6 +21,7 @@ from supernet.families.inverted_residual import InvertedResidualSupernet, elasti
 from supernet.families.residual import ResidualSupernet, elastic_resnet
 from supernet.families.transformer import TransformerSupernet, elastic_transformer
 from supernet.networks.timm_supernet import Importance, TimmSupernet, l1_importance
+from supernet.plugins import nearest
 from supernet.registry import register_supernet
 from supernet.space import SearchSpace
 
@@ -85,9 +86,7 @@ def elastic(
         names = [name for name in inspect.signature(family.with_choices).parameters if name != "model"]
         for name in choices:
             if name not in names:
-                close = difflib.get_close_matches(name, names, n=1)
-                hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(names)}"
-                raise ValueError(f"a {type(model).__name__} has no choice {name!r}; {hint}")
+                raise ValueError(f"a {type(model).__name__} has no choice {name!r}{nearest(name, names)}")
         supernet = family.with_choices(model, **choices)
     if importance is not None:
         supernet.sort_channels(importance)

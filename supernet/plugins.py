@@ -1,0 +1,66 @@
+"""Things by name: those that code registers, and those that installed packages bring by entry points."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable
+from importlib.metadata import entry_points
+from typing import Generic, TypeVar
+
+__all__ = ["Registry", "nearest"]
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """What can be named in a recipe, of one kind.
+
+    Args:
+        kind: the word for it in messages, such as "tactic".
+        group: of entry points, in which packages, this one among them, bring theirs.
+    """
+
+    def __init__(self, kind: str, group: str) -> None:
+        self.kind = kind
+        self.group = group
+        self._registered: dict[str, T] = {}
+
+    def register(self, name: str) -> Callable[[T], T]:
+        """A decorator under whose name what it decorates is found; a package with an entry point does without."""
+
+        def keep(thing: T) -> T:
+            self._registered[name] = thing
+            return thing
+
+        return keep
+
+    def names(self) -> list[str]:
+        """Every name that can be found; loads none of them."""
+        return sorted({*self._registered, *entry_points(group=self.group).names})
+
+    def find(self, name: str) -> T:
+        """What has that name; a package that brings it is loaded.
+
+        Raises:
+            ValueError: unknown (the nearest known is named), brought by two packages, or it cannot be loaded.
+        """
+        if name in self._registered:
+            return self._registered[name]
+        found = list(entry_points(group=self.group, name=name))
+        if not found:
+            raise ValueError(f"no {self.kind} is named {name!r}{nearest(name, self.names())}")
+        packages = " and ".join(point.dist.name if point.dist else "?" for point in found)
+        if len(found) > 1:
+            raise ValueError(f"{packages} both bring a {self.kind} {name!r}; uninstall one")
+        try:
+            return found[0].load()
+        except Exception as error:  # somebody else's code
+            message = " ".join(str(error).split())
+            raise ValueError(f"{self.kind} {name!r} of the package {packages} cannot be used: {message}") from error
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """How a message about an unknown name ends: with the known one that is like it, else with all of them."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(known) or 'none'}"
