@@ -12,7 +12,7 @@ from experiments.report.pictures import COLOURS, figure_of_panels, inline_svg, m
 
 __all__ = ["session_picture"]
 
-_PURPOSES = {"planned": "measured", "again": "uniform", "final": "front", "export": "timm", "blocks": "random"}
+_PURPOSES = {"planned": "measured", "again": "uniform", "final": "front", "export": "timm"}
 
 
 def session_picture(device: Mapping[str, Any]) -> Markup:

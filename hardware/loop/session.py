@@ -55,7 +55,7 @@ class Session:
         started: (n_networks, n_turns) when each repeat began, in seconds since the session began; NaN likewise, and
             everywhere for a device that does not tell.
         doubts: (n_turns) texts: why a turn does not count, or "" where it does.
-        purpose: "planned", "final" (what is compared, side by side), "export", "again" or "blocks".
+        purpose: "planned", "final" (what is compared, side by side), "again" or "export".
         notes: what is doubtful about the session as a whole, and what can be done about it.
         extras: clocks and the like, before and after.
 
