@@ -165,7 +165,10 @@ def changed_places(before: Sequence[str], after: Sequence[str]) -> str:
         return f"measured side by side, all {len(after)} keep their place on the front"
     parts = [
         f"{text} ({', '.join(keys[:4])}{', ...' if len(keys) > 4 else ''})"
-        for text, keys in ((f"{len(lost)} lost their place", lost), (f"{len(won)} came on it", won))
+        for text, keys in (
+            (f"{len(lost)} lost {'its' if len(lost) == 1 else 'their'} place", lost),
+            (f"{len(won)} came on it", won),
+        )
         if keys
     ]
     return f"measured side by side, {' and '.join(parts)}; the front has {len(after)}"

@@ -73,7 +73,7 @@ def test_contenders_are_the_front_and_whatever_errors_do_not_separate_from_it():
 def test_a_front_that_changes_says_who_lost_a_place():
     assert "all 2 keep" in changed_places(["a", "b"], ["b", "a"])
     text = changed_places(["a", "b"], ["b", "c"])
-    assert "1 lost their place (a)" in text and "1 came on it (c)" in text
+    assert "1 lost its place (a)" in text and "1 came on it (c)" in text
 
 
 def with_goals(finished_run, tmp_path, objectives, constraints=()):
