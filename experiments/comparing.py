@@ -21,10 +21,11 @@ from experiments.measuring.measure import (
     models,
     profilers,
 )
+from experiments.measuring.quantized import file_accuracy, quantized_model
 from experiments.measuring.remote import StoredProfiler
 from experiments.plans import search_plans
 from experiments.progress import Reporter
-from experiments.quantities import KINDS, Quantity
+from experiments.quantities import KINDS, Quantity, accuracy
 from experiments.run_folder import Plan, RunFolder
 from experiments.scoring.scorer import Scorer
 from experiments.searching import changed_places, front_of_run, holding, possible_members, shown
@@ -37,6 +38,7 @@ from hardware.profiling import Profiler
 from hardware.store.store import Score
 from search.front import Candidate, ParetoFront, hypervolume
 from supernet.architecture import Architecture
+from supernet.networks.roles import ROLES, Role, roles_of
 from supernet.scoring.calibration import evaluate
 from supernet.space import SearchSpace
 
@@ -58,7 +60,7 @@ def compare_run(run: RunFolder, report: Reporter) -> dict[str, Any]:
     before, wanted = read_json(run.front)["goals"], goals(run)
     if unsearched := [goal.name for goal in wanted if goal.name not in before]:
         raise ValueError(f"{run.path} has no front for {', '.join(unsearched)} yet: `supernet search {run.path}`")
-    everywhere = profilers(run)
+    everywhere = [one for one in profilers(run) if any(one.device.name in goal.devices for goal in wanted)]
     for profiler in everywhere:
         for goal in wanted:
             if (found := before[goal.name]["devices"].get(profiler.device.name)) is not None:
@@ -74,10 +76,9 @@ def compare_run(run: RunFolder, report: Reporter) -> dict[str, Any]:
     for goal in wanted:
         fronts = [_front(goal, _searched(run, one[goal.name])) for one in (before, results["goals"])]
         report.say(f"  {goal.name}: {changed_places(*([c.arch.id for c in front] for front in fronts))}")
-    scores = {key: _score_model(run, key, model) for key, model in trained.items()}
     known = Known(run, scorer, report)
     plans = {"random search": random.archs, "uniform scaling": uniform.archs}
-    entries = [_goal_entry(run, goal, results["goals"][goal.name], plans, scores, known) for goal in wanted]
+    entries = [_goal_entry(run, goal, results["goals"][goal.name], plans, trained, known) for goal in wanted]
     space = run.supernet.space
     ends = scorer.score([space.smallest, space.largest], "test", report)
     return {
@@ -158,39 +159,48 @@ def _random_plan(run: RunFolder) -> Plan:
 
 def _uniform_plan(run: RunFolder) -> Plan:
     """The same depth and width everywhere, at the largest kernel and resolution: scaling by hand."""
-    space = run.untrained_supernet.space
-    archs = uniform_architectures(space)
+    supernet = run.untrained_supernet
+    archs = uniform_architectures(supernet.space, roles_of(supernet))
     return run.plan("uniform") or run.write_plan("uniform", archs, [{"origin": "uniform scaling"}] * len(archs))
 
 
-def uniform_architectures(space: SearchSpace) -> list[Architecture]:
-    """One architecture for every pair of a depth level and a width level that all stages and blocks share."""
+def uniform_architectures(space: SearchSpace, roles: Mapping[str, Role] = ROLES) -> list[Architecture]:
+    """One architecture for every pair of a depth level and a width level that all stages and blocks share.
 
-    widths = {gene.name for gene in space.genes} - {"resolution", "depth", "kernel"}
+    Args:
+        roles: of the choices; whatever has none is scaled as a width.
+    """
+    widths = {gene.name for gene in space.genes if roles.get(gene.name) not in ("resolution", "depth", "kernel")}
     n_depths = max(len(stage.depths) for stage in space.stages)
     n_widths = max((len(gene.choices) for gene in space.genes if gene.name in widths), default=1)
     archs = []
     for depth, width in itertools.product(range(n_depths), range(n_widths)):
         genes = space.encode([space.largest])
         for column, gene in enumerate(space.genes):
-            if gene.name == "depth" or gene.name in widths:
-                level = depth if gene.name == "depth" else width
+            if roles.get(gene.name) == "depth" or gene.name in widths:
+                level = width if gene.name in widths else depth
                 genes[:, column] = min(level, len(gene.choices) - 1)
         archs += space.decode(genes[space.holds(genes)])
     return list(dict.fromkeys(archs))
 
 
-def _score_model(run: RunFolder, key: str, model: nn.Module) -> dict[str, float]:
-    """Accuracy of an ordinary network on both splits, made once; and what it costs."""
+def _score_model(run: RunFolder, key: str, model: nn.Module, int8_batch_size: int | None) -> dict[str, float]:
+    """Accuracy of an ordinary network on both splits, of its int8 file with a batch size of one; and what it costs.
+
+    Made once.
+    """
     name = key.removeprefix("timm:")
-    digest = json.dumps([run.recipe.digest, name])
+    digest = json.dumps([run.recipe.digest, name, *(["int8"] if int8_batch_size is not None else [])])
     found = {}
     with run.store() as store:
         for split in ("validation", "test"):
             if not store.has_score(key, digest, split):
-                images = run.data.evaluation_batches(split, run.recipe.score.batch_size)
-                result = evaluate(model, images)
-                metrics = {"accuracy": result.accuracy, "loss": result.loss, "n_images": result.n_images}
+                if int8_batch_size is not None:
+                    file = quantized_model(run, model.eval(), run.data.resolution, int8_batch_size)
+                    metrics = {"accuracy": file_accuracy(run, file, run.data.resolution, split)}
+                else:
+                    result = evaluate(model, run.data.evaluation_batches(split, run.recipe.score.batch_size))
+                    metrics = {"accuracy": result.accuracy, "loss": result.loss, "n_images": result.n_images}
                 store.add_score(Score(key, digest, split, metrics))
             found[split] = store.score(key, digest, split).metrics["accuracy"]
     shape = (1, run.data.in_channels, run.data.resolution, run.data.resolution)
@@ -202,7 +212,7 @@ def _goal_entry(
     goal: Goal,
     results: Mapping[str, Any],
     plans: Mapping[str, Sequence[Architecture]],
-    scores: Mapping[str, Mapping[str, float]],
+    trained: Mapping[str, nn.Module],
     known: Known,
 ) -> dict[str, Any]:
     """Everything the report shows of one goal. Random search and the search show their fronts, chosen alike."""
@@ -215,18 +225,21 @@ def _goal_entry(
     chosen: dict[str, Sequence[Candidate]] = {"searched front": _front(goal, searched)}
     chosen |= {name: _front(goal, of(archs)) for name, archs in plans.items()}
     chosen |= {"smallest": of([space.smallest]), "largest": of([space.largest])}
-    scored = [candidate.arch for points in chosen.values() for candidate in points]
-    tested = known.scorer.score(scored, "test", known.report)
-    series = {name: _points(points, tested) for name, points in chosen.items()}
-    subnets = [point for points in series.values() for point in points]
     quality, costs = _roles(goal)
+    shown_by = quality or accuracy()
+    scored = list(dict.fromkeys(candidate.arch for points in chosen.values() for candidate in points))
+    values = known.accuracies(shown_by, scored, "test").tolist()
+    tested = {arch.id: value for arch, value in zip(scored, values, strict=True)}
+    series = {name: _points(points, shown_by, tested) for name, points in chosen.items()}
+    subnets = [point for points in series.values() for point in points]
     reference = {one.name: max(point["values"][one.name] for point in subnets) for one in costs}
     if quality is not None:
         reference[quality.name] = min(point["accuracy_test"] for point in subnets)
     volumes = {name: _hypervolume(goal, series[name], reference) for name in ("searched front", *plans)}
-    series["measured sub-networks"] = _points(searched, {})
-    for key, found in scores.items():
-        series[f"timm: {key.removeprefix('timm:')}"] = _model_points(run, goal, key, found, known)
+    series["measured sub-networks"] = _points(searched, shown_by, {})
+    for key, model in trained.items():
+        found = _score_model(run, key, model, known.int8_batch_size(shown_by))
+        series[f"timm: {key.removeprefix('timm:')}"] = _model_points(run, goal, key, shown_by, found, known)
     within = [
         abs(point["predicted"][one.name] / point["values"][one.name] - 1) <= 0.1
         for one in costs
@@ -312,8 +325,8 @@ def _session_entry(measurements: Measurements, number: int) -> dict[str, Any]:
     }
 
 
-def _points(candidates: Sequence[Candidate], tested: Mapping[str, Score]) -> list[Point]:
-    """What the report shows of sub-networks; those without a test score have None there."""
+def _points(candidates: Sequence[Candidate], quality: Quantity, tested: Mapping[str, float]) -> list[Point]:
+    """What the report shows of sub-networks, by the accuracy that they are judged by; None where it was not tested."""
     return [
         {
             "id": candidate.arch.id,
@@ -321,16 +334,18 @@ def _points(candidates: Sequence[Candidate], tested: Mapping[str, Score]) -> lis
             "values": dict(candidate.values),
             "intervals": candidate.extras["intervals"],
             "predicted": candidate.extras["predicted"],
-            "accuracy_validation": candidate.values["accuracy"],
-            "accuracy_test": tested[candidate.arch.id].metrics["accuracy"] if candidate.arch.id in tested else None,
+            "accuracy_validation": candidate.values[quality.name],
+            "accuracy_test": tested.get(candidate.arch.id),
         }
         for candidate in candidates
     ]
 
 
-def _model_points(run: RunFolder, goal: Goal, key: str, scores: Mapping[str, float], known: Known) -> list[Point]:
+def _model_points(
+    run: RunFolder, goal: Goal, key: str, quality: Quantity, scores: Mapping[str, float], known: Known
+) -> list[Point]:
     """A model that was trained alone, if everything is known of it that the goal trades."""
-    values = {"accuracy": scores["validation"], "macs": scores["macs"], "parameters": scores["parameters"]}
+    values = {quality.name: scores["validation"], "macs": scores["macs"], "parameters": scores["parameters"]}
     intervals = {}
     for name in goal.devices:
         found = known.measurements(name).get((key, run.data.resolution))
@@ -348,11 +363,9 @@ def _hypervolume(goal: Goal, points: Sequence[Point], reference: Mapping[str, fl
     """On test, where a goal is about accuracy."""
     quality, costs = _roles(goal)
 
-    def row(values: Mapping[str, float], accuracy: float) -> list[float]:
-        return [
-            *([-accuracy] if quality is not None else []),
-            *(float(one.axis.loss(values[one.name])) for one in costs),
-        ]
+    def row(values: Mapping[str, float], tested: float) -> list[float]:
+        losses = [float(one.axis.loss(values[one.name])) for one in costs]
+        return losses if quality is None else [float(quality.axis.loss(tested)), *losses]
 
     worst = np.array(row(reference, reference[quality.name] if quality is not None else 0.0))
     losses = np.array([row(point["values"], point["accuracy_test"]) for point in points])

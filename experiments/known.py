@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from experiments.data.image_data import EvaluationSplit
 from experiments.measuring.measure import profilers
 from experiments.measuring.quantized import int8_accuracy
 from experiments.progress import Reporter
@@ -68,7 +69,7 @@ class Known:
             supernet = self.run.untrained_supernet
             return Column(np.asarray(kind.count(supernet, supernet.space.encode(archs)), dtype=float), exact)
         if kind.source == "score":
-            return Column(self._accuracies(quantity.device, archs), exact)
+            return Column(self.accuracies(quantity, archs, "validation"), exact)
         found = [self._measured(quantity.device, arch, kind.extra) for arch in archs]
         if kind.name == "latency":
             values = [np.nan if one is None else one.latency for one in found]
@@ -84,10 +85,15 @@ class Known:
                 return found
         return None
 
-    def _accuracies(self, device: str | None, archs: Sequence[Architecture]) -> Values:
-        settings = {one.name: one for one in self.run.recipe.devices}.get(device or "")
-        if settings is not None and settings.precision == "int8":  # the file that runs there is another network
-            found = int8_accuracy(self.run, self.scorer, archs, settings.batch_size, self.report)
+    def accuracies(self, quantity: Quantity, archs: Sequence[Architecture], split: EvaluationSplit) -> Values:
+        """(n_archs,) accuracy on a split; of the file itself, where the quantity is of a device that runs int8."""
+        if (batch_size := self.int8_batch_size(quantity)) is not None:
+            found = int8_accuracy(self.run, self.scorer, archs, batch_size, self.report, split)
             return np.array([found[arch.id] for arch in archs])
-        scores = self.scorer.score(archs, "validation", self.report)
+        scores = self.scorer.score(archs, split, self.report)
         return np.array([scores[arch.id].metrics["accuracy"] for arch in archs])
+
+    def int8_batch_size(self, quantity: Quantity) -> int | None:
+        """That of the device whose int8 files a quantity is of; None where the network is as it was trained."""
+        settings = {one.name: one for one in self.run.recipe.devices}.get(quantity.device or "")
+        return settings.batch_size if settings is not None and settings.precision == "int8" else None

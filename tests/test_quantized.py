@@ -70,3 +70,21 @@ def test_an_int8_device_is_searched_by_the_accuracy_of_its_files(run):
     for arch, value in zip(plan.archs[:2], found, strict=True):
         model = quantized_file(folder, scorer, arch, 1)
         assert value == file_accuracy(folder, model, arch.resolution, "validation")
+
+
+def test_what_is_compared_on_an_int8_device_is_the_accuracy_of_its_files(run, command):
+    command("search", run)
+    command("compare", run)
+    folder = RunFolder(run)
+    (goal,) = (one for one in json.loads(folder.comparison.read_text())["goals"] if one["name"] == "int8")
+    series = {one["name"]: one["points"] for one in goal["series"]}
+    archs = {arch.id: arch for plan in folder.all_plans() for arch in plan.archs}
+    point = series["searched front"][-1]
+    model = quantized_file(folder, Scorer(folder), archs[point["id"]], 1)
+    for split in ("validation", "test"):
+        expected = file_accuracy(folder, model, archs[point["id"]].resolution, split)
+        assert point[f"accuracy_{split}"] == expected
+    assert point["values"]["accuracy@int8"] == point["accuracy_validation"]
+    (timm,) = series["timm: lcnet_035"]
+    assert 0 < timm["accuracy_test"] <= 1 and timm["values"]["accuracy@int8"] == timm["accuracy_validation"]
+    assert timm["values"]["latency@int8"] > 0

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
 from experiments.progress import Reporter
 from experiments.run_folder import RunFolder
@@ -18,17 +19,21 @@ from hardware.store.store import Score
 from supernet.architecture import Architecture
 from supernet.scoring.images import resize
 
-__all__ = ["compare_precisions", "file_accuracy", "int8_accuracy", "quantized_file"]
+__all__ = ["compare_precisions", "file_accuracy", "int8_accuracy", "quantized_file", "quantized_model"]
 
 Split = Literal["validation", "test"]
 
 
 def quantized_file(run: RunFolder, scorer: Scorer, arch: Architecture, batch_size: int) -> bytes:
     """The ONNX file of a sub-network in int8, its activations' ranges from training images."""
-    shape = (batch_size, run.data.in_channels, arch.resolution, arch.resolution)
-    model = export_onnx(scorer.subnet(arch), shape)
+    return quantized_model(run, scorer.subnet(arch), arch.resolution, batch_size)
+
+
+def quantized_model(run: RunFolder, model: nn.Module, resolution: int, batch_size: int) -> bytes:
+    """The same of any network on images of the run, in eval mode."""
+    file = export_onnx(model, (batch_size, run.data.in_channels, resolution, resolution))
     images = run.data.calibration_batches(run.recipe.measure.quantization_images, run.recipe.score.batch_size)
-    return quantize_onnx(model, (resize(batch, arch.resolution).numpy() for batch in images))
+    return quantize_onnx(file, (resize(batch, resolution).numpy() for batch in images))
 
 
 def file_accuracy(run: RunFolder, model: bytes, resolution: int, split: Split) -> float:
@@ -42,24 +47,29 @@ def file_accuracy(run: RunFolder, model: bytes, resolution: int, split: Split) -
 
 
 def int8_accuracy(
-    run: RunFolder, scorer: Scorer, archs: Sequence[Architecture], batch_size: int, report: Reporter
+    run: RunFolder,
+    scorer: Scorer,
+    archs: Sequence[Architecture],
+    batch_size: int,
+    report: Reporter,
+    split: Split = "validation",
 ) -> dict[str, float]:
-    """Accuracy on validation, by id, of the int8 files of sub-networks, each made and run once and then stored.
+    """Accuracy on a split, by id, of the int8 files of sub-networks, each made and run once and then stored.
 
     The batch size changes the shapes in a file and not what it computes.
     """
     digest = f"{scorer.digest}-int8-{run.recipe.measure.quantization_images}"
     with run.store() as store:
-        missing = [arch for arch in dict.fromkeys(archs) if not store.has_score(arch.id, digest, "validation")]
+        missing = [arch for arch in dict.fromkeys(archs) if not store.has_score(arch.id, digest, split)]
         with report.bar("scoring int8 files", len(missing)) as advance:
             for done, arch in enumerate(missing, start=1):
                 model = quantized_file(run, scorer, arch, batch_size)
-                accuracy = file_accuracy(run, model, arch.resolution, "validation")
-                store.add_score(Score(arch.id, digest, "validation", {"accuracy": accuracy}))
+                accuracy = file_accuracy(run, model, arch.resolution, split)
+                store.add_score(Score(arch.id, digest, split, {"accuracy": accuracy}))
                 advance(done, f"{accuracy:.1%}")
         if missing:
-            report.say(f"  {len(missing)} int8 files scored on validation")
-        return {arch.id: store.score(arch.id, digest, "validation").metrics["accuracy"] for arch in archs}
+            report.say(f"  {len(missing)} int8 files scored on {split}")
+        return {arch.id: store.score(arch.id, digest, split).metrics["accuracy"] for arch in archs}
 
 
 def compare_precisions(run: RunFolder, report: Reporter) -> None:
