@@ -38,9 +38,9 @@ from hardware.profiling import Profiler
 from hardware.store.store import Score
 from search.front import Candidate, ParetoFront, hypervolume
 from supernet.architecture import Architecture
-from supernet.networks.roles import ROLES, Role, roles_of
 from supernet.scoring.calibration import evaluate
 from supernet.space import SearchSpace
+from supernet.space.roles import ROLES, Role, roles_of
 
 __all__ = ["compare_run", "uniform_architectures"]
 

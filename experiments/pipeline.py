@@ -21,7 +21,7 @@ from experiments.measuring.campaign import measure_again, measured_values, run_c
 from experiments.measuring.measure import measure_architectures, profilers
 from experiments.measuring.quantized import compare_precisions
 from experiments.measuring.remote import runnable
-from experiments.plans import initial_plan, round_name, search_plans
+from experiments.plans import initial_plan, search_plans
 from experiments.progress import Reporter
 from experiments.run_folder import RunFolder
 from experiments.scoring.scorer import Scorer
@@ -124,7 +124,7 @@ def search(run: RunFolder, report: Reporter, device: str | None = None) -> None:
         fit(run, report, device)
     for number in range(1, run.recipe.search.rounds + 1):
         report.say(f"search, round {number}")
-        if run.plan(round_name(number, device)) is None:
+        if run.plan("round", number=number, device=device) is None:
             propose(run, number, report, device)
         profile(run, report, device)
         score(run, report, device)

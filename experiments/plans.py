@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-import re
-
 from experiments.run_folder import Plan, RunFolder
 from supernet.architecture import Architecture
 from supernet.space.design import covering_design
 
 __all__ = [
-    "BASELINES",
     "N_ANCHORS",
     "anchors",
     "baseline_plans",
     "campaign_plan",
-    "final_name",
     "initial_plan",
-    "round_name",
     "search_plans",
 ]
-
-BASELINES = ("random", "uniform")
-"""The plans of sub-networks that were chosen in other ways than by the search."""
 
 N_ANCHORS = 8
 """Sub-networks in every session of a run: two leave 2 % between the levels of sessions, four 1.2 and eight 0.3 %."""
@@ -34,13 +26,13 @@ def initial_plan(run: RunFolder) -> Plan:
     5.2 % after a random sample (`latency_predictors.py --sizes 40 --seeds 1`, with and without `--design`). Campaigns
     follow the same design, so they go on where this ends.
     """
-    found = run.plan("0-initial")
+    found = run.plan("initial")
     if found is not None:
         return found
     n = max(run.recipe.measure.n_architectures, run.recipe.score.n_architectures)
     supernet = run.untrained_supernet
     archs = supernet.space.decode(covering_design(supernet.space, n, supernet.macs, run.recipe.seed))
-    return run.write_plan("0-initial", archs, [{"origin": "initial design"}] * len(archs))
+    return run.write_plan("initial", archs, [{"origin": "initial design"}] * len(archs))
 
 
 def anchors(run: RunFolder) -> tuple[Architecture, ...]:
@@ -49,28 +41,17 @@ def anchors(run: RunFolder) -> tuple[Architecture, ...]:
     return initial_plan(run).archs[:N_ANCHORS]
 
 
-def final_name(device: str, added: bool = False) -> str:
-    """The name of the plan of what is measured side by side on a device before its front is final."""
-    return f"device-{device}-final" if added else f"final-{device}"
-
-
-def round_name(number: int, device: str | None = None) -> str:
-    """The name of the plan of a round of search, for the devices of the recipe or for an added one."""
-    return f"{number}-round" if device is None else f"device-{device}-{number:03}-round"
-
-
 def search_plans(run: RunFolder, device: str | None = None) -> list[Plan]:
     """The initial plan and the rounds of search: what the search has seen, and nothing a baseline has.
 
     With an added device, its own rounds as well.
     """
-    own = re.compile(re.escape(f"device-{device}-") + r"\d+-round")
-    return [plan for plan in run.all_plans() if plan.name[0].isdigit() or own.fullmatch(plan.name)]
+    return [plan for plan in run.all_plans() if plan.kind in ("initial", "round") and plan.device in (None, device)]
 
 
 def baseline_plans(run: RunFolder) -> list[Plan]:
     """What `compare` has drawn and made beside the search, if it was there already."""
-    return [plan for name in BASELINES if (plan := run.plan(name)) is not None]
+    return [plan for plan in run.all_plans() if plan.kind in ("random", "uniform")]
 
 
 def campaign_plan(run: RunFolder, n: int) -> Plan:

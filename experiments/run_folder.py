@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from experiments.files import read_json, replacing, write_json
 from experiments.provenance import provenance
@@ -22,18 +22,33 @@ if TYPE_CHECKING:
     from hardware.store.store import Store
     from supernet.registry import AnySupernet
 
-__all__ = ["Plan", "RunFolder", "weights_file"]
+__all__ = ["Plan", "PlanKind", "RunFolder", "weights_file"]
 
 _WEIGHTS = "supernet.safetensors"
 
 
+PlanKind = Literal["initial", "round", "campaign", "final", "random", "uniform"]
+"""What is planned: what the first predictors learn from, a round of search, a campaign, a measuring side by side before
+a front is final, and the sub-networks of baselines."""
+
+
 @dataclass(frozen=True)
 class Plan:
-    """Architectures that are to be measured and scored, and why; `notes` has one mapping per architecture."""
+    """Architectures that are to be measured and scored, and why.
 
-    name: str
+    Attributes:
+        kind: what they are planned for.
+        archs: the architectures.
+        notes: one mapping per architecture.
+        number: of a round.
+        device: whose final measuring it is, or the added device for whose front alone a round is; None for all.
+    """
+
+    kind: PlanKind
     archs: tuple[Architecture, ...]
     notes: tuple[Mapping[str, Any], ...]
+    number: int | None = None
+    device: str | None = None
 
 
 class RunFolder:
@@ -225,28 +240,39 @@ class RunFolder:
 
     # -- plans --------------------------------------------------------------------------------------------------------
 
-    def plan(self, name: str) -> Plan | None:
-        """The plan of that name; None if it was not made yet."""
-        path = self.plans / f"{name}.json"
-        if not path.exists():
-            return None
-        rows = read_json(path)["architectures"]
-        archs = tuple(Architecture.from_dict(row["architecture"]) for row in rows)
-        return Plan(name, archs, tuple(row["notes"] for row in rows))
+    def plan_file(self, kind: PlanKind, *, number: int | None = None, device: str | None = None) -> Path:
+        """Where a plan lies. What it is stands in the file; nobody reads it from the name."""
+        parts = [kind, *([] if number is None else [str(number)]), *([] if device is None else [device])]
+        return self.plans / f"{'-'.join(parts)}.json"
 
-    def write_plan(self, name: str, archs: Sequence[Architecture], notes: Sequence[Mapping[str, Any]]) -> Plan:
+    def plan(self, kind: PlanKind, *, number: int | None = None, device: str | None = None) -> Plan | None:
+        """The plan of that kind; None if it was not made yet."""
+        path = self.plan_file(kind, number=number, device=device)
+        return _read_plan(path) if path.exists() else None
+
+    def write_plan(
+        self,
+        kind: PlanKind,
+        archs: Sequence[Architecture],
+        notes: Sequence[Mapping[str, Any]],
+        *,
+        number: int | None = None,
+        device: str | None = None,
+    ) -> Plan:
         """Write down what is to be measured and scored before any of it is, so that a resumed run does the same."""
         rows = [
             {"id": arch.id, "architecture": arch.to_dict(), "notes": dict(note)}
             for arch, note in zip(archs, notes, strict=True)
         ]
-        write_json(self.plans / f"{name}.json", {"provenance": self.provenance, "architectures": rows})
-        return Plan(name, tuple(archs), tuple(notes))
+        head = {"provenance": self.provenance, "kind": kind, "number": number, "device": device}
+        write_json(self.plan_file(kind, number=number, device=device), {**head, "architectures": rows})
+        return Plan(kind, tuple(archs), tuple(notes), number, device)
 
     def all_plans(self) -> list[Plan]:
-        """Every plan there is, in the order of their names."""
-        found = (self.plan(path.stem) for path in sorted(self.plans.glob("[!.]*.json")))
-        return [plan for plan in found if plan is not None]
+        """Every plan there is: by kind, then those for all devices before those for one, rounds by their number."""
+        kinds = get_args(PlanKind)
+        found = map(_read_plan, self.plans.glob("[!.]*.json"))
+        return sorted(found, key=lambda plan: (kinds.index(plan.kind), plan.device or "", plan.number or 0))
 
     @cached_property
     def _classes_and_channels(self) -> tuple[int, int]:
@@ -254,6 +280,13 @@ class RunFolder:
 
         data = create_data(self.recipe.data, seed=self.recipe.seed, resolution=8)
         return data.n_classes, data.in_channels
+
+
+def _read_plan(path: Path) -> Plan:
+    content = read_json(path)
+    rows = content["architectures"]
+    archs = tuple(Architecture.from_dict(row["architecture"]) for row in rows)
+    return Plan(content["kind"], archs, tuple(row["notes"] for row in rows), content["number"], content["device"])
 
 
 def weights_file(given: str) -> Path:

@@ -14,7 +14,7 @@ from experiments.files import read_json
 from experiments.goals import Goal, goals
 from experiments.known import Known
 from experiments.measuring.measure import Setup, architectures, measure_side_by_side, profilers
-from experiments.plans import baseline_plans, final_name, round_name, search_plans
+from experiments.plans import baseline_plans, search_plans
 from experiments.progress import Reporter
 from experiments.quantities import KINDS, Quantity
 from experiments.run_folder import Plan, RunFolder
@@ -91,7 +91,7 @@ def propose(run: RunFolder, number: int, report: Reporter, device: str | None = 
         for i, notes in enumerate(chosen.values()):
             notes["predicted"] = {name: float(values[i]) for name, values in predicted.items()}
             notes["levels"] = levels
-    return run.write_plan(round_name(number, device), list(chosen), list(chosen.values()))
+    return run.write_plan("round", list(chosen), list(chosen.values()), number=number, device=device)
 
 
 def _axis(quantity: Quantity) -> tuple[str, str, bool]:
@@ -127,10 +127,10 @@ def settle(run: RunFolder, scorer: Scorer, report: Reporter, device: str | None 
             chosen = list(dict.fromkeys(arch for goal in about for arch in possible_members(goal, before, archs)))
             if not chosen:
                 continue
-            plan = run.plan(final_name(name, name in run.added_devices()))
+            plan = run.plan("final", device=name)
             if plan is None or not set(plan.archs).issuperset(chosen):
                 notes = [{"origin": "final measuring"}] * len(chosen)
-                plan = run.write_plan(final_name(name, name in run.added_devices()), chosen, notes)
+                plan = run.write_plan("final", chosen, notes, device=name)
             measure_side_by_side(setup, store, profiler, architectures(run, plan.archs), report)
     after = Known(run, scorer, report)
     for goal in wanted:

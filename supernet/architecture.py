@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,18 +18,19 @@ Number = int | float
 class Settings(Mapping[str, Number]):
     """Named numbers that cannot change, compared by value: ``Settings(stem_width=24)``.
 
-    A setting is read as an item or as an attribute. Names are kept in alphabetical order, so two settings that were
-    written in another order are equal and have the same hash.
+    A setting is read as an item or as an attribute. Names are kept in alphabetical order and whole numbers as integers,
+    so settings that are equal, whoever wrote them, are also written alike and have the same hash.
+
+    Raises:
+        TypeError: a value is not a number.
+        ValueError: it is not finite.
     """
 
     __slots__ = ("_hash", "_items")
     _items: dict[str, Number]
 
     def __init__(self, **settings: Number) -> None:
-        for name, value in settings.items():
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                raise TypeError(f"setting {name} = {value!r} is not a number")
-        self._items = dict(sorted(settings.items()))
+        self._items = {name: _number(name, settings[name]) for name in sorted(settings)}
         self._hash = hash(tuple(self._items.items()))
 
     def __getitem__(self, name: str) -> Number:
@@ -67,6 +69,16 @@ class Block(Settings):
     __slots__ = ()
 
 
+def _number(name: str, value: Number) -> Number:
+    if type(value) is int:  # the usual case, a hundred thousand times a second
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"setting {name} = {value!r} is not a number")
+    if not math.isfinite(value):
+        raise ValueError(f"setting {name} = {value!r} is not finite")
+    return int(value) if value == int(value) else float(value)
+
+
 def _make_settings(kind: type[Settings], items: dict[str, Number]) -> Settings:
     return kind(**items)
 
@@ -86,6 +98,10 @@ class Architecture:
     resolution: int
     stages: tuple[tuple[Block, ...], ...]
     settings: Settings = _NO_SETTINGS
+
+    def __post_init__(self) -> None:
+        if type(self.resolution) is not int:
+            object.__setattr__(self, "resolution", _number("resolution", self.resolution))
 
     @property
     def depths(self) -> tuple[int, ...]:
@@ -122,7 +138,7 @@ class Architecture:
                 stages=tuple(tuple(Block(**block) for block in stage) for stage in stages),
                 settings=Settings(**data.get("settings", {})),
             )
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"not an architecture: {str(data)[:80]!r} ({error})") from error
 
     def __str__(self) -> str:

@@ -16,6 +16,8 @@ def test_settings_are_values():
         _ = Block(kernel=3).expand
     with pytest.raises(TypeError, match="not a number"):
         Block(kernel="3")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="nan is not finite"):
+        Block(expand=float("nan"))
 
 
 def test_architecture_is_a_value():
@@ -26,6 +28,12 @@ def test_architecture_is_a_value():
     assert str(arch) == "r160 [k3] [k5 k3] stem=8"
     with pytest.raises(AttributeError):
         arch.resolution = 3  # type: ignore[misc]
+
+
+def test_equal_architectures_have_one_id():
+    whole, written = Architecture(160, ((Block(expand=3),),)), Architecture(160.0, ((Block(expand=3.0),),))  # type: ignore[arg-type]
+    assert whole == written and whole.id == written.id and whole.to_dict() == written.to_dict()
+    assert Block(expand=3.5)["expand"] == 3.5
 
 
 def test_the_id_never_changes():

@@ -86,7 +86,7 @@ def test_scores_are_those_of_the_weights(command, finished_run, write, tmp_path,
     command("score", run)
     before, after = RunFolder(finished_run), RunFolder(run)
     assert before.weights_digest == after.weights_digest
-    archs = after.plan("0-initial").archs  # type: ignore[union-attr]
+    archs = after.plan("initial").archs  # type: ignore[union-attr]
     from experiments.scoring.scorer import Scorer
 
     digest = Scorer(after).digest

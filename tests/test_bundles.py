@@ -98,7 +98,7 @@ def test_what_is_compared_is_measured_in_one_session(copy):
     archs = plan.archs[-4:]
     names = [(arch.id, arch.resolution) for arch in archs]
     StoredProfiler(run, "board").require(names)
-    run.write_plan("device-board-final", archs, [{}] * len(archs))
+    run.write_plan("final", archs, [{}] * len(archs), device="board")
     with pytest.raises(ValueError, match="4 sub-networks still to measure side by side"):
         StoredProfiler(run, "board").require(names, final=True)
     make_bundle(run, BundleSettings("board", batch_size=2, n=1), copy / "final", REPORT)

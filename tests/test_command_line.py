@@ -58,7 +58,7 @@ def test_the_front_is_measured_and_ordered(finished_run):
 
 
 def test_nothing_is_scored_twice_or_planned_twice_and_what_is_compared_is_in_one_session(finished_run):
-    anchors = [row["id"] for row in json.loads((finished_run / "plans/0-initial.json").read_text())["architectures"]]
+    anchors = [row["id"] for row in json.loads((finished_run / "plans/initial.json").read_text())["architectures"]]
     with sqlite3.connect(finished_run / "store.sqlite") as database:
         n, distinct = database.execute("SELECT count(*), count(DISTINCT key || digest || split) FROM scores").fetchone()
         assert n == distinct > 0
@@ -286,7 +286,7 @@ def test_wrong_weights_are_refused(command, finished_run, tmp_path, damage):
         weights.write_bytes(weights.read_bytes()[:1000])
     else:
         shutil.copy(run / "baselines" / "lcnet_035.safetensors", weights)
-    arch = json.loads((run / "plans" / "0-initial.json").read_text())["architectures"][0]["id"]
+    arch = json.loads((run / "plans" / "initial.json").read_text())["architectures"][0]["id"]
     done = command("export", run, "--arch", arch, "--out", tmp_path / "bundle", check=2)
     assert f"{weights} is damaged or of another network" in done.stderr and done.stderr.count("\n") == 1
     assert not (tmp_path / "bundle").exists()

@@ -440,8 +440,8 @@ def test_what_is_compared_is_measured_side_by_side_by_one_client(run, server):
     one.measure()
     one.measure()
     assert one.lease()["progress"]["finished"]
-    archs = run.plan("0-initial").archs[-3:]
-    run.write_plan("device-phone-final", archs, [{}] * 3)
+    archs = run.plan("initial").archs[-3:]
+    run.write_plan("final", archs, [{}] * 3, device="phone")
     work = one.lease()
     assert work["purpose"] == "final" and {job["key"] for job in work["jobs"]} == {arch.id for arch in archs}
     assert len(everything(work)) == 11  # more than a session has otherwise

@@ -132,7 +132,7 @@ def test_a_new_kind_of_quantity_is_one_entry(finished_run, tmp_path, monkeypatch
     pipeline.search(run, Reporter())
     (results,) = json.loads(run.front.read_text())["goals"].values()
     assert results["objectives"] == ["accuracy", "activations"] and results["front"]["candidates"]
-    plan = run.plan("0-initial")
+    plan = run.plan("initial")
     assert plan is not None
     column = Known(run, Scorer(run), Reporter()).column(quantity("activations", []), plan.archs)
     assert (column.values > 0).all() and not column.deviations.any()

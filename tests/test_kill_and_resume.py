@@ -15,9 +15,9 @@ ARTEFACTS = [  # in the order in which they appear: each is a stretch of the run
     "run.json",
     "checkpoints/epochs.jsonl",
     "supernet.safetensors",
-    "plans/0-initial.json",
+    "plans/initial.json",
     "predictors/accuracy.json",
-    "plans/1-round.json",
+    "plans/round-1.json",
     "front.json",
     "plans/random.json",
 ]
@@ -77,7 +77,7 @@ def test_a_run_that_is_killed_again_and_again_ends_the_same(finished_run, recipe
 
     for name in ("supernet.safetensors", "baselines/lcnet_035.safetensors"):
         assert (run / name).read_bytes() == (finished_run / name).read_bytes(), name
-    initial = [json.loads((folder / "plans/0-initial.json").read_text()) for folder in (run, finished_run)]
+    initial = [json.loads((folder / "plans/initial.json").read_text()) for folder in (run, finished_run)]
     assert initial[0]["architectures"] == initial[1]["architectures"]
     for table, before in kept.items():
         now = rows(run, table)

@@ -64,7 +64,7 @@ def test_an_int8_device_is_searched_by_the_accuracy_of_its_files(run):
     folder = RunFolder(run)
     (goal,) = (goal for goal in goals(folder) if goal.name == "int8")
     assert [one.name for one in goal.objectives] == ["accuracy@int8", "latency@int8"]
-    scorer, plan = Scorer(folder), folder.plan("0-initial")
+    scorer, plan = Scorer(folder), folder.plan("initial")
     assert plan is not None
     found = Known(folder, scorer, Reporter()).column(accuracy("int8"), plan.archs[:2]).values
     for arch, value in zip(plan.archs[:2], found, strict=True):

@@ -97,7 +97,7 @@ def test_two_processes_score_what_one_does_and_a_kill_loses_little(unscored):
     assert done.returncode == 0, done.stderr
     after = rows(unscored.path)
     assert before.items() <= after.items()  # what was there is neither lost nor made again
-    planned = [arch for plan in unscored.all_plans() for arch in plan.archs if plan.name not in ("random", "uniform")]
+    planned = [arch for plan in unscored.all_plans() for arch in plan.archs if plan.kind not in ("random", "uniform")]
     assert {key for key, _ in after} == {arch.id for arch in planned}
     with sqlite3.connect(unscored.path / "store.sqlite") as database:
         database.execute("DELETE FROM scores")

@@ -72,6 +72,15 @@ def test_restricting_keeps_the_given_choices():
     assert all(arch in PUBLISHED for arch in space.sample(20, np.random.default_rng(0)))
     assert PUBLISHED.smallest not in space
     assert space.largest == PUBLISHED.largest
+    assert PUBLISHED.restrict(middle_width=(6,)) == PUBLISHED.restrict(expand=(6,))  # a role
+
+
+def test_a_relation_about_blocks_that_are_gone_goes_with_them():
+    stage = Stage((1, 2), ({"kernel": (3, 5)},) * 2)
+    tied = (Relation.parse("stage1.block1.kernel <= stage1.block2.kernel"), Relation.parse("stage1.depth >= 1"))
+    space = SearchSpace((8,), (stage,), relations=tied)
+    assert (space.size, space.restrict(depth=(1,)).size, space.restrict(depth=(2,)).size) == (2 + 3, 2, 3)
+    assert space.restrict(depth=(1,)).relations == tied[1:]
 
 
 @pytest.mark.parametrize(

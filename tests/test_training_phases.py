@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 import pytest
 
 from supernet import SearchSpace, Stage, create_supernet, elastic
-from supernet.networks.roles import ROLES, roles_of
 from supernet.space import Genes
 from supernet.space.nested import NestedFamily
+from supernet.space.roles import ROLES, roles_of
 from supernet.training import (
     AlphaDivergence,
     Attentive,

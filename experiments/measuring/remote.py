@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from experiments.files import write_json
-from experiments.plans import N_ANCHORS, final_name, initial_plan, search_plans
+from experiments.plans import N_ANCHORS, initial_plan, search_plans
 from experiments.run_folder import RunFolder
 from hardware.device import Device
 from hardware.loop.session import Network
@@ -101,13 +101,13 @@ class RunCampaign:
     def side_by_side(self, device: Device) -> Sequence[Job]:
         """What the search for this device wants measured in one session, until a session has all of it."""
         with self._lock:
-            path = self.run.plans / f"{final_name(device.name, added=True)}.json"
+            path = self.run.plan_file("final", device=device.name)
             if not path.exists():
                 return []
             state = path.stat().st_mtime_ns
             known, jobs = self._final.get(device.name, (None, []))
             if known != state:
-                plan = self.run.plan(path.stem)
+                plan = self.run.plan("final", device=device.name)
                 jobs = self._as_jobs(plan.archs if plan else ())
             names = {job.name for job in jobs} - journal(self.run).failed(device.fingerprint)
             if names and _measured_side_by_side(self.run, device, names, self.sampling.min_turns):

@@ -17,9 +17,9 @@ from experiments.settings.training import (
     SingleStageSettings,
     TrainedSettings,
 )
-from supernet.networks.roles import roles_of
 from supernet.space import SearchSpace
 from supernet.space.nested import NestedFamily
+from supernet.space.roles import roles_of
 from supernet.training import (
     AdaptiveSampler,
     AlphaDivergence,

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from supernet.architecture import Architecture, Block, Number, Settings
 from supernet.space.relation import Relation
+from supernet.space.roles import ROLES
 from supernet.space.stage import Choices, Gene, Genes, Stage, check_ascending, listing
 from supernet.space.stage_codec import (
     Row,
@@ -273,26 +274,28 @@ class SearchSpace:
     def restrict(self, **choices: Sequence[Number]) -> SearchSpace:
         """The sub-space in which the named genes keep only the given choices: ``restrict(depth=(4,), kernel=(5, 7))``.
 
-        Names are ``resolution``, ``depth``, or any setting; wherever a name occurs it keeps those of its choices that
-        are given.
+        Names are ``resolution``, ``depth``, any setting, or a role (`supernet.space.roles`), which means all names that
+        have it: ``restrict(middle_width=(3, 4))``. Wherever a name occurs it keeps those of its choices that are given.
 
         Raises:
             ValueError: an unknown name, a value that is nowhere a choice, or a gene left without any choice.
         """
-        known = {
-            gene.name: sorted({c for g in self.genes if g.name == gene.name for c in g.choices}) for gene in self.genes
-        }
-        for name, values in choices.items():
-            if name not in known:
-                raise ValueError(f"no choice is named {name!r}; there are {', '.join(known)}")
+        names = list(dict.fromkeys(gene.name for gene in self.genes))
+        wanted: dict[str, Sequence[Number]] = {}
+        for given, values in choices.items():
+            meant = [given] if given in names else [name for name in names if ROLES.get(name) == given]
+            if not meant:
+                raise ValueError(f"no choice is named {given!r}; there are {', '.join(names)}")
+            possible = sorted({choice for gene in self.genes if gene.name in meant for choice in gene.choices})
             for value in values:
-                if value not in known[name]:
-                    raise ValueError(f"{name} {value} is not a choice; possible are {listing(known[name])}")
+                if value not in possible:
+                    raise ValueError(f"{given} {value} is not a choice; possible are {listing(possible)}")
+            wanted |= dict.fromkeys(meant, values)
 
         def keep(name: str, values: Choices) -> Choices:
-            kept = tuple(value for value in values if name not in choices or value in choices[name])
+            kept = tuple(value for value in values if name not in wanted or value in wanted[name])
             if not kept:
-                raise ValueError(f"{name} {listing(choices[name])} leaves nothing of {listing(values)}")
+                raise ValueError(f"{name} {listing(wanted[name])} leaves nothing of {listing(values)}")
             return kept
 
         def keep_all(mapping: Mapping[str, Choices]) -> dict[str, Choices]:
@@ -304,7 +307,10 @@ class SearchSpace:
             blocks = tuple(keep_all(block) for block in stage.blocks[: max(depths)])
             stages.append(Stage(depths, blocks, keep_all(stage.shared)))
         resolutions = tuple(int(r) for r in keep("resolution", self.resolutions))
-        return replace(self, resolutions=resolutions, stages=tuple(stages), settings=keep_all(self.settings))
+        kept = SearchSpace(resolutions, tuple(stages), keep_all(self.settings))
+        labels = {gene.label for gene in kept.genes}
+        # A relation to a gene of a block that no architecture has any more holds always.
+        return replace(kept, relations=tuple(r for r in self.relations if labels.issuperset(r.labels)))
 
     def __mul__(self, other: SearchSpace) -> SearchSpace:
         """The product: every architecture of this space followed by the stages of every one of `other`.
@@ -357,8 +363,6 @@ class SearchSpace:
             return cls(tuple(data["resolutions"]), stages, _tuples(data["settings"]), relations)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not a search space: {str(data)[:80]!r} ({error})") from error
-
-    # -- the published form -------------------------------------------------------------------------------------------
 
     # -- inside -------------------------------------------------------------------------------------------------------
 

@@ -12,9 +12,9 @@ import torch
 from timm.utils.model_ema import ModelEmaV3
 from torch import nn
 
-from supernet.networks.roles import roles_of
 from supernet.protocol import Supernet
 from supernet.space import SearchSpace
+from supernet.space.roles import roles_of
 from supernet.training.checkpoint import CheckpointFolder, as_plain, first_difference, load_checkpoint
 from supernet.training.collapse import CollapseError
 from supernet.training.interruption import StopSignals, TrainingInterrupted

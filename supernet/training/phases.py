@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from supernet.networks.roles import ROLES, Role
 from supernet.space import SearchSpace
+from supernet.space.roles import ROLES, Role
 from supernet.training.draws import Draw, Nested
 from supernet.training.imitation import AlphaDivergence
 from supernet.training.losses import CrossEntropy, Distillation, InPlaceDistillation, Loss

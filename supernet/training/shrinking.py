@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from supernet.architecture import Number
-from supernet.networks.roles import ROLES, Role
 from supernet.space import SearchSpace
+from supernet.space.roles import ROLES, Role
 from supernet.training.imitation import Imitation, SoftLabels
 from supernet.training.losses import CrossEntropy, Distillation, Loss
 from supernet.training.phases import Phase, Schedule, Sort, has_widths, is_width
