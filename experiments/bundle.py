@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from experiments.budgets import format_count, format_seconds
-from experiments.files import write_json
 from experiments.measuring.devices import create_profiler
 from experiments.measuring.measure import architectures, profilers, sampling
 from experiments.measuring.quantized import file_accuracy, quantized_file
@@ -28,6 +24,7 @@ from hardware.loop.measuring import measure
 from hardware.onnx.export import export_onnx, onnx_parity
 from hardware.profiling import Profiler, Workload
 from supernet.architecture import Architecture
+from supernet.files import new_folder, write_json
 from supernet.subnet import save_subnet
 
 __all__ = ["find_architecture", "write_bundle"]
@@ -59,19 +56,15 @@ def write_bundle(run: RunFolder, arch: Architecture, device: str | None, out: Pa
         ValueError: `out` exists and is not empty, no such device, or the ONNX file computes something else than torch.
         OSError: the folder cannot be written.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"{out} exists and is not empty; give a new folder with --out")
-    profiler = _profiler(run, device or run.recipe.devices[0].name)
-    scorer = Scorer(run)
-    accuracy = {
-        split: scorer.score([arch], split, report)[arch.id].metrics["accuracy"] for split in ("validation", "test")
-    }
-    subnet = scorer.subnet(arch)
-    shape = (profiler.device.batch_size, run.data.in_channels, arch.resolution, arch.resolution)
-    onnx = export_onnx(subnet, shape)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
-    try:
+    with new_folder(out) as folder:
+        profiler = _profiler(run, device or run.recipe.devices[0].name)
+        scorer = Scorer(run)
+        accuracy = {
+            split: scorer.score([arch], split, report)[arch.id].metrics["accuracy"] for split in ("validation", "test")
+        }
+        subnet = scorer.subnet(arch)
+        shape = (profiler.device.batch_size, run.data.in_channels, arch.resolution, arch.resolution)
+        onnx = export_onnx(subnet, shape)
         difference = onnx_parity(onnx, subnet, shape)
         int8 = None
         if profiler.device.precision == "int8":
@@ -82,7 +75,7 @@ def write_bundle(run: RunFolder, arch: Architecture, device: str | None, out: Pa
         model = subnet if profiler.device.runtime == "torch" else folder / "model.onnx"
         workload = Workload(arch.id, model, arch.resolution, run.data.in_channels)
         measurement, repeats, slower = _measured(run, profiler, workload, report)
-        genes = run.supernet.space.encode([arch])
+        genes = run.untrained_supernet.space.encode([arch])
         card = {
             "id": arch.id,
             "settings": str(arch),
@@ -101,8 +94,8 @@ def write_bundle(run: RunFolder, arch: Architecture, device: str | None, out: Pa
             "accuracy": accuracy,
             "accuracy_int8": int8,  # of model.onnx itself where it is quantised
             "images": {split: run.data.n_images(split) for split in ("validation", "test")},
-            "macs": int(run.supernet.macs(genes)[0]),
-            "parameters": int(run.supernet.n_parameters(genes)[0]),
+            "macs": int(run.untrained_supernet.macs(genes)[0]),
+            "parameters": int(run.untrained_supernet.n_parameters(genes)[0]),
             "onnx_difference": difference,
             "provenance": run.provenance,
         }
@@ -110,10 +103,6 @@ def write_bundle(run: RunFolder, arch: Architecture, device: str | None, out: Pa
         save_subnet(subnet, arch, run.supernet.definition, folder)
         write_json(folder / "card.json", card)
         (folder / "README.md").write_text(_card_text(card), encoding="utf-8")
-        folder.chmod(0o755)
-        os.replace(folder, out)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
     return card
 
 

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from experiments.files import read_json, write_json
 from experiments.goals import Goal, goals
 from experiments.known import Known
 from experiments.measuring.measure import (
@@ -38,6 +37,7 @@ from hardware.profiling import Profiler
 from hardware.store.store import Score
 from search.front import Candidate, ParetoFront, hypervolume
 from supernet.architecture import Architecture
+from supernet.files import read_json, write_json
 from supernet.scoring.calibration import evaluate
 from supernet.space import SearchSpace
 from supernet.space.roles import ROLES, Role, roles_of
@@ -79,7 +79,7 @@ def compare_run(run: RunFolder, report: Reporter) -> dict[str, Any]:
     known = Known(run, scorer, report)
     plans = {"random search": random.archs, "uniform scaling": uniform.archs}
     entries = [_goal_entry(run, goal, results["goals"][goal.name], plans, trained, known) for goal in wanted]
-    space = run.supernet.space
+    space = run.untrained_supernet.space
     ends = scorer.score([space.smallest, space.largest], "test", report)
     return {
         "title": run.recipe.title,
@@ -118,7 +118,7 @@ def _measure_all(
     name, setup = profiler.device.name, Setup.of(run)
     about = [goal for goal in wanted if name in goal.devices]
     searched = list(dict.fromkeys(arch for plan in search_plans(run) for arch in plan.archs))
-    ends = [run.supernet.space.smallest, run.supernet.space.largest]
+    ends = [run.untrained_supernet.space.smallest, run.supernet.space.largest]
 
     def members(archs: Sequence[Architecture]) -> list[Architecture]:
         known = Known(run, scorer, report)
@@ -217,7 +217,7 @@ def _goal_entry(
 ) -> dict[str, Any]:
     """Everything the report shows of one goal. Random search and the search show their fronts, chosen alike."""
     candidates = {found.arch: found for found in map(Candidate.from_dict, results["candidates"])}
-    searched, space = _searched(run, results), run.supernet.space
+    searched, space = _searched(run, results), run.untrained_supernet.space
 
     def of(archs: Sequence[Architecture]) -> list[Candidate]:
         return [candidates[arch] for arch in dict.fromkeys(archs) if arch in candidates]

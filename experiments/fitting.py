@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from experiments.files import read_json, write_json
 from experiments.quantities import Quantity
 from experiments.run_folder import RunFolder
 from predictors.card import error_card
@@ -18,6 +17,7 @@ from predictors.registry import Subject, create_predictor, suitable_predictors
 from predictors.selection import fit_best
 from predictors.storage import load_predictor, save_predictor
 from supernet.architecture import Architecture
+from supernet.files import read_json, write_json
 from supernet.space import Genes
 
 if TYPE_CHECKING:

@@ -13,7 +13,6 @@ from typing import Any
 from experiments import fitting
 from experiments.bundle import find_architecture, write_bundle
 from experiments.comparing import compare_run
-from experiments.files import write_json
 from experiments.goals import goals
 from experiments.known import Known
 from experiments.measuring import block_profiles
@@ -30,6 +29,7 @@ from experiments.training.background import baselines_in_background
 from experiments.training.train import check_beginning, train_supernet
 from hardware.device_changes import explain_earlier
 from supernet.architecture import Architecture
+from supernet.files import write_json
 from supernet.training import World, join
 
 __all__ = [

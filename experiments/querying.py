@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from experiments.files import read_json
 from experiments.quantities import Limit, Quantity, quantity
 from hardware.device import Device
 from hardware.device_changes import changed_here
 from search.front import Candidate, ParetoFront
+from supernet.files import read_json
 
 __all__ = ["answer", "goal_results", "objectives", "what_changed"]
 

@@ -11,10 +11,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from experiments.files import read_json, replacing, write_json
 from experiments.provenance import provenance
 from experiments.settings.recipe import Recipe, load_recipe
 from supernet.architecture import Architecture
+from supernet.files import read_json, replacing, write_json
 
 if TYPE_CHECKING:
     from experiments.data.image_data import ImageData
@@ -173,7 +173,11 @@ class RunFolder:
 
     @cached_property
     def untrained_supernet(self) -> AnySupernet:
-        """The supernet of the recipe as it is made; the head fits the data."""
+        """The supernet of the recipe as it is made: what needs no trained weights, such as latency, is asked of it."""
+        return self.new_supernet()
+
+    def new_supernet(self) -> AnySupernet:
+        """A supernet of the recipe for the caller to train or to load weights into; the head fits the data."""
         from supernet.registry import open_supernet
 
         settings = self.recipe.supernet
@@ -191,7 +195,7 @@ class RunFolder:
         from safetensors.torch import load_file
 
         self.require(self.weights, "train")
-        supernet = self.untrained_supernet
+        supernet = self.new_supernet()
         try:
             supernet.load_state_dict(load_file(self.weights))
         except (SafetensorError, RuntimeError) as error:

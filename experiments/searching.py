@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experiments import fitting
-from experiments.files import read_json
 from experiments.goals import Goal, goals
 from experiments.known import Known
 from experiments.measuring.measure import Setup, architectures, measure_side_by_side, profilers
@@ -25,6 +24,7 @@ from search.objectives import Constraint, Objective
 from search.running import run_search
 from search.spread import select_spread
 from supernet.architecture import Architecture
+from supernet.files import read_json
 from supernet.space import Genes
 
 __all__ = ["changed_places", "front_of_run", "holding", "possible_members", "propose", "settle", "shown"]

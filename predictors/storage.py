@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from predictors.protocol import Predictor
+from supernet.files import write_text
 
 __all__ = ["load_predictor", "save_predictor"]
 
@@ -26,16 +27,7 @@ def save_predictor(predictor: Predictor, path: str | os.PathLike[str]) -> None:
         "features": predictor.features.digest,
         "learned": predictor.to_dict(),
     }
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            json.dump(document, file, allow_nan=False)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_text(path, json.dumps(document, allow_nan=False))
 
 
 def load_predictor(path: str | os.PathLike[str], like: Predictor) -> Predictor:

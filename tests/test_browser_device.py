@@ -18,7 +18,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from experiments import pipeline
-from experiments.measuring.remote import RunCampaign, journal
+from experiments.measuring.remote import RunWork, refusals
 from experiments.progress import Reporter
 from experiments.quantities import Limit, latency
 from experiments.querying import answer, goal_results
@@ -40,13 +40,13 @@ def runtime():
 class Serving:
     """A server in this process, with what it said."""
 
-    def __init__(self, run: RunFolder, name: str, runtime: Path, campaign: RunCampaign | None = None) -> None:
+    def __init__(self, run: RunFolder, name: str, runtime: Path, work: RunWork | None = None) -> None:
         self.said: list[str] = []
         self.run = run
-        campaign = campaign or RunCampaign(run, name)
-        campaign.sampling = replace(campaign.sampling, session_networks=10)  # so that there is more than one session
+        work = work or RunWork(run, name)
+        work.sampling = replace(work.sampling, session_networks=10)  # so that there is more than one session
         # Whoever is killed loses its jobs soon, lest the tests wait for it.
-        board = Board(campaign, journal(run), lease_seconds=4)
+        board = Board(work, refusals(run), lease_seconds=4)
         self.server = DeviceServer(board, runtime, on_event=self.said.append)
         self.address = self.server.address
         self.thread = threading.Thread(target=self.server.serve_forever)
@@ -136,8 +136,8 @@ def test_a_browser_measures_is_closed_and_carries_on_when_it_is_opened_again(run
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: install it (Debian: apt-get install chromium)")
 def test_a_browser_measures_with_webgpu(run, runtime, tmp_path):
-    campaign = RunCampaign(run, "tablet", n=2)
-    with Serving(run, "tablet", runtime, campaign) as serving:
+    work = RunWork(run, "tablet", n=2)
+    with Serving(run, "tablet", runtime, work) as serving:
         address = serving.address.replace("/#", "/?provider=webgpu#")
         with Page(address, tmp_path / "profile", "--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader"):
             found = wait(lambda: len(found := serving.measured("tablet")) == 2 and found, seconds=240)
@@ -181,7 +181,7 @@ def test_the_same_client_measures_under_node_and_all_the_verbs_use_it(finished_r
     assert list(json.loads(run.front.read_text())["goals"]) == [*before, "laptop"]
 
 
-class OneBroken(RunCampaign):
+class OneBroken(RunWork):
     """The planned networks, one of which has an operator that no runtime has."""
 
     def model(self, key, resolution, batch_size):
@@ -195,15 +195,16 @@ class OneBroken(RunCampaign):
 
 
 def test_a_network_with_an_operator_that_is_missing_is_left_out_and_the_rest_is_measured(run, node, runtime):
-    campaign = OneBroken(run, "laptop")
-    broken = campaign.planned("laptop")[3]
-    with Serving(run, "laptop", runtime, campaign) as serving:
+    work = OneBroken(run, "laptop")
+    broken = work.planned("laptop")[3]
+    with Serving(run, "laptop", runtime, work) as serving:
         printed = serving.node(node, runtime)
         progress = printed[-1]["progress"]
         assert (progress["done"], progress["failed"], progress["finished"]) == (11, 1, True)
         assert broken.key not in serving.measured("laptop")
-        ((where, reason),) = journal(run).reasons(run.added_device("laptop").fingerprint).items()
-        assert where == (broken.key, broken.resolution) and "Frobnicate" in reason
+        with run.store() as store:
+            (failure,) = store.failures(run.added_device("laptop"))
+        assert (failure.key, failure.resolution) == broken.name and "Frobnicate" in failure.reason
         again = serving.node(node, runtime)
         assert not any(event["type"] == "loading" for event in again)
 

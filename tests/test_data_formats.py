@@ -223,7 +223,7 @@ def test_a_folder_that_cannot_be_written_is_read(files, tmp_path, monkeypatch):
 
 def _refusing(folder: Path):
     """`replacing` on a disk where `folder` is read-only; tests run as root, whom no file mode stops."""
-    from experiments.files import replacing
+    from supernet.files import replacing
 
     def guarded(path: Path):
         if path.parent == folder:

@@ -16,14 +16,14 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from experiments.measuring.remote import RunCampaign, journal
+from experiments.measuring.remote import RunWork, refusals
 from experiments.run_folder import RunFolder
 from hardware import Device
 from hardware.remote.board import Board
-from hardware.remote.campaign import Job
 from hardware.remote.judging import judge
 from hardware.remote.server import DeviceServer
 from hardware.remote.submission import Part, Posted, Submission, joined, parse
+from hardware.remote.work import Job
 
 TOKEN = "a token of the tests"
 
@@ -32,7 +32,7 @@ TOKEN = "a token of the tests"
 def started(recipe_path, tmp_path_factory):
     """A run with its initial plan and nothing measured."""
     run = RunFolder.start(recipe_path, tmp_path_factory.mktemp("runs") / "run")
-    RunCampaign(run, "phone")
+    RunWork(run, "phone")
     return run
 
 
@@ -45,16 +45,16 @@ def run(started, tmp_path):
     return copy
 
 
-def campaign(run, session_networks=10):
+def work_source(run, session_networks=10):
     """The run's twelve networks, eight of which are anchors, for sessions of ten."""
-    made = RunCampaign(run, "phone")
+    made = RunWork(run, "phone")
     made.sampling = replace(made.sampling, session_networks=session_networks)
     return made
 
 
 @pytest.fixture
 def server(run, tmp_path):
-    devices = DeviceServer(Board(campaign(run), journal(run)), tmp_path, token=TOKEN)
+    devices = DeviceServer(Board(work_source(run), refusals(run)), tmp_path, token=TOKEN)
     thread = threading.Thread(target=devices.serve_forever)
     thread.start()
     yield devices
@@ -212,8 +212,8 @@ def test_a_session_that_is_not_what_it_has_to_be_is_refused_whole_and_written_do
     status, error = client.ask("session", {"session": change(json.loads(json.dumps(post["session"])))})
     assert status == 400 and message in error
     assert not sessions(run)
-    (line,) = journal(run).path.read_text().splitlines()
-    assert json.loads(line)["event"] == "refused" and message in json.loads(line)["reason"]
+    (line,) = refusals(run).path.read_text().splitlines()
+    assert message in json.loads(line)["reason"]
     status, answer = client.ask("session", post)  # the client can still do better
     assert status == 200 and len(answer["results"]) == 10
 
@@ -238,7 +238,7 @@ def test_a_network_that_cannot_be_true_does_not_cost_the_others(run, server, cha
     (reason,) = answer["refused"]
     assert message in reason and "\n" not in reason
     assert {key for key, _ in measured(run)} == {job["key"] for job in everything(work)[:9]}
-    assert any(message in json.loads(line)["reason"] for line in journal(run).path.read_text().splitlines())
+    assert any(message in json.loads(line)["reason"] for line in refusals(run).path.read_text().splitlines())
 
 
 def test_a_single_time_that_cannot_be_true_is_left_out(run, server):
@@ -387,7 +387,7 @@ def test_what_is_posted_twice_is_one_session(run, server):
     assert len(sessions(run)) == 2 and len(measured(run)) == 10
 
 
-def test_a_network_that_does_not_run_is_written_down_and_never_tried_again(run, server):
+def test_a_network_that_does_not_run_is_written_down_and_not_tried_again(command, run, server):
     client = Client(server)
     client.start()
     work = client.lease()
@@ -403,22 +403,20 @@ def test_a_network_that_does_not_run_is_written_down_and_never_tried_again(run, 
     assert answer["progress"]["failed"] == 2
     left = client.lease()
     assert job not in left["jobs"] and anchor not in left["jobs"] and anchor not in left["anchors"]
-    lines = journal(run).path.read_text().splitlines()
-    assert [json.loads(line)["reason"] for line in lines] == ["no kernel for Frobnicate at 0x1"] * 2
-    # A server that is started again, after a kill in the middle of a line, knows it.
-    with journal(run).path.open("a") as file:
-        file.write('{"time": 17')
-    again, device = Board(RunCampaign(run, "phone"), journal(run)), run.added_device("phone")
+    # A server that is started again knows it.
+    again, device = Board(RunWork(run, "phone"), refusals(run)), run.added_device("phone")
+    with run.store() as store:
+        assert [failure.reason for failure in store.failures(device)] == ["no kernel for Frobnicate at 0x1"] * 2
     assert again.progress(device).failed == 2
     assert job["key"] not in {j.key for j in again.lease("client", device).jobs}
-    again.journal.write("failed", device, ("0123456789", 16), "later")
-    assert len(journal(run).failed(device.fingerprint)) == 3
+    command("measurements", "retry", run.path)
+    assert again.progress(device).failed == 0 and job["key"] in {j.key for j in again.work(device).jobs}
 
 
 def test_a_device_that_is_gone_loses_what_it_was_lent(run):
     now = 0.0
-    board = Board(campaign(run), journal(run), lease_seconds=60, clock=lambda: now)
-    device = board.campaign.register(Device("", "Phone", "onnxruntime-web", "1", "wasm", 1, 1))
+    board = Board(work_source(run), refusals(run), lease_seconds=60, clock=lambda: now)
+    device = board.source.register(Device("", "Phone", "onnxruntime-web", "1", "wasm", 1, 1))
     gone = board.lease("gone", device).jobs
     here = board.lease("here", device).jobs
     assert here and not set(gone) & set(here)
@@ -457,8 +455,8 @@ def test_what_is_compared_is_measured_side_by_side_by_one_client(run, server):
 
 
 def test_a_run_that_is_on_another_level_is_told(run):
-    board = Board(campaign(run), journal(run))
-    device = board.campaign.register(Device("", "Phone", "onnxruntime-web", "1", "wasm", 1, 1))
+    board = Board(work_source(run), refusals(run))
+    device = board.source.register(Device("", "Phone", "onnxruntime-web", "1", "wasm", 1, 1))
 
     def accept(**changes):
         work = board.lease("client", device)
@@ -468,7 +466,7 @@ def test_a_run_that_is_on_another_level_is_told(run):
     assert accept().doubts == ()
     (doubt,) = accept(level=2e-3).doubts
     assert "2.0 times slower" in doubt
-    board = Board(board.campaign, journal(run))  # another server knows the sessions before
+    board = Board(board.source, refusals(run))  # another server knows the sessions before
     (doubt,) = accept(seed=1).doubts
     assert "2.0 times faster" in doubt
 
@@ -525,7 +523,7 @@ def test_a_time_is_believed_only_if_the_device_could_do_it():
     assert "times the pace of the anchors" in judged(1e-2, beside=100.0)["network", 224]
     with pytest.raises(ValueError, match="1 of the anchors; it needs at least 2"):
         judged(0.02, anchors=[("anchor", 224), ("elsewhere", 224)])
-    assert judged(0.02, anchors=[]) == {}  # a campaign without
+    assert judged(0.02, anchors=[]) == {}  # work without
 
 
 def test_parts_of_a_session_are_one():
@@ -550,7 +548,7 @@ def test_it_serves_by_https_with_a_certificate(run, tmp_path):
     command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost", "-days", "1"]
     command += ["-addext", "subjectAltName=IP:127.0.0.1", "-out", certificate, "-keyout", key]
     subprocess.run(command, check=True, capture_output=True)
-    board = Board(RunCampaign(run, "phone"), journal(run))
+    board = Board(RunWork(run, "phone"), refusals(run))
     with pytest.raises(ValueError, match="are no certificate and key"):
         DeviceServer(board, tmp_path, certificate=(key, key))
     server = DeviceServer(board, tmp_path, certificate=(certificate, key))

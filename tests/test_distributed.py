@@ -41,9 +41,9 @@ from supernet.training import (
 )
 from supernet.training.batch_norm import SynchronisedBatchNorm
 from supernet.training.distributed import agree
+from supernet.training.gradients import accumulate_gradients, freeze
 from supernet.training.optimisation import Optimisation
-from supernet.training.stepping import Stepper, StepResult
-from supernet.training.steps import accumulate_gradients, freeze
+from supernet.training.step import Stepper, StepResult
 
 N = 2
 _TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={N}"]

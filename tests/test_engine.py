@@ -26,7 +26,7 @@ from supernet.training import (
     Uniform,
     plain,
 )
-from supernet.training.steps import accumulate_gradients, mean_losses
+from supernet.training.gradients import accumulate_gradients, mean_losses
 
 
 def _batch(seed: int = 0, n: int = 12) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,7 @@ import pytest
 from hardware.loop import turns as loop_module
 from hardware.loop.turns import half_widths
 from hardware.remote import measure
-from hardware.remote.bundle import write_kit
+from hardware.remote.kit import write_loop
 
 BROWSER = Path(measure.__file__).parent / "browser"
 SAMPLING = {
@@ -170,7 +170,7 @@ LOOPS = {"python": in_python, "kit": in_a_kit, "javascript": in_javascript}
 @pytest.fixture(scope="module")
 def kit(tmp_path_factory):
     folder = tmp_path_factory.mktemp("kit")
-    write_kit(folder)
+    write_loop(folder)
     return folder
 
 

@@ -11,8 +11,8 @@ from datetime import datetime
 import pytest
 
 from experiments import provenance as module
-from experiments.files import read_json, replacing, write_json, write_text
 from experiments.provenance import provenance
+from supernet.files import read_json, replacing, write_json, write_text
 
 
 def test_everything_needed_to_make_a_number_again_is_there():
@@ -40,9 +40,7 @@ def test_uncommitted_changes_are_told(monkeypatch):
 
 
 def test_importing_it_is_light():
-    code = (
-        "import sys, experiments.provenance, experiments.budgets, experiments.files; sys.exit('torch' in sys.modules)"
-    )
+    code = "import sys, experiments.provenance, experiments.budgets, supernet.files; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -76,9 +74,7 @@ def test_unreadable_json_gets_one_line(tmp_path, text, message):
 
 def test_what_a_killed_writer_left_is_removed_when_the_file_is_written_again(tmp_path):
     path = tmp_path / "front.json"
-    code = (
-        "import os, sys; from experiments.files import replacing\nwith replacing(sys.argv[1]): os.kill(os.getpid(), 9)"
-    )
+    code = "import os, sys; from supernet.files import replacing\nwith replacing(sys.argv[1]): os.kill(os.getpid(), 9)"
     subprocess.run([sys.executable, "-c", code, str(path)], check=False)
     (left,) = tmp_path.iterdir()
     beside = tmp_path / f".front.{os.getpid()}-abc.json"  # of a process that is still there

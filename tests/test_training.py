@@ -35,7 +35,7 @@ from supernet.training import (
     progressive_shrinking,
     single_stage,
 )
-from supernet.training.steps import accumulate_gradients, freeze
+from supernet.training.gradients import accumulate_gradients, freeze
 
 
 class Digits:

@@ -25,7 +25,7 @@ from supernet import create_supernet
 from supernet.training import Engine, Phase, World, join, keep_freed_memory, single_stage
 from supernet.training.optimisation import Optimisation
 from supernet.training.phases import Schedule
-from supernet.training.stepping import Stepper, StepResult
+from supernet.training.step import Stepper, StepResult
 
 _PROCESSES = 2
 

@@ -17,13 +17,13 @@ from rich.console import Console
 from rich.table import Table
 from safetensors.torch import load_file
 
-from experiments.files import write_json
 from experiments.progress import Reporter
 from experiments.run_folder import RunFolder
 from experiments.scoring.scorer import Scorer
 from experiments.training.phases import alone_phases
 from experiments.training.train import train_module
 from supernet import Architecture, create_supernet
+from supernet.files import write_json
 from supernet.scoring.calibration import evaluate
 from supernet.training import Static
 

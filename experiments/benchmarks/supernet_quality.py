@@ -29,11 +29,11 @@ from torch import nn
 
 from experiments.data import create_data
 from experiments.data.image_data import ImageData
-from experiments.files import read_json, write_json
 from experiments.provenance import provenance
 from experiments.settings.sections import AugmentationSettings, DataSettings
 from supernet import Architecture, SearchSpace, create_supernet
 from supernet.families.inverted_residual import InvertedResidualSupernet
+from supernet.files import read_json, write_json
 from supernet.scoring.calibration import Score, evaluate, recalibrate
 from supernet.space.sampling import sample_in_bins
 from supernet.training import (

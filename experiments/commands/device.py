@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from experiments.progress import Reporter
     from experiments.run_folder import RunFolder
     from hardware.device import Device
-    from hardware.remote.board import Outcome, Progress
+    from hardware.remote.board import DeviceProgress, Outcome
     from hardware.remote.server import DeviceServer
 
 __all__ = ["app"]
@@ -44,12 +44,12 @@ def serve(
     if (certificate is None) != (key is None):
         raise ValueError("--certificate and --key belong together: give both")
     folder, report = _open(run)
-    from experiments.measuring.remote import RunCampaign, journal
+    from experiments.measuring.remote import RunWork, refusals
     from hardware.remote.board import Board
     from hardware.remote.onnxruntime_web import runtime_folder as find_runtime
     from hardware.remote.server import DeviceServer
 
-    def measured(device: Device, outcome: Outcome, progress: Progress) -> None:
+    def measured(device: Device, outcome: Outcome, progress: DeviceProgress) -> None:
         report.say(f"  {device.name}: {progress.done} of {progress.total} measured; {outcome}")
         for doubt in outcome.doubts:
             report.say(f"    {doubt}")
@@ -58,7 +58,7 @@ def serve(
 
     runtime = find_runtime(runtime_folder)
     server = DeviceServer(
-        Board(RunCampaign(folder, device, n), journal(folder)),
+        Board(RunWork(folder, device, n), refusals(folder)),
         runtime,
         host,
         port,
@@ -75,20 +75,20 @@ def serve(
 
 
 @app.command()
-def bundle(
+def kit(
     run: RunPath,
     device: Name,
-    out: Annotated[Path, typer.Option("--out", help="The new folder of the bundle.")],
+    out: Annotated[Path, typer.Option("--out", help="The new folder of the kit.")],
     batch_size: BatchSize = 1,
     threads: Threads = 1,
     n: N = None,
 ) -> None:
     """Write a folder that measures wherever it is copied, with numpy and onnxruntime."""
     folder, report = _open(run)
-    from experiments.measuring.remote_bundles import BundleSettings, make_bundle
+    from experiments.measuring.kits import KitSettings, make_kit
 
-    identity = make_bundle(folder, BundleSettings(device, batch_size, threads, n), out, report)
-    report.say(f"{out}: bundle {identity}")
+    identity = make_kit(folder, KitSettings(device, batch_size, threads, n), out, report)
+    report.say(f"{out}: kit {identity}")
     report.say("  copy it to the device, there: python measure.py")
     report.say(f"  bring results.jsonl back:  supernet device import {run} results.jsonl")
 
@@ -96,14 +96,14 @@ def bundle(
 @app.command(name="import")
 def import_(
     run: RunPath,
-    result: Annotated[Path, typer.Argument(metavar="RESULT", help="The results.jsonl of a bundle of this run.")],
+    result: Annotated[Path, typer.Argument(metavar="RESULT", help="The results.jsonl of a kit of this run.")],
     device: Annotated[
-        str | None, typer.Option("--device", metavar="NAME", help="Another name than that of the bundle.")
+        str | None, typer.Option("--device", metavar="NAME", help="Another name than that of the kit.")
     ] = None,
 ) -> None:
-    """Take what a bundle has measured, after checking it."""
+    """Take what a kit has measured, after checking it."""
     folder, report = _open(run)
-    from experiments.measuring.remote_bundles import import_results
+    from experiments.measuring.kits import import_results
 
     report.say(str(import_results(folder, result, device)))
 
@@ -123,11 +123,11 @@ def ssh(
     import shlex
 
     folder, report = _open(run)
-    from experiments.measuring.remote_bundles import BundleSettings, measure_over_ssh
+    from experiments.measuring.kits import KitSettings, measure_over_ssh
     from hardware.remote.ssh import Host
 
     there = Host(host, shlex.split(ssh_command), python)
-    measure_over_ssh(folder, BundleSettings(device, batch_size, threads, n), there, report)
+    measure_over_ssh(folder, KitSettings(device, batch_size, threads, n), there, report)
 
 
 def _serve(server: DeviceServer, *, until_done: bool) -> None:

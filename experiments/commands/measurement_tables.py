@@ -52,6 +52,7 @@ def _device_lines(store: Store, device: Device) -> list[str]:
     if failures:
         first = failures[0]
         lines.append(f"  {len(failures)} failed; the first: {first.key} at {first.resolution} px: {first.reason}")
+        lines.append("    they are not tried again; `supernet measurements retry` has them tried")
     done = store.measured(device) | {(failure.key, failure.resolution) for failure in failures}
     if left := [network for network in store.planned(device) if network not in done]:
         lines.append(f"  {len(left)} are planned and not measured yet")

@@ -51,8 +51,8 @@ def export_measurements(
     device: DeviceName = None,
 ) -> None:
     """Write sessions with all their repeats as a table for other programs, and for `import`."""
-    from experiments.files import replacing
     from hardware.store.exchange import write_sessions
+    from supernet.files import replacing
 
     with _open(run, read_only=True) as store:
         found = [session for one in _devices(store, device) for session in store.sessions(one)]
@@ -72,6 +72,14 @@ def import_measurements(
     with _open(run) as store:
         added = store.add_sessions(sessions, origin=table.name)
     typer.echo(f"{_count(added)} added, {len(sessions) - added} were there already")
+
+
+@app.command("retry")
+def retry_failures(run: StorePath, device: DeviceName = None) -> None:
+    """Let what did not run on a device be tried again, say after an upgrade of its runtime."""
+    with _open(run) as store:
+        n = sum(store.forget_failures(one) for one in _devices(store, device))
+    typer.echo(f"{n} failures forgotten; what is planned is tried again with the next measuring")
 
 
 @app.command("recover")

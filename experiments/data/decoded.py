@@ -14,7 +14,7 @@ from PIL import Image
 
 from experiments.data.image_files import ImageFiles, Rows
 from experiments.data.splits import ImageSplit
-from experiments.files import replacing
+from supernet.files import replacing
 
 __all__ = ["DecodedImages", "decoded"]
 

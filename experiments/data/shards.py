@@ -17,7 +17,7 @@ from timm.data.readers.img_extensions import get_img_extensions
 from timm.utils.misc import natural_key
 
 from experiments.data.image_files import ImageFiles, Rows
-from experiments.files import replacing
+from supernet.files import replacing
 
 __all__ = ["Layout", "TarImages", "index_tars"]
 

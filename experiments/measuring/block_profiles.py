@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from experiments.budgets import format_count, format_seconds
-from experiments.files import read_json, write_json
 from experiments.measuring.measure import Networks, Setup, measure_missing, profilers
 from experiments.progress import Reporter
 from experiments.run_folder import RunFolder
@@ -24,6 +23,7 @@ from predictors.card import ErrorCard, error_card
 from predictors.lookup import BlockSum
 from predictors.ridge import RidgePredictor
 from supernet.architecture import Architecture
+from supernet.files import read_json, write_json
 from supernet.networks.block_table import BlockTable, ReachableBlock, block_table
 from supernet.networks.pieces import pieces_of
 from supernet.networks.timm_supernet import TimmSupernet

@@ -26,13 +26,22 @@ from hardware.store.store import Store
 from supernet.architecture import Architecture
 
 __all__ = [
-    "Networks", "Outcome", "Setup", "architectures", "measure_architectures", "measure_missing", "measure_side_by_side",
-    "measured_architectures", "models", "profilers", "sampling",
+    "Course",
+    "Networks",
+    "Setup",
+    "architectures",
+    "measure_architectures",
+    "measure_missing",
+    "measure_side_by_side",
+    "measured_architectures",
+    "models",
+    "profilers",
+    "sampling",
 ]  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Course:
     """What became of networks that were to be measured on one device."""
 
     measured: int
@@ -173,7 +182,7 @@ def measure_missing(
     *,
     deadline: float | None = None,
     again: bool = False,
-) -> Outcome:
+) -> Course:
     """Measure those networks that were neither measured on this device nor failed there, in their order.
 
     A network is made only when its turn comes. At the deadline, a time of `time.monotonic`, which no change of the
@@ -187,14 +196,13 @@ def measure_missing(
         OSError: the device has gone, or the store cannot be written; what was measured before is stored.
     """
     device = profiler.device
-    known = {(failure.key, failure.resolution) for failure in store.failures(device)}
-    known |= set() if again else store.measured(device, at_least=setup.sampling.min_turns)
+    known = store.failed(device) | (set() if again else store.measured(device, at_least=setup.sampling.min_turns))
     waiting = [network for network in networks.names if network not in known]
     if not waiting:
-        return Outcome(0, 0, 0, 0.0)
+        return Course(0, 0, 0, 0.0)
     if isinstance(profiler, StoredProfiler):
         profiler.require(waiting)
-        return Outcome(0, 0, 0, 0.0)
+        return Course(0, 0, 0, 0.0)
     store.add_planned(waiting, device)
     purpose = "again" if again else "planned"
     return _measure(setup, store, profiler, networks.only(waiting), report, purpose, deadline)[0]
@@ -208,7 +216,7 @@ def measure_side_by_side(
     What is compared is measured so: time decides nothing between them.
     """
     device = profiler.device
-    failed = {(failure.key, failure.resolution) for failure in store.failures(device)}
+    failed = store.failed(device)
     wanted = [network for network in networks.names if network not in failed]
     if isinstance(profiler, StoredProfiler):
         profiler.require(wanted, final=True)
@@ -229,7 +237,7 @@ def _measure(
     report: Reporter,
     purpose: str,
     deadline: float | None,
-) -> tuple[Outcome, list[Session]]:
+) -> tuple[Course, list[Session]]:
     waiting = networks.names
     started = time.monotonic()
     device = profiler.device
@@ -260,7 +268,7 @@ def _measure(
     report.say(f"  {device.name}: {_summary(sessions, set(waiting))}")
     left = len(watcher.wanted - watcher.done)
     failed = len(watcher.failures)
-    return Outcome(len(watcher.done) - failed, failed, left, time.monotonic() - started), sessions
+    return Course(len(watcher.done) - failed, failed, left, time.monotonic() - started), sessions
 
 
 def _summary(sessions: Sequence[Session], wanted: set[Network]) -> str:

@@ -80,7 +80,7 @@ def compare_precisions(run: RunFolder, report: Reporter) -> None:
     batch_sizes = {device.batch_size for device in run.recipe.devices if device.precision == "int8"}
     if not batch_sizes or not run.weights.exists():
         return
-    scorer, space = Scorer(run), run.supernet.space
+    scorer, space = Scorer(run), run.untrained_supernet.space
     archs = [space.smallest, space.largest]
     exact = scorer.score(archs, "validation", report)
     quantized = int8_accuracy(run, scorer, archs, max(batch_sizes), report)

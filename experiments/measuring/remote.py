@@ -9,21 +9,21 @@ from collections.abc import Collection, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
-from experiments.files import write_json
 from experiments.plans import N_ANCHORS, initial_plan, search_plans
 from experiments.run_folder import RunFolder
 from hardware.device import Device
 from hardware.loop.session import Network
 from hardware.loop.turns import Sampling
 from hardware.onnx.export import export_onnx
-from hardware.remote.campaign import Job
-from hardware.remote.journal import Journal
+from hardware.remote.refusals import Refusals
+from hardware.remote.work import Job
 from supernet.architecture import Architecture
+from supernet.files import write_json
 
 if TYPE_CHECKING:
     from hardware.store.store import Store
 
-__all__ = ["RunCampaign", "StoredProfiler", "check_name", "journal", "runnable"]
+__all__ = ["RunWork", "StoredProfiler", "check_name", "refusals", "runnable"]
 
 # Fewer than on this machine: a phone has less memory, and may be taken away before a long session ends.
 _SESSION_NETWORKS = 40
@@ -43,19 +43,20 @@ def check_name(run: RunFolder, name: str) -> str:
     return name
 
 
-def journal(run: RunFolder) -> Journal:
-    """What added devices could not do."""
-    return Journal(run.devices / "journal.jsonl")
+def refusals(run: RunFolder) -> Refusals:
+    """What added devices sent and was not believed."""
+    return Refusals(run.devices / "refused.jsonl")
 
 
 def runnable(run: RunFolder, name: str, archs: Sequence[Architecture]) -> list[Architecture]:
     """Those that the added device did not fail to run."""
-    failed = journal(run).failed(run.added_device(name).fingerprint)
+    with run.store() as store:
+        failed = store.failed(run.added_device(name))
     return [arch for arch in archs if (arch.id, arch.resolution) not in failed]
 
 
-class RunCampaign:
-    """The planned sub-networks of a run as work for devices elsewhere; see `hardware.remote.campaign.Campaign`.
+class RunWork:
+    """The planned sub-networks of a run as work for devices elsewhere; see `hardware.remote.work.Campaign`.
 
     Args:
         run: its plans are read again whenever there are new ones, so a search may go on meanwhile.
@@ -109,7 +110,8 @@ class RunCampaign:
             if known != state:
                 plan = self.run.plan("final", device=device.name)
                 jobs = self._as_jobs(plan.archs if plan else ())
-            names = {job.name for job in jobs} - journal(self.run).failed(device.fingerprint)
+            with self.store() as store:
+                names = {job.name for job in jobs} - store.failed(device)
             if names and _measured_side_by_side(self.run, device, names, self.sampling.min_turns):
                 jobs = []
             self._final[device.name] = state, jobs
@@ -187,9 +189,9 @@ class StoredProfiler:
         Raises:
             ValueError: it has not; the message says how to have it done.
         """
-        wanted = set(networks) - journal(self.run).failed(self.device.fingerprint)
         min_turns = _sampling(self.run).min_turns
         with self.run.store() as store:
+            wanted = set(networks) - store.failed(self.device)
             missing = wanted - store.measured(self.device, min_turns)
         if missing:
             what = f"{len(missing)} sub-networks still to measure"
@@ -200,7 +202,7 @@ class StoredProfiler:
         raise ValueError(
             f"{self.device.name} has {what}: "
             f"`supernet device serve {self.run.path} --device {self.device.name}` for a browser, "
-            "`supernet device ssh` or `bundle` for a host; then the same command again"
+            "`supernet device ssh` or `kit` for a host; then the same command again"
         )
 
 

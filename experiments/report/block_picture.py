@@ -10,8 +10,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from experiments.files import replacing
 from experiments.report.pictures import COLOURS, figure_of_panels
+from supernet.files import replacing
 
 __all__ = ["write_block_picture"]
 

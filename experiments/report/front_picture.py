@@ -10,8 +10,8 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.files import replacing
 from experiments.report.pictures import COLOURS, figure_of_panels, inline_svg, maybe_log
+from supernet.files import replacing
 
 __all__ = ["front_picture", "prediction_picture", "write_front_picture"]
 

@@ -11,11 +11,11 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from experiments.budgets import format_count, format_seconds
-from experiments.files import write_text
 from experiments.quantities import KINDS
 from experiments.report.front_picture import front_picture, prediction_picture
 from experiments.report.pictures import training_picture
 from experiments.report.session_picture import session_picture
+from supernet.files import write_text
 
 __all__ = ["render_report", "write_report"]
 

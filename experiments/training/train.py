@@ -14,17 +14,18 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from experiments.files import replacing
 from experiments.progress import Reporter
 from experiments.run_folder import RunFolder, weights_file
 from experiments.settings.training import NoTrainingSettings
 from experiments.training.phases import alone_phases, training_phases
 from experiments.training.tensorboard_log import tensorboard_log
 from experiments.training.validation import Validation, validated_archs
+from supernet.files import replacing
 from supernet.networks.dropout import set_dropout
 from supernet.networks.measured import MeasuredSupernet
 from supernet.networks.timm_supernet import TimmSupernet
 from supernet.protocol import Supernet
+from supernet.registry import AnySupernet
 from supernet.training import (
     Engine,
     Epoch,
@@ -44,7 +45,6 @@ __all__ = [
     "baseline_weights",
     "check_beginning",
     "course_of_training",
-    "load_first_weights",
     "train_baseline",
     "train_module",
     "train_supernet",
@@ -58,9 +58,9 @@ def train_supernet(run: RunFolder, report: Reporter, world: World) -> None:
 
     With method "none" the weights are those that the recipe names.
     """
-    supernet, score = run.untrained_supernet, run.recipe.score
+    supernet, score = run.new_supernet(), run.recipe.score
     _check_logits(run)
-    world.share(lambda: load_first_weights(run, report))  # the others get them when training begins
+    world.share(lambda: _load_first_weights(run, supernet, report))  # the others get them when training begins
     if isinstance(run.recipe.training, NoTrainingSettings):
         report.say("  nothing to train")
         if world.is_first:
@@ -75,8 +75,8 @@ def train_supernet(run: RunFolder, report: Reporter, world: World) -> None:
     )  # fmt: skip
 
 
-def load_first_weights(run: RunFolder, report: Reporter | None = None) -> None:
-    """Load what `supernet.weights` names into the untrained supernet, if the run has not begun yet.
+def _load_first_weights(run: RunFolder, supernet: AnySupernet, report: Reporter | None = None) -> None:
+    """Load what `supernet.weights` names into a new supernet, if the run has not begun yet.
 
     Raises:
         ValueError: no such file, or it does not fit.
@@ -84,7 +84,7 @@ def load_first_weights(run: RunFolder, report: Reporter | None = None) -> None:
     given, weights = run.recipe.supernet.weights, run.provenance.get("weights")
     if given is None or run.has_begun:
         return
-    load_weights(run.untrained_supernet, weights_file(given))
+    load_weights(supernet, weights_file(given))
     if report is not None and weights is not None:
         report.say(f"  beginning with {weights['file']}, SHA-256 {weights['sha256']}")
 
@@ -126,7 +126,7 @@ def check_beginning(run: RunFolder) -> None:
             near = timm.list_models(f"*{name.split('_')[0]}*")[:3]
             raise ValueError(f"timm has no model {name!r}" + (f"; there are {', '.join(near)}" if near else ""))
     _check_logits(run)
-    load_first_weights(run)
+    _load_first_weights(run, run.new_supernet())
 
 
 def train_baseline(run: RunFolder, name: str, report: Reporter) -> nn.Module:

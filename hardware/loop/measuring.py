@@ -66,17 +66,17 @@ def measure(
         ValueError: a workload does not run on the device, and the watcher did not take it.
         DeviceGoneError: nothing runs there any more.
     """
-    campaign = _Campaign(profiler, sampling or Sampling(), purpose, watcher or Watcher(), surroundings)
-    campaign.add_anchors(anchors)
+    course = _Course(profiler, sampling or Sampling(), purpose, watcher or Watcher(), surroundings)
+    course.add_anchors(anchors)
     for workload in workloads:
-        campaign.add(workload)
-        if campaign.is_full:
-            yield from campaign.run()
-    if campaign.has_work:
-        yield from campaign.run()
+        course.add(workload)
+        if course.is_full:
+            yield from course.run()
+    if course.has_work:
+        yield from course.run()
 
 
-class _Campaign:
+class _Course:
     """The networks of the session that fills, and what all sessions of one call share."""
 
     def __init__(

@@ -60,7 +60,7 @@ def _become_realtime() -> tuple[int, os.sched_param] | None:
 def quietest_cores(n: int, seconds: float = 0.1, stat: Path = _STAT) -> tuple[int, ...]:
     """The `n` cores that other programs used least during the next `seconds`, in which the caller sleeps.
 
-    A tick more or less is chance. Of equally quiet cores the first are taken, so that campaigns use the same ones: two
+    A tick more or less is chance. Of equally quiet cores the first are taken, so that sessions use the same ones: two
     cores of one machine were seen to differ by 3 %.
 
     No core where there is nothing to choose: the process may use no more than `n`, or the platform does not say how

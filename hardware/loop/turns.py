@@ -1,6 +1,6 @@
 """The measuring loop: warmed up, in turns of random order, until relative latencies are known well enough.
 
-It needs the standard library alone and Python 3.9, so that boards run this very file (`remote/bundle`); the browser's
+It needs the standard library alone and Python 3.9, so that boards run this very file (`remote/kit.py`); the browser's
 `measuring.js` is the same in JavaScript, and one set of tests holds both to the same laws.
 """
 

@@ -13,19 +13,19 @@ import numpy as np
 
 from hardware.device import Device
 from hardware.loop.session import Network, Session
-from hardware.remote.campaign import Campaign, Job, Work
-from hardware.remote.journal import Journal
 from hardware.remote.judging import judge
-from hardware.remote.submission import Failure, Stretch, one_line
+from hardware.remote.refusals import Refusals
+from hardware.remote.submission import PostedFailure, Stretch, one_line
+from hardware.remote.work import Job, Work, WorkSource
 
-__all__ = ["Board", "Outcome", "Progress", "Result"]
+__all__ = ["Board", "DeviceProgress", "Outcome", "Result"]
 
 _REFUSALS = 3  # of one network on one device; then it counts as failed
 _NEW_LEVEL = 1.25  # how many times as slow or fast everything is, before it is said
 
 
 @dataclass(frozen=True)
-class Progress:
+class DeviceProgress:
     """How far a device is."""
 
     total: int
@@ -89,26 +89,26 @@ class Board:
     what it was lent; what it measured nevertheless is still taken.
 
     Args:
-        campaign: what is to be measured, and where it goes.
-        journal: where failures and refusals are written down; what is in it is not tried again.
+        source: what is to be measured, and where it goes.
+        refusals: where it is written down what was not believed.
         clock: seconds that never go back.
     """
 
     def __init__(
         self,
-        campaign: Campaign,
-        journal: Journal,
+        source: WorkSource,
+        refusals: Refusals,
         lease_seconds: float = 30.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.campaign = campaign
-        self.journal = journal
+        self.source = source
+        self.refusals = refusals
         self.lease_seconds = lease_seconds
         self.clock = clock
         self._lock = threading.RLock()
         self._leases: dict[tuple[str, Network | None], str] = {}  # fingerprint and job, None for a final session
         self._heard: dict[str, float] = {}  # client → time
-        self._refusals: Counter[tuple[str, Network]] = Counter()
+        self._n_refused: Counter[tuple[str, Network]] = Counter()
         self._last: dict[str, Session] = {}  # by fingerprint
 
     # -- what is to be done -------------------------------------------------------------------------------------------
@@ -133,28 +133,28 @@ class Board:
         """As much of the work as fits beside the anchors and is not lent to others."""
         mine = [job for job in work.jobs if self._holder(device, job.name) == client]
         free = [job for job in work.jobs if self._holder(device, job.name) is None]
-        room = self.campaign.sampling.session_networks - len(work.anchors)
+        room = self.source.sampling.session_networks - len(work.anchors)
         chosen = [job for job in (*mine, *free) if job in work.anchors]
         chosen += [job for job in (*mine, *free) if job not in work.anchors][: max(1, room)]
         return Work(work.purpose, work.anchors, tuple(chosen))
 
     def work(self, device: Device) -> Work:
         """Everything that the device has still to measure, lent or not."""
-        failed = self.journal.failed(device.fingerprint)
-        anchors = tuple(job for job in self.campaign.anchors(device) if job.name not in failed)
+        failed = self.failed(device)
+        anchors = tuple(job for job in self.source.anchors(device) if job.name not in failed)
         if open_jobs := self.open(device):
             return Work("planned", anchors, tuple(open_jobs))
         return Work("final", anchors, tuple(self._side_by_side(device)))
 
     def open(self, device: Device) -> list[Job]:
         """What the device neither measured nor failed to run."""
-        done = self._measured(device) | self.journal.failed(device.fingerprint)
-        return [job for job in self.campaign.jobs(device) if job.name not in done]
+        done = self._measured(device) | self.failed(device)
+        return [job for job in self.source.jobs(device) if job.name not in done]
 
     def jobs(self, device: Device) -> dict[Network, Job]:
         """Everything that may be measured on the device."""
-        campaign = self.campaign
-        everything = (*campaign.jobs(device), *campaign.anchors(device), *campaign.side_by_side(device))
+        source = self.source
+        everything = (*source.jobs(device), *source.anchors(device), *source.side_by_side(device))
         return {job.name: job for job in everything}
 
     def renew(self, client: str) -> None:
@@ -168,24 +168,29 @@ class Board:
             self._heard.pop(client, None)
             self._leases = {lent: holder for lent, holder in self._leases.items() if holder != client}
 
-    def progress(self, device: Device) -> Progress:
+    def progress(self, device: Device) -> DeviceProgress:
         """How far the device is."""
         with self._lock:
             self._expire()
-            jobs = self.campaign.jobs(device)
-            failed, n_open = self.journal.failed(device.fingerprint), len(self.open(device))
+            jobs = self.source.jobs(device)
+            failed, n_open = self.failed(device), len(self.open(device))
             n_failed = sum(job.name in failed for job in jobs)
             lent = sum(fingerprint == device.fingerprint and name is not None for fingerprint, name in self._leases)
             beside = 0 if n_open else len(self._side_by_side(device))
-            return Progress(len(jobs), len(jobs) - n_open - n_failed, n_failed, lent, beside)
+            return DeviceProgress(len(jobs), len(jobs) - n_open - n_failed, n_failed, lent, beside)
 
     def _side_by_side(self, device: Device) -> list[Job]:
-        failed = self.journal.failed(device.fingerprint)
-        return [job for job in self.campaign.side_by_side(device) if job.name not in failed]
+        failed = self.failed(device)
+        return [job for job in self.source.side_by_side(device) if job.name not in failed]
+
+    def failed(self, device: Device) -> set[Network]:
+        """What the device cannot run, which is not tried again."""
+        with self.source.store() as store:
+            return store.failed(device)
 
     def _measured(self, device: Device) -> set[Network]:
-        with self.campaign.store() as store:
-            return store.measured(device, self.campaign.sampling.min_turns)
+        with self.source.store() as store:
+            return store.measured(device, self.source.sampling.min_turns)
 
     # -- what comes back ----------------------------------------------------------------------------------------------
 
@@ -222,9 +227,9 @@ class Board:
                 self._fail(device, failure, planned=failure.name in jobs)
             if not posted.networks:
                 return Outcome(None)
-            failed = self.journal.failed(device.fingerprint)
-            anchors = {job.name for job in self.campaign.anchors(device)} - failed
-            judged = judge(posted, device, jobs, anchors, self.campaign.sampling.max_turns)
+            failed = self.failed(device)
+            anchors = {job.name for job in self.source.anchors(device)} - failed
+            judged = judge(posted, device, jobs, anchors, self.source.sampling.max_turns)
             for name, reason in judged.refused.items():
                 self._refuse(device, name, one_line(reason), planned=name in jobs)
             refused = tuple(one_line(reason) for reason in judged.refused.values())
@@ -241,7 +246,7 @@ class Board:
                 session = replace(session, purpose="planned")
             before = self._measured(device)
             doubts = tuple(self._doubts(session))
-            with self.campaign.store() as store:
+            with self.source.store() as store:
                 known = store.add_session(session) == 0
             if not known:
                 self._last[device.fingerprint] = session
@@ -250,10 +255,10 @@ class Board:
     def _is_final(self, session: Session, device: Device) -> bool:
         """Whether it has everything that was to be measured side by side; else it is a session as any other."""
         wanted = {job.name for job in self._side_by_side(device)}
-        return bool(wanted) and session.holds(wanted, self.campaign.sampling.min_turns)
+        return bool(wanted) and session.holds(wanted, self.source.sampling.min_turns)
 
     def _doubts(self, session: Session) -> list[str]:
-        doubts, wanted = [], self.campaign.sampling.relative_half_width
+        doubts, wanted = [], self.source.sampling.relative_half_width
         found = float(np.median(session.fit.half_widths()))
         if found > wanted:
             doubts.append(
@@ -262,7 +267,7 @@ class Board:
             )
         fingerprint = session.device.fingerprint
         if fingerprint not in self._last:
-            with self.campaign.store() as store:
+            with self.source.store() as store:
                 before = [one for one in store.sessions(session.device) if one.measured and one.id != session.id]
             if before:
                 self._last[fingerprint] = before[-1]
@@ -279,18 +284,17 @@ class Board:
         return doubts
 
     def _refuse(self, device: Device, name: Network, reason: str, *, planned: bool) -> None:
-        self.journal.write("refused", device, name, reason)
-        self._refusals[device.fingerprint, name] += 1
-        if planned and self._refusals[device.fingerprint, name] >= _REFUSALS:
+        self.refusals.add(device, name, reason)
+        self._n_refused[device.fingerprint, name] += 1
+        if planned and self._n_refused[device.fingerprint, name] >= _REFUSALS:
             self._give_up(device, name, f"refused {_REFUSALS} times: {reason}")
 
-    def _fail(self, device: Device, failure: Failure, *, planned: bool) -> None:
-        if planned and failure.name not in self.journal.failed(device.fingerprint):
+    def _fail(self, device: Device, failure: PostedFailure, *, planned: bool) -> None:
+        if planned and failure.name not in self.failed(device):
             self._give_up(device, failure.name, one_line(failure.reason))
 
     def _give_up(self, device: Device, name: Network, reason: str) -> None:
-        self.journal.write("failed", device, name, reason)
-        with self.campaign.store() as store:
+        with self.source.store() as store:
             store.add_failure(*name, device, reason)
 
     def _holder(self, device: Device, name: Network | None) -> str | None:

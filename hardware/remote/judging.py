@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from hardware.device import Device
 from hardware.loop.session import MeasuredNetwork, Network, Session
-from hardware.remote.campaign import Job
 from hardware.remote.submission import Stretch, printable
+from hardware.remote.work import Job
 
 __all__ = ["Judged", "judge"]
 

@@ -2,7 +2,7 @@
 """Measures the networks of this folder with ONNX Runtime: `python measure.py`. Needs only numpy and onnxruntime.
 
 What is measured is in results.jsonl about ten seconds later, so it can be stopped at any time and carries on. For
-Python 3.9 or newer; the folder comes from `supernet device bundle`, and `supernet device import` reads the results.
+Python 3.9 or newer; the folder comes from `supernet device kit`, and `supernet device import` reads the results.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ def canonical(content: Any) -> bytes:
 
 
 def chained(manifest_id: str, previous: str, content: Any) -> str:
-    """The digest of a line: it depends on the bundle, on every line before and on the content.
+    """The digest of a line: it depends on the kit, on every line before and on the content.
 
-    It shows damage and careless editing. It is no signature: whoever has the bundle can compute it.
+    It shows damage and careless editing. It is no signature: whoever has the kit can compute it.
     """
     return hmac.new(manifest_id.encode(), previous.encode() + canonical(content), hashlib.sha256).hexdigest()
 

@@ -18,11 +18,11 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from hardware.device import Device
-from hardware.remote.board import Board, Outcome, Progress
-from hardware.remote.campaign import Job
+from hardware.remote.board import Board, DeviceProgress, Outcome
 from hardware.remote.onnxruntime_web import FILES, PROVIDER_FILES, VERSION
 from hardware.remote.submission import Key, Posted, Resolution, Strict, one_line, parse, printable
 from hardware.remote.transport import Answer, HttpServer, RefusedError, json_answer
+from hardware.remote.work import Job
 
 __all__ = ["DeviceServer"]
 
@@ -84,7 +84,7 @@ class DeviceServer:
         token: str | None = None,
         certificate: tuple[Path, Path] | None = None,
         on_event: Callable[[str], None] = lambda text: None,
-        on_session: Callable[[Device, Outcome, Progress], None] = lambda device, outcome, progress: None,
+        on_session: Callable[[Device, Outcome, DeviceProgress], None] = lambda device, outcome, progress: None,
     ) -> None:
         self.board = board
         self.batch_size = batch_size
@@ -160,7 +160,7 @@ class DeviceServer:
         try:
             answer = answers[path](client, device, body)
         except ValueError as error:
-            self.board.journal.write("refused", device, None, one_line(str(error)))
+            self.board.refusals.add(device, None, one_line(str(error)))
             self.on_event(f"{device.name}: refused: {one_line(str(error))}")
             raise
         return answer if isinstance(answer, Answer) else json_answer(answer)
@@ -170,8 +170,8 @@ class DeviceServer:
         hardware, browser = printable(hello.hardware), printable(hello.browser, 60)
         if not hardware or not browser:
             raise ValueError("hardware and browser: nothing in them can be printed")
-        campaign = self.board.campaign
-        device = campaign.register(
+        source = self.board.source
+        device = source.register(
             Device(
                 name="",
                 hardware=hardware,
@@ -197,8 +197,8 @@ class DeviceServer:
             "device": device.name,
             "fingerprint": device.fingerprint,
             "description": str(device),
-            "title": campaign.title,
-            "sampling": asdict(campaign.sampling),
+            "title": source.title,
+            "sampling": asdict(source.sampling),
             "runtime": PROVIDER_FILES[hello.provider],
             "silence_seconds": self.board.lease_seconds,
             "progress": self._progress(device),
@@ -218,7 +218,7 @@ class DeviceServer:
         self.board.renew(client)
         if (wanted.key, wanted.resolution) not in self.board.jobs(device):
             raise RefusedError(HTTPStatus.NOT_FOUND, f"{printable(wanted.key)} is not to be measured")
-        model = self.board.campaign.model(wanted.key, wanted.resolution, device.batch_size)
+        model = self.board.source.model(wanted.key, wanted.resolution, device.batch_size)
         return Answer(model, "application/octet-stream")
 
     def _session(self, client: str, device: Device, body: bytes) -> dict[str, Any]:

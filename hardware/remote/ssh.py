@@ -1,4 +1,4 @@
-"""A bundle over ssh: sent, run there, and every line of its results back as soon as it is measured."""
+"""A kit over ssh: sent, run there, and every line of its results back as soon as it is measured."""
 
 from __future__ import annotations
 
@@ -46,23 +46,23 @@ class Host:
         self.ssh = ssh
         self.python = python
 
-    def has(self, bundle: str) -> bool:
-        """Whether the bundle is there, whole.
+    def has(self, kit: str) -> bool:
+        """Whether the kit is there, whole.
 
         Raises:
             OSError: the host cannot be reached.
         """
-        return self._run(f"test -d {_FOLDER}/{bundle}", expect=(0, 1)) == 0
+        return self._run(f"test -d {_FOLDER}/{kit}", expect=(0, 1)) == 0
 
-    def send(self, folder: Path, bundle: str) -> None:
-        """Copy the bundle there; it has its name only when it is complete.
+    def send(self, folder: Path, kit: str) -> None:
+        """Copy the kit there; it has its name only when it is complete.
 
         Raises:
             OSError: the host cannot be reached or takes no more.
         """
-        part = shlex.quote(f"{_FOLDER}/{bundle}.part")
+        part = shlex.quote(f"{_FOLDER}/{kit}.part")
         script = (
-            f"rm -rf {part} && mkdir -p {part} && tar -xf - -C {part} && mv {part} {shlex.quote(f'{_FOLDER}/{bundle}')}"
+            f"rm -rf {part} && mkdir -p {part} && tar -xf - -C {part} && mv {part} {shlex.quote(f'{_FOLDER}/{kit}')}"
         )
         with tempfile.TemporaryFile() as errors:
             process = subprocess.Popen(
@@ -77,17 +77,17 @@ class Host:
             finally:
                 code = process.wait()
             if code != 0:
-                raise OSError(f"cannot send the bundle to {self.name}: {_last_line(errors, code)}")
+                raise OSError(f"cannot send the kit to {self.name}: {_last_line(errors, code)}")
 
-    def measure(self, bundle: str, on_line: Callable[[bytes], None]) -> None:
-        """Run the bundle; its result file comes line by line, from its beginning, also what was measured before.
+    def measure(self, kit: str, on_line: Callable[[bytes], None]) -> None:
+        """Run the kit; its result file comes line by line, from its beginning, also what was measured before.
 
         What a shell prints before is left out.
 
         Raises:
             OSError: the host is gone, or the script cannot run there; what was measured stays there.
         """
-        script = f"cd {shlex.quote(f'{_FOLDER}/{bundle}')} && exec {shlex.quote(self.python)} -u measure.py --print"
+        script = f"cd {shlex.quote(f'{_FOLDER}/{kit}')} && exec {shlex.quote(self.python)} -u measure.py --print"
         with tempfile.TemporaryFile() as errors:
             process = subprocess.Popen(
                 self._command(script), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors
@@ -111,9 +111,9 @@ class Host:
                     f"measuring on {self.name} ended early: {_last_line(errors, code)}; the same command carries on"
                 )
 
-    def remove(self, bundle: str) -> None:
-        """Remove the bundle and its results there."""
-        self._run(f"rm -rf {shlex.quote(f'{_FOLDER}/{bundle}')}", expect=(0,))
+    def remove(self, kit: str) -> None:
+        """Remove the kit and its results there."""
+        self._run(f"rm -rf {shlex.quote(f'{_FOLDER}/{kit}')}", expect=(0,))
 
     def _command(self, script: str) -> list[str]:
         return [*self.ssh, *_OPTIONS, "--", self.name, script]

@@ -9,11 +9,23 @@ from typing import Annotated, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from hardware.loop.session import FEWEST_TURNS, Network
-from hardware.remote.campaign import Purpose
+from hardware.remote.work import Purpose
 
 __all__ = [
-    "Failure", "Key", "Part", "Participant", "Posted", "Resolution", "Stretch", "Strict", "Submission", "TurnTaken",
-    "joined", "one_line", "parse", "printable",
+    "Key",
+    "Part",
+    "Participant",
+    "Posted",
+    "PostedFailure",
+    "Resolution",
+    "Stretch",
+    "Strict",
+    "Submission",
+    "TurnTaken",
+    "joined",
+    "one_line",
+    "parse",
+    "printable",
 ]  # fmt: skip
 
 _MOST_NETWORKS = 300  # in one session
@@ -53,7 +65,7 @@ class TurnTaken(Strict):
     seconds: Annotated[list[Seconds | None], Field(max_length=_MOST_NETWORKS)]  # of a call
 
 
-class Failure(Strict):
+class PostedFailure(Strict):
     """A network that the device cannot run."""
 
     key: Key
@@ -72,7 +84,7 @@ class Stretch(Strict):
     purpose: Purpose = "planned"
     networks: Annotated[list[Participant], Field(max_length=_MOST_NETWORKS)] = []
     turns: Annotated[list[TurnTaken], Field(max_length=_MOST_TURNS)] = []
-    failures: Annotated[list[Failure], Field(max_length=_MOST_NETWORKS)] = []
+    failures: Annotated[list[PostedFailure], Field(max_length=_MOST_NETWORKS)] = []
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

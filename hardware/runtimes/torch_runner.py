@@ -28,7 +28,7 @@ def compiled(module: nn.Module, images: Tensor, name: str) -> Call:
         return module(images)
 
     # torch keeps what it compiled with the code of a function, eight times at most, and goes through all of it at every
-    # call. A function with code of its own has one entry, however many networks a campaign has.
+    # call. A function with code of its own has one entry, however many networks take turns.
     own = FunctionType(forward.__code__.replace(), forward.__globals__, closure=forward.__closure__)
     call = torch.compile(own, fullgraph=True, dynamic=False)
     try:

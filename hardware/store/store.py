@@ -239,14 +239,25 @@ class Store:
         """Whether it was added; False if this is known to fail on a device equal to `device` already."""
         return self._add("failures", [_place(key, resolution, device) | {"reason": " ".join(reason.split())}]) == 1
 
-    def failures(self, device: Device) -> list[Failure]:
+    def failed(self, device: Device) -> set[Network]:
         """What devices equal to `device` could not run; not what was measured there after all."""
-        measured = self.measured(device)
+        found = self._select("failures", "key, resolution", {"fingerprint": device.fingerprint})
+        return set(found) - self.measured(device) if found else set()
+
+    def forget_failures(self, device: Device) -> int:
+        """Let everything be tried again that devices equal to `device` could not run; returns how much it is."""
+        with self._errors(), self._transaction():
+            query = "DELETE FROM failures WHERE fingerprint = ?"
+            return self._database.execute(query, [device.fingerprint]).rowcount
+
+    def failures(self, device: Device) -> list[Failure]:
+        """The same with reasons."""
+        failed = self.failed(device)
         with self._errors():
             where = {"fingerprint": device.fingerprint}
             rows = self._select("failures", "device, key, resolution, reason, added", where)
             failures = [Failure(_device(device), *rest) for device, *rest in rows]
-        return [failure for failure in failures if (failure.key, failure.resolution) not in measured]
+        return [failure for failure in failures if (failure.key, failure.resolution) in failed]
 
     def add_planned(self, networks: Iterable[tuple[str, int]], device: Device) -> int:
         """Write down that these (key, resolution) are to be measured; returns how many were new."""

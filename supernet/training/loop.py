@@ -17,13 +17,13 @@ from supernet.space import SearchSpace
 from supernet.space.roles import roles_of
 from supernet.training.checkpoint import CheckpointFolder, as_plain, first_difference, load_checkpoint
 from supernet.training.collapse import CollapseError
+from supernet.training.gradients import freeze
 from supernet.training.interruption import StopSignals, TrainingInterrupted
 from supernet.training.optimisation import Optimisation
 from supernet.training.phases import Phase, check_phases
 from supernet.training.records import Epoch, Log, Means, Progress, Resumption, RollbackRecord, Step
 from supernet.training.samplers import AdaptiveSampler
-from supernet.training.stepping import Stepper
-from supernet.training.steps import freeze
+from supernet.training.step import Stepper
 
 if TYPE_CHECKING:
     from supernet.training.trainer import Trainer

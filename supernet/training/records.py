@@ -10,7 +10,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-__all__ = ["Epoch", "Log", "Means", "Progress", "Resumption", "RollbackRecord", "Step", "atomic_write"]
+from supernet.files import write_text
+
+__all__ = ["Epoch", "Log", "Means", "Progress", "Resumption", "RollbackRecord", "Step"]
 
 _R = TypeVar("_R")
 
@@ -103,7 +105,7 @@ class Log(Generic[_R]):
         lines = self.path.read_text(encoding="utf-8").splitlines(keepends=True)
         parsed = [(line, record) for line in lines if (record := self._parse(line)) is not None and keep(record)]
         if len(parsed) < len(lines):
-            atomic_write(self.path, "".join(line for line, _ in parsed).encode())
+            write_text(self.path, "".join(line for line, _ in parsed))
         return [record for _, record in parsed]
 
     def append(self, record: _R, durable: bool = True) -> None:
@@ -145,13 +147,3 @@ class Means:
 
     def state(self) -> list[dict[str, Any]]:
         return [dict(self.sums), dict(self.counts)]
-
-
-def atomic_write(path: Path, content: bytes) -> None:
-    """Replace the file by `content`: a reader sees the old one or the new one, also after a crash."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)

@@ -1,4 +1,4 @@
-"""Bundles: made, run as a stranger runs them, imported, and refused when something is wrong; and all of it over ssh."""
+"""Kits: made, run as a stranger runs them, imported, and refused when something is wrong; and all of it over ssh."""
 
 import ast
 import getpass
@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from experiments.measuring import remote
-from experiments.measuring.remote import StoredProfiler, journal
-from experiments.measuring.remote_bundles import BundleSettings, import_results, make_bundle, measure_over_ssh
+from experiments.measuring.kits import KitSettings, import_results, make_kit, measure_over_ssh
+from experiments.measuring.remote import StoredProfiler, refusals
 from experiments.progress import Reporter
 from experiments.run_folder import RunFolder
 from hardware.loop.cpu import cpu_description
@@ -28,7 +28,7 @@ REPORT = Reporter()
 
 
 def script(folder, *arguments, **changes):
-    """The bundle's script in an interpreter that sees nothing of ours."""
+    """The kit's script in an interpreter that sees nothing of ours."""
     command = [sys.executable, "-I", str(folder / "measure.py"), *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=200, cwd="/", **changes)
 
@@ -53,24 +53,24 @@ def _small_sessions():
 
 
 @pytest.fixture(scope="module")
-def bundled(recipe_path, tmp_path_factory):
-    """A run and a bundle of it that was run; tests work on copies."""
-    folder = tmp_path_factory.mktemp("bundled")
+def made(recipe_path, tmp_path_factory):
+    """A run and a kit of it that was run; tests work on copies."""
+    folder = tmp_path_factory.mktemp("made")
     run = RunFolder.start(recipe_path, folder / "run")
-    make_bundle(run, BundleSettings("board", batch_size=2), folder / "bundle", REPORT)
-    done = script(folder / "bundle")
+    make_kit(run, KitSettings("board", batch_size=2), folder / "kit", REPORT)
+    done = script(folder / "kit")
     assert done.returncode == 0 and "everything is measured" in done.stdout, done.stderr
     return folder
 
 
 @pytest.fixture
-def copy(bundled, tmp_path):
-    shutil.copytree(bundled, tmp_path / "copy")
+def copy(made, tmp_path):
+    shutil.copytree(made, tmp_path / "copy")
     return tmp_path / "copy"
 
 
 def test_what_comes_back_is_in_the_store(copy):
-    run, results = RunFolder(copy / "run"), copy / "bundle" / "results.jsonl"
+    run, results = RunFolder(copy / "run"), copy / "kit" / "results.jsonl"
     imported = import_results(run, results)
     assert (imported.added, imported.failed, imported.refused) == (12, 0, ())
     first, second = sessions(run, "board")
@@ -85,15 +85,15 @@ def test_what_comes_back_is_in_the_store(copy):
     again = import_results(run, results)
     assert again.added == 0 and all(outcome.known for outcome in again.outcomes) and len(sessions(run, "board")) == 2
     with pytest.raises(ValueError, match="nothing left to measure for board"):
-        make_bundle(run, BundleSettings("board", batch_size=2), copy / "more", REPORT)
+        make_kit(run, KitSettings("board", batch_size=2), copy / "more", REPORT)
     with pytest.raises(ValueError, match=r"for batch 1 .* give another name"):
-        make_bundle(run, BundleSettings("board"), copy / "more", REPORT)
+        make_kit(run, KitSettings("board"), copy / "more", REPORT)
     assert not (copy / "more").exists()
 
 
 def test_what_is_compared_is_measured_in_one_session(copy):
     run = RunFolder(copy / "run")
-    import_results(run, copy / "bundle" / "results.jsonl")
+    import_results(run, copy / "kit" / "results.jsonl")
     (plan,) = run.all_plans()
     archs = plan.archs[-4:]
     names = [(arch.id, arch.resolution) for arch in archs]
@@ -101,7 +101,7 @@ def test_what_is_compared_is_measured_in_one_session(copy):
     run.write_plan("final", archs, [{}] * len(archs), device="board")
     with pytest.raises(ValueError, match="4 sub-networks still to measure side by side"):
         StoredProfiler(run, "board").require(names, final=True)
-    make_bundle(run, BundleSettings("board", batch_size=2, n=1), copy / "final", REPORT)
+    make_kit(run, KitSettings("board", batch_size=2, n=1), copy / "final", REPORT)
     assert script(copy / "final").returncode == 0
     import_results(run, copy / "final" / "results.jsonl")
     last = sessions(run, "board")[-1]
@@ -109,9 +109,9 @@ def test_what_is_compared_is_measured_in_one_session(copy):
     StoredProfiler(run, "board").require(names, final=True)
 
 
-def test_the_script_needs_only_numpy_and_onnxruntime_and_an_old_python(bundled):
-    files = sorted((bundled / "bundle").rglob("*.py"))
-    names = [str(file.relative_to(bundled / "bundle")) for file in files]
+def test_the_script_needs_only_numpy_and_onnxruntime_and_an_old_python(made):
+    files = sorted((made / "kit").rglob("*.py"))
+    names = [str(file.relative_to(made / "kit")) for file in files]
     loop = [f"hardware/loop/{name}.py" for name in ("__init__", "cpu", "turns")]
     assert names == ["hardware/__init__.py", *loop, "measure.py"]
     for file in files:
@@ -126,32 +126,32 @@ def test_the_script_needs_only_numpy_and_onnxruntime_and_an_old_python(bundled):
         }
 
 
-def test_it_keeps_no_identifier_of_the_device(bundled, tmp_path):
+def test_it_keeps_no_identifier_of_the_device(made, tmp_path):
     """As onnxruntime does from 1.29 on Linux, with a thread for it beside what is measured."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("ORT_") and name != "CI"}
-    shutil.copytree(bundled / "bundle", tmp_path / "bundle")
-    (tmp_path / "bundle" / "results.jsonl").unlink()
+    shutil.copytree(made / "kit", tmp_path / "kit")
+    (tmp_path / "kit" / "results.jsonl").unlink()
     (tmp_path / "home").mkdir()
-    assert script(tmp_path / "bundle", env=kept | {"HOME": str(tmp_path / "home")}).returncode == 0
+    assert script(tmp_path / "kit", env=kept | {"HOME": str(tmp_path / "home")}).returncode == 0
     assert list((tmp_path / "home").rglob("*")) == []
 
 
 def test_it_can_be_killed_and_carries_on(copy):
-    bundle = copy / "bundle"
-    whole = (bundle / "results.jsonl").read_bytes()
+    kit = copy / "kit"
+    whole = (kit / "results.jsonl").read_bytes()
     lines = whole.splitlines(keepends=True)
     assert len(lines) == 3  # what it is, and two sessions of less than ten seconds
-    (bundle / "results.jsonl").write_bytes(lines[0] + lines[1] + lines[2][:100])  # killed while it wrote
+    (kit / "results.jsonl").write_bytes(lines[0] + lines[1] + lines[2][:100])  # killed while it wrote
     run = RunFolder(copy / "run")
-    early = import_results(run, bundle / "results.jsonl")  # also what is there so far can be taken
+    early = import_results(run, kit / "results.jsonl")  # also what is there so far can be taken
     assert early.added == 10
-    done = script(bundle)
+    done = script(kit)
     assert done.returncode == 0 and "12 of 12" in done.stdout
-    now = (bundle / "results.jsonl").read_bytes().splitlines(keepends=True)
+    now = (kit / "results.jsonl").read_bytes().splitlines(keepends=True)
     assert now[:2] == lines[:2] and len(now) == 3
-    late = import_results(run, bundle / "results.jsonl")
+    late = import_results(run, kit / "results.jsonl")
     assert late.added == 2 and [outcome.known for outcome in late.outcomes] == [True, False]
-    assert "everything is measured" in script(bundle).stdout
+    assert "everything is measured" in script(kit).stdout
 
 
 def rewritten(path, contents):
@@ -168,7 +168,7 @@ def read(path):
 
 
 def test_a_session_that_was_imported_in_part_is_continued(copy):
-    run, path = RunFolder(copy / "run"), copy / "bundle" / "results.jsonl"
+    run, path = RunFolder(copy / "run"), copy / "kit" / "results.jsonl"
     head, first, _ = read(path)
     parts = [first | {"turns": first["turns"][start:stop]} for start, stop in ((0, 5), (5, 8), (8, 20))]
     rewritten(path, [head, parts[0]])
@@ -182,13 +182,13 @@ def test_a_session_that_was_imported_in_part_is_continued(copy):
     assert session.seconds[:, 19].tolist() == first["turns"][19]["seconds"]
     # A script that is started again does not take eight turns for a measurement.
     rewritten(path, [head, *parts[:2]])
-    done = script(copy / "bundle")
+    done = script(copy / "kit")
     assert done.returncode == 0 and len(read(path)) == 5
 
 
 @pytest.mark.parametrize("began", [0.0, 4e9])
 def test_a_clock_that_is_wrong_is_told_and_costs_nothing(copy, began):
-    run, path = RunFolder(copy / "run"), copy / "bundle" / "results.jsonl"
+    run, path = RunFolder(copy / "run"), copy / "kit" / "results.jsonl"
     head, first, _ = read(path)
     rewritten(path, [head, first | {"began": began}])
     imported = import_results(run, path)
@@ -202,7 +202,7 @@ def edited(content):
 
 
 def test_a_result_edited_by_hand_is_refused_and_nothing_of_it_is_taken(copy):
-    run, path = RunFolder(copy / "run"), copy / "bundle" / "results.jsonl"
+    run, path = RunFolder(copy / "run"), copy / "kit" / "results.jsonl"
     lines = path.read_text().splitlines()
     row = json.loads(lines[1])
     edited(row["content"])
@@ -223,8 +223,8 @@ def test_a_result_edited_by_hand_is_refused_and_nothing_of_it_is_taken(copy):
 
 
 def test_digests_that_fit_do_not_help_what_cannot_be_true(copy):
-    """Whoever has the bundle can compute them, so everything is judged again."""
-    run, path = RunFolder(copy / "run"), copy / "bundle" / "results.jsonl"
+    """Whoever has the kit can compute them, so everything is judged again."""
+    run, path = RunFolder(copy / "run"), copy / "kit" / "results.jsonl"
     head, first, second = read(path)
 
     def with_turn(change):
@@ -234,7 +234,7 @@ def test_digests_that_fit_do_not_help_what_cannot_be_true(copy):
         ([first, second, first], "a session goes on after another one"),
         ([first | {"networks": [n | {"key": "0123456789"} for n in first["networks"]]}], "is in it twice"),
         ([first | {"networks": [first["networks"][0] | {"key": "0123456789"}, *first["networks"][1:]]}],
-         "0123456789 at .* px is not in the bundle"),
+         "0123456789 at .* px is not in the kit"),
         ([with_turn(lambda turn: {"seconds": [-1.0] * 10})], "greater than 0"),
         ([with_turn(lambda turn: {"seconds": [1e-3] * 5})], "turn 0 has 5 repeats of 10 networks"),
         ([first | {"more": 1}], "not permitted"),
@@ -248,13 +248,13 @@ def test_digests_that_fit_do_not_help_what_cannot_be_true(copy):
     rewritten(path, [head, first | {"turns": turns}])
     imported = import_results(run, path)
     assert imported.added == 9 and len(imported.refused) == 1 and "cannot take 1e-09 s" in imported.refused[0]
-    assert "refused" in journal(run).path.read_text()
+    assert "cannot take 1e-09 s" in refusals(run).path.read_text()
 
 
 def test_results_of_another_run_or_device_are_refused(copy, recipe_path, tmp_path):
-    run, path = RunFolder(copy / "run"), copy / "bundle" / "results.jsonl"
+    run, path = RunFolder(copy / "run"), copy / "kit" / "results.jsonl"
     other = RunFolder.start(recipe_path, tmp_path / "other")
-    with pytest.raises(ValueError, match=r"of a bundle that .* does not know"):
+    with pytest.raises(ValueError, match=r"of a kit that .* does not know"):
         import_results(other, path)
     import_results(run, path)
     (run.devices / "phone.json").write_text(
@@ -268,20 +268,20 @@ def test_results_of_another_run_or_device_are_refused(copy, recipe_path, tmp_pat
 
 
 @pytest.mark.parametrize("damaged", ["models", "hardware/loop/turns.py", "measure.py", "manifest.json"])
-def test_a_bundle_that_was_damaged_on_the_way_does_not_measure(copy, damaged):
-    bundle = copy / "bundle"
-    (bundle / "results.jsonl").unlink()
+def test_a_kit_that_was_damaged_on_the_way_does_not_measure(copy, damaged):
+    kit = copy / "kit"
+    (kit / "results.jsonl").unlink()
     if damaged == "models":
-        damaged = min(path.relative_to(bundle).as_posix() for path in bundle.glob("models/*"))
-    text = (bundle / damaged).read_bytes()
-    (bundle / damaged).write_bytes(
+        damaged = min(path.relative_to(kit).as_posix() for path in kit.glob("models/*"))
+    text = (kit / damaged).read_bytes()
+    (kit / damaged).write_bytes(
         text.replace(b'"threads": 1', b'"threads": 2') if damaged == "manifest.json" else text + b"\n"
     )
-    done = script(bundle)
+    done = script(kit)
     if damaged == "manifest.json":
-        # It is what everything else is checked against: its results are of no bundle we know.
-        with pytest.raises(ValueError, match=r"of a bundle that .* does not know"):
-            import_results(RunFolder(copy / "run"), bundle / "results.jsonl")
+        # It is what everything else is checked against: its results are of no kit we know.
+        with pytest.raises(ValueError, match=r"of a kit that .* does not know"):
+            import_results(RunFolder(copy / "run"), kit / "results.jsonl")
     else:
         assert done.returncode == 2 and done.stderr == (
             f"measure.py: {damaged} is not the file that was shipped; copy the folder again\n"
@@ -289,16 +289,16 @@ def test_a_bundle_that_was_damaged_on_the_way_does_not_measure(copy, damaged):
 
 
 def test_results_of_another_machine_are_not_carried_on(copy):
-    bundle = copy / "bundle"
-    head, first, _ = read(bundle / "results.jsonl")
-    rewritten(bundle / "results.jsonl", [head | {"device": head["device"] | {"hardware": "another"}}, first])
-    done = script(bundle)
+    kit = copy / "kit"
+    head, first, _ = read(kit / "results.jsonl")
+    rewritten(kit / "results.jsonl", [head | {"device": head["device"] | {"hardware": "another"}}, first])
+    done = script(kit)
     assert done.returncode == 2 and "is of another device" in done.stderr and done.stderr.count("\n") == 1
 
 
 def test_a_runtime_that_knows_no_network_is_the_reason_and_may_be_replaced(copy, tmp_path):
-    bundle = copy / "bundle"
-    (bundle / "results.jsonl").unlink()
+    kit = copy / "kit"
+    (kit / "results.jsonl").unlink()
     (tmp_path / "onnxruntime").mkdir()
     text = """
 __version__ = "1.0"
@@ -308,15 +308,15 @@ class InferenceSession:
     def __init__(self, path, *more, **options): raise RuntimeError(f"{path}: unsupported model IR version")
 """
     (tmp_path / "onnxruntime" / "__init__.py").write_text(text)
-    command = [sys.executable, str(bundle / "measure.py")]
+    command = [sys.executable, str(kit / "measure.py")]
     old = os.environ | {"PYTHONPATH": str(tmp_path)}
     done = subprocess.run(command, capture_output=True, text=True, env=old, timeout=200, check=False)
     assert done.returncode == 2 and "unsupported model IR version" in done.stderr and done.stderr.count("\n") == 1
-    assert str(bundle) not in done.stderr
+    assert str(kit) not in done.stderr
     with pytest.raises(ValueError, match="nothing was measured yet"):
-        import_results(RunFolder(copy / "run"), bundle / "results.jsonl")
-    assert script(bundle).returncode == 0
-    assert import_results(RunFolder(copy / "run"), bundle / "results.jsonl").added == 12
+        import_results(RunFolder(copy / "run"), kit / "results.jsonl")
+    assert script(kit).returncode == 0
+    assert import_results(RunFolder(copy / "run"), kit / "results.jsonl").added == 12
 
 
 # -- over ssh ---------------------------------------------------------------------------------------------------------
@@ -356,19 +356,19 @@ def host(tmp_path_factory):
 
 
 @pytest.fixture
-def run(bundled, tmp_path):
-    shutil.copytree(bundled / "run", tmp_path / "run")
+def run(made, tmp_path):
+    shutil.copytree(made / "run", tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "devices")
     return RunFolder(tmp_path / "run")
 
 
 def test_one_command_measures_over_ssh_and_leaves_nothing_there(run, host):
     home, there = host
-    imported = measure_over_ssh(run, BundleSettings("pi"), there, REPORT)
+    imported = measure_over_ssh(run, KitSettings("pi"), there, REPORT)
     assert imported is not None and imported.added == 12 and len(measured(run, "pi")) == 12
-    assert measure_over_ssh(run, BundleSettings("pi"), there, REPORT) is None  # there is nothing left
+    assert measure_over_ssh(run, KitSettings("pi"), there, REPORT) is None  # there is nothing left
     assert list((home / ".cache" / "supernet-nas").iterdir()) == []
-    assert [path.suffix for path in (run.devices / "bundles").iterdir()] == [".json"]
+    assert [path.suffix for path in (run.devices / "kits").iterdir()] == [".json"]
 
 
 def test_a_host_that_is_gone_in_the_middle_loses_nothing(run, host):
@@ -377,7 +377,7 @@ def test_a_host_that_is_gone_in_the_middle_loses_nothing(run, host):
     class Gone(Host):
         """The connection ends after the first session, while the script goes on there."""
 
-        def measure(self, bundle, on_line):
+        def measure(self, kit, on_line):
             lines = 0
 
             def count(line):
@@ -387,9 +387,9 @@ def test_a_host_that_is_gone_in_the_middle_loses_nothing(run, host):
                 if lines == 2:
                     raise OSError("the connection is gone")
 
-            super().measure(bundle, count)
+            super().measure(kit, count)
 
-    settings = BundleSettings("pi")
+    settings = KitSettings("pi")
     gone = Gone(there.name, there.ssh, there.python)
     with pytest.raises(OSError, match="the connection is gone"):
         measure_over_ssh(run, settings, gone, REPORT)
@@ -413,7 +413,7 @@ def test_hosts_that_cannot_measure_are_one_line(run, host):
         (Host(there.name, there.ssh, "/usr/bin/false"), "ended early: it ended with code 1"),
     ]:
         with pytest.raises(OSError, match=message) as caught:
-            measure_over_ssh(run, BundleSettings("pi", n=1), other, REPORT)
+            measure_over_ssh(run, KitSettings("pi", n=1), other, REPORT)
         assert "\n" not in str(caught.value)
         assert not run.added_devices()
     for name in ("-oProxyCommand=touch x", "", "a b"):

@@ -12,7 +12,7 @@ from hardware.loop.session import Network
 from hardware.loop.turns import Sampling
 from hardware.store.store import Store
 
-__all__ = ["Campaign", "Job", "Purpose", "Work"]
+__all__ = ["Job", "Purpose", "Work", "WorkSource"]
 
 Purpose = Literal["planned", "final"]
 
@@ -46,8 +46,8 @@ class Work:
         return tuple(job for job in self.jobs if job not in self.anchors)
 
 
-class Campaign(Protocol):
-    """What a server of devices, or a bundle, takes its work from. The methods may be called from any thread."""
+class WorkSource(Protocol):
+    """What a server of devices, or a kit, takes its work from. The methods may be called from any thread."""
 
     title: str
     sampling: Sampling

@@ -1,17 +1,18 @@
-"""Files that are either the old ones or the new ones, never half of either."""
+"""Files and folders that are either the old ones or the new ones, never half of either: the one place that writes."""
 
 from __future__ import annotations
 
 import glob
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-__all__ = ["read_json", "replacing", "write_json", "write_text"]
+__all__ = ["new_folder", "read_json", "replacing", "write_json", "write_text"]
 
 
 @contextmanager
@@ -35,6 +36,26 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """A temporary folder beside `out` that gets its name when the block ends well, and vanishes when not.
+
+    Raises:
+        ValueError: `out` is there and is not an empty folder.
+        OSError: it cannot be written.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"{out} exists and is not empty; give a new folder with --out")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
+    try:
+        yield folder
+        folder.chmod(0o777 & ~_umask())  # mkdtemp makes folders that nobody else may enter
+        os.replace(folder, out)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _sweep(path: Path) -> None:

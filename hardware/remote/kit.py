@@ -1,13 +1,10 @@
-"""A campaign as a folder that runs anywhere with numpy and onnxruntime, and the result file that comes back."""
+"""A kit: planned networks as a folder that runs anywhere with numpy and onnxruntime, and the results that come back."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -19,11 +16,12 @@ from typing import Any
 from hardware.device import Device
 from hardware.loop import cpu, turns
 from hardware.loop.session import FEWEST_TURNS
-from hardware.remote.campaign import Campaign, Work
 from hardware.remote.measure import canonical, read_lines
 from hardware.remote.submission import Part, Stretch, joined, one_line, parse, printable
+from hardware.remote.work import Work, WorkSource
+from supernet.files import new_folder
 
-__all__ = ["Recorded", "bundle_id", "read_results", "results_bundle", "write_bundle", "write_kit"]
+__all__ = ["Recorded", "kit_id", "read_results", "results_kit", "write_kit", "write_loop"]
 
 _PROVIDER = "CPUExecutionProvider"
 _LARGEST_RESULTS = 1 << 28  # bytes
@@ -41,7 +39,7 @@ class Recorded:
     notes: tuple[str, ...] = ()
 
 
-def write_kit(folder: Path) -> dict[str, bytes]:
+def write_loop(folder: Path) -> dict[str, bytes]:
     """Write the script that measures, and those files of ours that it needs, as they are; returns them."""
     files = {
         "measure.py": Path(__file__).with_name("measure.py").read_bytes(),
@@ -56,8 +54,8 @@ def write_kit(folder: Path) -> dict[str, bytes]:
     return files
 
 
-def write_bundle(
-    campaign: Campaign,
+def write_kit(
+    source: WorkSource,
     work: Work,
     name: str,
     out: Path,
@@ -68,57 +66,49 @@ def write_bundle(
 ) -> dict[str, Any]:
     """Write the ONNX files of the work, what measures them, and a manifest with the SHA-256 of everything.
 
-    The same work makes the same bundle. Returns the manifest, which `read_results` needs.
+    The same work makes the same kit. Returns the manifest, which `read_results` needs.
 
     Raises:
         ValueError: `out` exists and is not empty, or there is nothing to measure.
         OSError: the folder cannot be written.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"{out} exists and is not empty; give a new folder with --out")
     if not work.jobs:
         raise ValueError(f"there is nothing left to measure for {name}")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}."))
-    try:
-        files = {file: hashlib.sha256(content).hexdigest() for file, content in write_kit(folder).items()}
+    with new_folder(out) as folder:
+        files = {file: hashlib.sha256(content).hexdigest() for file, content in write_loop(folder).items()}
         (folder / "models").mkdir()
         models = {}
         for done, job in enumerate((*work.anchors, *work.beside), start=1):
             file = f"models/{job.key}-{job.resolution}.onnx"
-            content = campaign.model(job.key, job.resolution, batch_size)
+            content = source.model(job.key, job.resolution, batch_size)
             (folder / file).write_bytes(content)
             files[file] = hashlib.sha256(content).hexdigest()
             models[job] = {**asdict(job), "file": file, "bytes": len(content)}
             advance(done, job.key)
         manifest = {
             "format": 1,
-            "title": campaign.title,
+            "title": source.title,
             "name": name,
             "purpose": work.purpose,
             "provider": _PROVIDER,
             "threads": threads,
             "batch_size": batch_size,
-            "sampling": asdict(campaign.sampling),
+            "sampling": asdict(source.sampling),
             "anchors": [models[job] for job in work.anchors],
             "models": [models[job] for job in work.jobs],
             "files": files,
         }
         (folder / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
-        folder.chmod(0o755)
-        os.replace(folder, out)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
     return manifest
 
 
-def bundle_id(manifest: Mapping[str, Any]) -> str:
-    """32 hexadecimal digits that stand for the whole bundle, since the manifest has the hash of every file."""
+def kit_id(manifest: Mapping[str, Any]) -> str:
+    """32 hexadecimal digits that stand for the whole kit, since the manifest has the hash of every file."""
     return hashlib.sha256(canonical(manifest)).hexdigest()[:32]
 
 
-def results_bundle(path: Path) -> str:
-    """The id of the bundle that a result file says it is of.
+def results_kit(path: Path) -> str:
+    """The id of the kit that a result file says it is of.
 
     Raises:
         ValueError: it does not say so, or is too large.
@@ -133,7 +123,7 @@ def results_bundle(path: Path) -> str:
     except (ValueError, KeyError, TypeError, RecursionError):
         found = None
     if not isinstance(found, str) or not re.fullmatch(r"[0-9a-f]{32}", found):
-        raise ValueError(f"{path} is not a result file of a bundle, or has not even its first line")
+        raise ValueError(f"{path} is not a result file of a kit, or has not even its first line")
     return found
 
 
@@ -144,16 +134,16 @@ def read_results(path: Path, manifest: Mapping[str, Any]) -> tuple[Device, list[
     Somebody who means to deceive can compute the digests as well: no file can prove that it was measured.
 
     Raises:
-        ValueError: a line is not as it was written, or is of a network that is not in the bundle.
+        ValueError: a line is not as it was written, or is of a network that is not in the kit.
     """
     try:
-        contents, _, _ = read_lines(path.read_bytes(), bundle_id(manifest))
+        contents, _, _ = read_lines(path.read_bytes(), kit_id(manifest))
         parts = [parse(Part, json.dumps(content)) for content in contents[1:]]
         shipped = {(model["key"], model["resolution"]) for model in (*manifest["anchors"], *manifest["models"])}
         for part in parts:
             for one in (*part.networks, *part.failures):
                 if one.name not in shipped:
-                    raise ValueError(f"{printable(one.key)} at {one.resolution} px is not in the bundle")
+                    raise ValueError(f"{printable(one.key)} at {one.resolution} px is not in the kit")
         sessions = [list(group) for _, group in groupby(parts, key=lambda part: part.session)]
         if len({group[0].session for group in sessions}) < len(sessions):
             raise ValueError("a session goes on after another one has begun")
@@ -166,7 +156,7 @@ def read_results(path: Path, manifest: Mapping[str, Any]) -> tuple[Device, list[
 
 def _recorded(parts: list[Part], manifest: Mapping[str, Any]) -> Recorded:
     first, posted = parts[0], joined(parts)
-    identity = hashlib.sha256(f"{bundle_id(manifest)} {first.session}".encode()).hexdigest()[:16]
+    identity = hashlib.sha256(f"{kit_id(manifest)} {first.session}".encode()).hexdigest()[:16]
     if len(posted.turns) < FEWEST_TURNS:  # it has hardly begun
         posted = Stretch(purpose=posted.purpose, failures=posted.failures)
     if _EARLIEST <= first.began <= time.time() + _LATEST:

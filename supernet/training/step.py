@@ -19,11 +19,11 @@ from supernet.training.batch_norm import SynchronisedBatchNorm
 from supernet.training.collapse import CollapseError
 from supernet.training.distributed import World, agree, average_gradients
 from supernet.training.engine import Engine
+from supernet.training.gradients import accumulate_gradients, mean_losses, seeded
 from supernet.training.optimisation import Optimisation
 from supernet.training.phases import Phase
 from supernet.training.records import Means
 from supernet.training.samplers import AdaptiveSampler
-from supernet.training.steps import accumulate_gradients, mean_losses, seeded
 
 __all__ = ["StepResult", "Stepper"]
 

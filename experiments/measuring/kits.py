@@ -1,4 +1,4 @@
-"""Bundles of a run: which networks go into one, and how its results come into the store."""
+"""Kits of a run: which networks go into one, and how its results come into the store."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from pathlib import Path
 from textwrap import indent
 from typing import Any
 
-from experiments.files import read_json, write_json
-from experiments.measuring.remote import RunCampaign, journal
+from experiments.measuring.remote import RunWork, refusals
 from experiments.progress import Reporter
 from experiments.run_folder import RunFolder
 from hardware.device import Device
 from hardware.loop.session import Network
 from hardware.remote.board import Board, Outcome
-from hardware.remote.bundle import bundle_id, read_results, results_bundle, write_bundle
-from hardware.remote.campaign import Work
+from hardware.remote.kit import kit_id, read_results, results_kit, write_kit
 from hardware.remote.ssh import Host
+from hardware.remote.work import Work
+from supernet.files import read_json, write_json
 
-__all__ = ["BundleSettings", "Imported", "import_results", "make_bundle", "measure_over_ssh"]
+__all__ = ["Imported", "KitSettings", "import_results", "make_kit", "measure_over_ssh"]
 
 
 @dataclass(frozen=True)
@@ -56,8 +56,8 @@ class Imported:
 
 
 @dataclass(frozen=True)
-class BundleSettings:
-    """What a bundle measures: under which name, how, and how many of the planned sub-networks (None: all)."""
+class KitSettings:
+    """What a kit measures: under which name, how, and how many of the planned sub-networks (None: all)."""
 
     name: str
     batch_size: int = 1
@@ -65,37 +65,35 @@ class BundleSettings:
     n: int | None = None
 
 
-def make_bundle(run: RunFolder, settings: BundleSettings, out: Path, report: Reporter) -> str:
-    """Write the bundle of what the device has not measured yet; returns its id, by which its results are known.
+def make_kit(run: RunFolder, settings: KitSettings, out: Path, report: Reporter) -> str:
+    """Write the kit of what the device has not measured yet; returns its id, by which its results are known.
 
     Raises:
         ValueError: there is nothing left to measure, `out` exists, or the name belongs to another device.
         OSError: the folder cannot be written.
     """
-    campaign = RunCampaign(run, settings.name)
-    return _write(campaign, _open_work(campaign, settings), settings, out, report)
+    source = RunWork(run, settings.name)
+    return _write(source, _open_work(source, settings), settings, out, report)
 
 
 def import_results(run: RunFolder, path: Path, name: str | None = None) -> Imported:
-    """Take the results of a bundle of this run.
+    """Take the results of a kit of this run.
 
     Raises:
-        ValueError: it is no result file, of no bundle of this run, was damaged or edited, or its device has a name that
+        ValueError: it is no result file, of no kit of this run, was damaged or edited, or its device has a name that
             another device has. Nothing of it was taken.
         OSError: it cannot be read.
     """
-    manifest_path = _manifests(run) / f"{results_bundle(path)}.json"
+    manifest_path = _manifests(run) / f"{results_kit(path)}.json"
     if not manifest_path.is_file():
-        raise ValueError(
-            f"{path} is of a bundle that {run.path} does not know; import it into the run it was made from"
-        )
+        raise ValueError(f"{path} is of a kit that {run.path} does not know; import it into the run it was made from")
     manifest = read_json(manifest_path)
     device, sessions = read_results(path, manifest)
     if not sessions:
         raise ValueError(f"{path}: nothing was measured yet")
-    campaign = RunCampaign(run, manifest["name"] if name is None else name)
-    device = campaign.register_alone(device)
-    board = Board(campaign, journal(run))
+    source = RunWork(run, manifest["name"] if name is None else name)
+    device = source.register_alone(device)
+    board = Board(source, refusals(run))
     outcomes = [
         board.accept("import", device, one.posted, identity=one.identity, began=one.began, notes=one.notes)
         for one in sessions
@@ -103,32 +101,32 @@ def import_results(run: RunFolder, path: Path, name: str | None = None) -> Impor
     return Imported(device, tuple(outcomes), failed=sum(len(one.posted.failures) for one in sessions))
 
 
-def measure_over_ssh(run: RunFolder, settings: BundleSettings, host: Host, report: Reporter) -> Imported | None:
-    """Send a bundle to a host, run it there, and import what comes back, also when the host is gone before the end.
+def measure_over_ssh(run: RunFolder, settings: KitSettings, host: Host, report: Reporter) -> Imported | None:
+    """Send a kit to a host, run it there, and import what comes back, also when the host is gone before the end.
 
     None, where the device of that name has nothing left to measure.
 
     Raises:
-        OSError: the host cannot be reached, is gone, or cannot run the bundle.
+        OSError: the host cannot be reached, is gone, or cannot run the kit.
         ValueError: the name belongs to another device.
     """
-    campaign = RunCampaign(run, settings.name)
-    open_work = _open_work(campaign, settings)
-    # A bundle that was not finished has results there that nobody has seen yet: the same work makes the same bundle.
-    work = _unfinished(campaign, open_work, settings) or open_work
+    source = RunWork(run, settings.name)
+    open_work = _open_work(source, settings)
+    # A kit that was not finished has results there that nobody has seen yet: the same work makes the same kit.
+    work = _unfinished(source, open_work, settings) or open_work
     if not work.jobs:
         report.say(f"  {settings.name}: everything planned is measured")
         return None
     folder = _manifests(run) / f"sending-{settings.name}"
     shutil.rmtree(folder, ignore_errors=True)
     try:
-        bundle = _write(campaign, work, settings, folder, report)
-        if not host.has(bundle):
+        kit = _write(source, work, settings, folder, report)
+        if not host.has(kit):
             report.say(f"  sending {len({*work.anchors, *work.jobs})} networks to {host.name}")
-            host.send(folder, bundle)
+            host.send(folder, kit)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    received = _manifests(run) / f"{bundle}.results.jsonl"
+    received = _manifests(run) / f"{kit}.results.jsonl"
     try:
         with received.open("wb") as file, report.bar(f"measuring on {host.name}", len(work.jobs)) as advance:
 
@@ -137,7 +135,7 @@ def measure_over_ssh(run: RunFolder, settings: BundleSettings, host: Host, repor
                 file.flush()
                 advance(_done(line), "")
 
-            host.measure(bundle, take)
+            host.measure(kit, take)
     finally:
         something = received.read_bytes().count(b"\n") > 1  # the first line says of what they are
         imported = import_results(run, received, settings.name) if something else None
@@ -145,15 +143,15 @@ def measure_over_ssh(run: RunFolder, settings: BundleSettings, host: Host, repor
         if imported is not None:
             report.say(indent(str(imported), "  "))
     if imported is None:
-        raise ValueError(f"{host.name} measured nothing; try `{host.python} measure.py` in the bundle there")
-    host.remove(bundle)
+        raise ValueError(f"{host.name} measured nothing; try `{host.python} measure.py` in the kit there")
+    host.remove(kit)
     return imported
 
 
-def _write(campaign: RunCampaign, work: Work, settings: BundleSettings, out: Path, report: Reporter) -> str:
+def _write(source: RunWork, work: Work, settings: KitSettings, out: Path, report: Reporter) -> str:
     with report.bar("writing networks", len({*work.anchors, *work.jobs})) as advance:
-        manifest = write_bundle(
-            campaign,
+        manifest = write_kit(
+            source,
             work,
             settings.name,
             out,
@@ -161,29 +159,29 @@ def _write(campaign: RunCampaign, work: Work, settings: BundleSettings, out: Pat
             threads=settings.threads,
             advance=advance,
         )
-    bundle = bundle_id(manifest)
-    write_json(_manifests(campaign.run) / f"{bundle}.json", manifest)
-    return bundle
+    kit = kit_id(manifest)
+    write_json(_manifests(source.run) / f"{kit}.json", manifest)
+    return kit
 
 
-def _open_work(campaign: RunCampaign, settings: BundleSettings) -> Work:
+def _open_work(source: RunWork, settings: KitSettings) -> Work:
     """What the device of that name has still to measure; everything, if nobody knows it yet."""
-    device = campaign.run.added_devices().get(settings.name)
+    device = source.run.added_devices().get(settings.name)
     if device is None:
-        work = Work("planned", tuple(campaign.first(settings.name)), tuple(campaign.planned(settings.name)))
+        work = Work("planned", tuple(source.first(settings.name)), tuple(source.planned(settings.name)))
     elif (device.batch_size, device.threads) != (settings.batch_size, settings.threads):
         raise ValueError(
             f"{device}: for batch {settings.batch_size} and {settings.threads} thread(s) give another name by --device"
         )
     else:
-        work = Board(campaign, journal(campaign.run)).work(device)
+        work = Board(source, refusals(source.run)).work(device)
     return work if work.purpose == "final" else replace(work, jobs=work.jobs[: settings.n])
 
 
-def _unfinished(campaign: RunCampaign, open_work: Work, settings: BundleSettings) -> Work | None:
-    """The work of the last bundle for this device, if some of it is still open."""
-    paths = sorted(_manifests(campaign.run).glob("[!.]*.json"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
-    known = {job.name: job for job in (*campaign.planned(settings.name), *open_work.jobs)}
+def _unfinished(source: RunWork, open_work: Work, settings: KitSettings) -> Work | None:
+    """The work of the last kit for this device, if some of it is still open."""
+    paths = sorted(_manifests(source.run).glob("[!.]*.json"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    known = {job.name: job for job in (*source.planned(settings.name), *open_work.jobs)}
     for path in paths:
         manifest = read_json(path)
         same = (settings.name, settings.batch_size, settings.threads)
@@ -212,5 +210,5 @@ def _done(line: bytes) -> float:
 
 
 def _manifests(run: RunFolder) -> Path:
-    """Where the manifests of the bundles lie that were made from the run."""
-    return run.devices / "bundles"
+    """Where the manifests of the kits lie that were made from the run."""
+    return run.devices / "kits"
