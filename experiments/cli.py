@@ -75,7 +75,7 @@ def train(recipe: RecipePath, out: Out = None) -> None:
 def profile(
     run: RunPath,
     device: DeviceName = None,
-    n: Annotated[int | None, typer.Option("--n", min=1, help="Sub-networks of a campaign beyond the plan.")] = None,
+    n: Annotated[int | None, typer.Option("--n", min=1, help="So many sub-networks in all: a campaign.")] = None,
     minutes: Annotated[float | None, typer.Option(help="Begin nothing new after so long on a device.")] = None,
     blocks: Annotated[
         bool, typer.Option("--blocks", help="Measure every block alone; see where the time goes.")

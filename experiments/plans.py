@@ -11,6 +11,7 @@ __all__ = [
     "anchors",
     "baseline_plans",
     "campaign_plan",
+    "device_plans",
     "initial_plan",
     "search_plans",
 ]
@@ -49,18 +50,27 @@ def search_plans(run: RunFolder, device: str | None = None) -> list[Plan]:
     return [plan for plan in run.all_plans() if plan.kind in ("initial", "round") and plan.device in (None, device)]
 
 
+def device_plans(run: RunFolder, device: str) -> list[Plan]:
+    """What an added device is to measure: what the search has planned, and its own campaign."""
+    campaign = run.plan("campaign", device=device)
+    return [*search_plans(run, device), *([campaign] if campaign else [])]
+
+
 def baseline_plans(run: RunFolder) -> list[Plan]:
     """What `compare` has drawn and made beside the search, if it was there already."""
     return [plan for plan in run.all_plans() if plan.kind in ("random", "uniform")]
 
 
-def campaign_plan(run: RunFolder, n: int) -> Plan:
-    """The plan ``campaign``, at least `n` architectures long where the space has as many; it only ever grows."""
-    found = run.plan("campaign")
+def campaign_plan(run: RunFolder, n: int, device: str | None = None) -> Plan:
+    """The plan of a campaign, at least `n` architectures long where the space has as many; it only ever grows.
+
+    An added device has one of its own, since it is asked for what its plans say.
+    """
+    found = run.plan("campaign", device=device)
     if found is not None and len(found.archs) >= n:
         return found
     supernet = run.untrained_supernet
     archs = supernet.space.decode(covering_design(supernet.space, n, supernet.macs, run.recipe.seed))
     if found is not None and len(archs) <= len(found.archs):  # the space has no more
         return found
-    return run.write_plan("campaign", archs, [{"origin": "campaign"}] * len(archs))
+    return run.write_plan("campaign", archs, [{"origin": "campaign"}] * len(archs), device=device)

@@ -1,10 +1,9 @@
 """Measuring networks on devices: export, runtimes, sessions and the store that keeps them."""
 
-from __future__ import annotations
-
 import os
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from supernet.lazy import lazy
 
 if TYPE_CHECKING:
     from hardware.counting import count_macs, count_parameters
@@ -25,59 +24,4 @@ if TYPE_CHECKING:
 # folder, and a thread for them beside what is measured.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
-# Imported when first asked for: reading a store must not wait for torch and ONNX Runtime.
-_MODULES = {
-    "Device": "device",
-    "DeviceGoneError": "loop.turns",
-    "Measurement": "loop.measurement",
-    "Measurements": "loop.measurement",
-    "OnnxRuntimeProfiler": "runtimes.onnxruntime_profiler",
-    "OpenVinoProfiler": "runtimes.openvino_profiler",
-    "ParityError": "onnx.export",
-    "Prepared": "profiling",
-    "Profiler": "profiling",
-    "Sampling": "loop.turns",
-    "Score": "store.store",
-    "Session": "loop.session",
-    "Store": "store.store",
-    "TorchProfiler": "runtimes.torch_profiler",
-    "Watcher": "loop.measuring",
-    "Workload": "profiling",
-    "count_macs": "counting",
-    "count_parameters": "counting",
-    "export_onnx": "onnx.export",
-    "measure": "loop.measuring",
-    "onnx_file": "onnx.workload",
-    "onnx_parity": "onnx.export",
-}
-
-__all__ = [
-    "Device",
-    "DeviceGoneError",
-    "Measurement",
-    "Measurements",
-    "OnnxRuntimeProfiler",
-    "OpenVinoProfiler",
-    "ParityError",
-    "Prepared",
-    "Profiler",
-    "Sampling",
-    "Score",
-    "Session",
-    "Store",
-    "TorchProfiler",
-    "Watcher",
-    "Workload",
-    "count_macs",
-    "count_parameters",
-    "export_onnx",
-    "measure",
-    "onnx_file",
-    "onnx_parity",
-]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+__getattr__, __dir__ = lazy(__name__, __file__)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search.front import Axis, Candidate, ParetoFront, Values, hypervolume, non_dominated
-from search.unseen import Unseen
+from search.tactics.unseen import Unseen
 from supernet.space import Genes, SearchSpace
 
 __all__ = ["Archive"]

@@ -16,7 +16,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from experiments.measuring.campaign import run_campaign
 from experiments.measuring.remote import RunWork, refusals
+from experiments.progress import Reporter
 from experiments.run_folder import RunFolder
 from hardware import Device
 from hardware.remote.board import Board
@@ -564,3 +566,13 @@ def test_it_serves_by_https_with_a_certificate(run, tmp_path):
     finally:
         server.close()
         thread.join()
+
+
+def test_a_campaign_for_an_added_device_is_served(run):
+    board = Board(work_source(run), refusals(run))
+    device = board.source.register(Device("", "Phone", "onnxruntime-web", "1", "wasm", 1, 1))
+    n_planned = len(board.open(device))
+    with pytest.raises(ValueError, match="phone has 16 sub-networks still to measure: `supernet device serve"):
+        run_campaign(run, Reporter(), device=device.name, n=16)
+    assert n_planned < 16 and len({job.name for job in board.open(device)}) == 16
+    assert len(board.open(replace(device, name="tablet", hardware="Tablet"))) == n_planned

@@ -22,9 +22,9 @@ from search import (
     select_spread,
     tactic_names,
 )
-from search.nsga2 import _vary
-from search.random_search import RandomTactic
 from search.result import SearchResult
+from search.tactics.nsga2 import _vary
+from search.tactics.random_search import RandomTactic
 from search.testing import SPACES, TacticContract, Toy
 from supernet.space import Genes, SearchSpace, Stage
 from supernet.space.relation import Relation

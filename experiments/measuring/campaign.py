@@ -9,6 +9,7 @@ import numpy as np
 
 from experiments.known import Known
 from experiments.measuring.measure import Setup, architectures, measure_missing, profilers, sampling
+from experiments.measuring.remote import StoredProfiler
 from experiments.plans import campaign_plan
 from experiments.progress import Reporter
 from experiments.quantities import Quantity
@@ -36,11 +37,12 @@ def run_campaign(
     """
     for profiler in profilers(run, device):
         name, deadline = profiler.device.name, None if minutes is None else time.monotonic() + 60 * minutes
+        added = name if isinstance(profiler, StoredProfiler) else None
         wanted = _STEP if n is None else n
         measured = failed = 0
         seconds = 0.0
         while True:
-            plan = campaign_plan(run, wanted)
+            plan = campaign_plan(run, wanted, added)
             with run.store() as store:
                 networks = architectures(run, plan.archs[:wanted])
                 done = measure_missing(Setup.of(run), store, profiler, networks, report, deadline=deadline)
@@ -99,8 +101,8 @@ def measured_values(
         raise ValueError("\n".join([*reasons, f"measure it with `supernet profile {run.path} --device {device.name}`"]))
     if n < len(archs):
         report.say(f"  {device.name}: measured {n} of {len(archs)} planned sub-networks so far")
-    plan = run.plan("campaign")
-    everything = list(dict.fromkeys([*archs, *(plan.archs if plan else ())]))
+    plans = [plan for device in (None, name) if (plan := run.plan("campaign", device=device)) is not None]
+    everything = list(dict.fromkeys([*archs, *(arch for plan in plans for arch in plan.archs)]))
     values = known.column(quantity, everything).values
     found = [(arch, float(value)) for arch, value in zip(everything, values, strict=True) if np.isfinite(value)]
     return [arch for arch, _ in found], [value for _, value in found], known.measurements(name).at.id

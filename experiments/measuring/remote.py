@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
-from experiments.plans import N_ANCHORS, initial_plan, search_plans
+from experiments.plans import N_ANCHORS, device_plans, initial_plan
 from experiments.run_folder import RunFolder
 from hardware.device import Device
 from hardware.loop.session import Network
@@ -81,12 +81,12 @@ class RunWork:
         return self.planned(device.name)
 
     def planned(self, name: str) -> Sequence[Job]:
-        """Initial plan and rounds of search in their order, then the rounds for this device alone."""
+        """Initial plan and rounds of search in their order, then the rounds and the campaign for this device alone."""
         with self._lock:
             plans = {path: path.stat().st_mtime_ns for path in self.run.plans.glob("[!.]*.json")}
             known, jobs = self._jobs.get(name, (None, []))
             if known != plans:
-                archs = list(dict.fromkeys(a for plan in search_plans(self.run, name) for a in plan.archs))
+                archs = list(dict.fromkeys(a for plan in device_plans(self.run, name) for a in plan.archs))
                 jobs = self._as_jobs(archs[: self.n])
                 self._jobs[name] = plans, jobs
             return jobs

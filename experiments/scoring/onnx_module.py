@@ -14,6 +14,7 @@ __all__ = ["OnnxModule", "fast_evaluator"]
 
 _PIXELS = 2**16  # of a call, so that activations stay in the caches of a core
 _IMAGES = (4, 64)  # at least and at most in a call
+_PARITY = 1e-3  # of the largest logit: folding BatchNorms and another order of sums change less
 
 
 class OnnxModule(nn.Module):
@@ -23,7 +24,7 @@ class OnnxModule(nn.Module):
     as the torch module.
 
     Raises:
-        UnsupportedError: no such file can be written of the network in milliseconds.
+        UnsupportedError: no such file can be written of the network in milliseconds, or it computes something else.
     """
 
     def __init__(self, module: nn.Module, channels: int, resolution: int) -> None:
@@ -35,6 +36,17 @@ class OnnxModule(nn.Module):
         options.log_severity_level = 3
         model = record(module, (self.batch_size, channels, resolution, resolution))
         self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        self._check(module, channels, resolution)
+
+    def _check(self, module: nn.Module, channels: int, resolution: int) -> None:
+        """One image through both: a score must be of the network, however fast the file is."""
+        image = torch.randn(1, channels, resolution, resolution, generator=torch.Generator().manual_seed(0))
+        with torch.inference_mode():
+            expected, found = module(image), self(image)
+        if not torch.allclose(found, expected, rtol=_PARITY, atol=_PARITY * float(expected.abs().max())):
+            raise UnsupportedError(
+                f"the file computes something else: off by {float((found - expected).abs().max()):.2g}"
+            )
 
     def forward(self, images: Tensor) -> Tensor:
         logits = []

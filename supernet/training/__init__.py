@@ -1,65 +1,26 @@
 """The training engine: phases of sampled sub-networks, with exact resume."""
 
-from supernet.training.adaptive import Attentive, Shift
-from supernet.training.collapse import CollapseError, Rollback
-from supernet.training.distributed import LostProcessError, World, join
-from supernet.training.draws import Draw, Evenly, MacBins, Nested
-from supernet.training.engine import Engine
-from supernet.training.imitation import AlphaDivergence, Imitation, MeanSquare, SoftLabels
-from supernet.training.interruption import TrainingInterrupted
-from supernet.training.losses import CrossEntropy, Distillation, InPlaceDistillation, Loss
-from supernet.training.memory import keep_freed_memory
-from supernet.training.methods import fine_tuning, plain, random_sampling, single_stage
-from supernet.training.mixing import Mixing
-from supernet.training.phases import Phase, Schedule, with_draw
-from supernet.training.records import Epoch, Progress, Resumption, RollbackRecord
-from supernet.training.samplers import AdaptiveSampler, Largest, Sampler, Sandwich, Uniform
-from supernet.training.shrinking import progressive_shrinking
-from supernet.training.static import Static
-from supernet.training.trainer import Trainer, TrainingData
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "AdaptiveSampler",
-    "AlphaDivergence",
-    "Attentive",
-    "CollapseError",
-    "CrossEntropy",
-    "Distillation",
-    "Draw",
-    "Engine",
-    "Epoch",
-    "Evenly",
-    "Imitation",
-    "InPlaceDistillation",
-    "Largest",
-    "Loss",
-    "LostProcessError",
-    "MacBins",
-    "MeanSquare",
-    "Mixing",
-    "Nested",
-    "Phase",
-    "Progress",
-    "Resumption",
-    "Rollback",
-    "RollbackRecord",
-    "Sampler",
-    "Sandwich",
-    "Schedule",
-    "Shift",
-    "SoftLabels",
-    "Static",
-    "Trainer",
-    "TrainingData",
-    "TrainingInterrupted",
-    "Uniform",
-    "World",
-    "fine_tuning",
-    "join",
-    "keep_freed_memory",
-    "plain",
-    "progressive_shrinking",
-    "random_sampling",
-    "single_stage",
-    "with_draw",
-]
+from supernet.lazy import lazy
+
+if TYPE_CHECKING:
+    from supernet.training.adaptive import Attentive, Shift
+    from supernet.training.collapse import CollapseError, Rollback
+    from supernet.training.distributed import LostProcessError, World, join
+    from supernet.training.draws import Draw, Evenly, MacBins, Nested
+    from supernet.training.engine import Engine
+    from supernet.training.imitation import AlphaDivergence, Imitation, MeanSquare, SoftLabels
+    from supernet.training.interruption import TrainingInterrupted
+    from supernet.training.losses import CrossEntropy, Distillation, InPlaceDistillation, Loss
+    from supernet.training.memory import keep_freed_memory
+    from supernet.training.methods import fine_tuning, plain, random_sampling, single_stage
+    from supernet.training.mixing import Mixing
+    from supernet.training.phases import Phase, Schedule, with_draw
+    from supernet.training.records import Epoch, Progress, Resumption, RollbackRecord
+    from supernet.training.samplers import AdaptiveSampler, Largest, Sampler, Sandwich, Uniform
+    from supernet.training.shrinking import progressive_shrinking
+    from supernet.training.static import Static
+    from supernet.training.trainer import Trainer, TrainingData
+
+__getattr__, __dir__ = lazy(__name__, __file__)

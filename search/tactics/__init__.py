@@ -13,14 +13,14 @@ __all__ = ["age_moea", "age_moea2", "c_taea", "moead", "nsga2", "nsga3", "pymoo"
 
 def nsga2(space: SearchSpace, n_objectives: int, seed: int, population: int = 100) -> Tactic:
     """NSGA-II (Deb et al. 2002), our own on arrays: the fastest, and good for two objectives."""
-    from search.nsga2 import Nsga2
+    from search.tactics.nsga2 import Nsga2
 
     return Nsga2(space, n_objectives, seed, population)
 
 
 def random(space: SearchSpace, n_objectives: int, seed: int, population: int = 100) -> Tactic:
     """Random architectures: the control."""
-    from search.random_search import RandomTactic
+    from search.tactics.random_search import RandomTactic
 
     return RandomTactic(space, seed, population)
 
@@ -67,7 +67,7 @@ def pymoo(
     space: SearchSpace, n_objectives: int, seed: int, population: int = 100, algorithm: str = "nsga2.NSGA2"
 ) -> Tactic:
     """Any other algorithm of ``pymoo.algorithms.moo``, by module and class."""
-    from search.pymoo_adapter import PymooTactic
+    from search.tactics.pymoo_adapter import PymooTactic
 
     return PymooTactic(space, n_objectives, seed, population, algorithm)
 

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 import numpy as np
 
 from search.front import Values
-from search.unseen import Unseen
+from search.tactics.unseen import Unseen
 from supernet.space import Genes, SearchSpace
 
 __all__ = ["Generational"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from search.front import Values
-from search.unseen import Unseen
+from search.tactics.unseen import Unseen
 from supernet.space import Genes, SearchSpace
 
 __all__ = ["RandomTactic"]

@@ -10,7 +10,7 @@ from pymoo.operators.survival.rank_and_crowding.metrics import get_crowding_func
 from pymoo.util.nds.non_dominated_sorting import NonDominatedSorting
 
 from search.front import Values
-from search.generations import Generational
+from search.tactics.generations import Generational
 from supernet.space import Genes, SearchSpace
 
 __all__ = ["ETA", "MUTATED", "Nsga2"]
