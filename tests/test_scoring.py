@@ -18,8 +18,9 @@ from torch.optim.swa_utils import update_bn
 
 from experiments.progress import Reporter
 from experiments.run_folder import RunFolder
-from experiments.scoring.onnx_module import OnnxModule
+from experiments.scoring.onnx_module import OnnxModule, fast_evaluator
 from experiments.scoring.scorer import Scorer, cannot_reach
+from hardware.onnx.recorder import record
 from supernet.scoring.calibration import evaluate, evaluate_all
 from supernet.scoring.images import resize
 
@@ -66,6 +67,14 @@ def test_a_network_in_onnx_runtime_computes_the_same_at_any_batch_size(small_sup
     with torch.no_grad():
         torch.testing.assert_close(fast(images), subnet(images), rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(fast(images[:1]), subnet(images[:1]), rtol=1e-4, atol=1e-4)
+
+
+def test_a_file_that_computes_something_else_scores_nothing(small_supernet, monkeypatch):
+    subnet = small_supernet.extract(small_supernet.space.smallest).eval()
+    assert isinstance(fast_evaluator(subnet, 1, 24), OnnxModule)
+    other = small_supernet.extract(small_supernet.space.largest).eval()
+    monkeypatch.setattr("experiments.scoring.onnx_module.record", lambda module, shape: record(other, shape))
+    assert fast_evaluator(subnet, 1, 24) is subnet
 
 
 def test_images_that_do_not_fit_into_memory_give_the_same_scores(unscored, monkeypatch):
