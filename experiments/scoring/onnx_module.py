@@ -17,7 +17,7 @@ _IMAGES = (4, 64)  # at least and at most in a call
 
 
 class OnnxModule(nn.Module):
-    """Computes the logits (n, n_classes) of float32 images (n, channels, height, width) on the CPU.
+    """Computes the outputs (n, ...) of float32 images (n, channels, height, width) on the CPU, as logits (n, n_classes).
 
     The file has BatchNorms folded into convolutions, and ONNX Runtime fuses what is left: two to five times as fast
     as the torch module.
@@ -37,13 +37,13 @@ class OnnxModule(nn.Module):
         self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
     def forward(self, images: Tensor) -> Tensor:
-        logits = []
+        outputs = []
         for chunk in images.split(self.batch_size):
             # The file has a fixed batch size, so a chunk that is smaller is filled up.
             filled = pad(chunk, (0,) * 7 + (self.batch_size - len(chunk),)).contiguous()
             (found,) = self._session.run([OUTPUT], {INPUT: filled.numpy()})
-            logits.append(torch.from_numpy(found)[: len(chunk)])
-        return torch.cat(logits)
+            outputs.append(torch.from_numpy(found)[: len(chunk)])
+        return torch.cat(outputs)
 
 
 def fast_evaluator(module: nn.Module, channels: int, resolution: int) -> nn.Module:

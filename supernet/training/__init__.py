@@ -7,11 +7,11 @@ from supernet.training.draws import Draw, Evenly, MacBins, Nested
 from supernet.training.engine import Engine
 from supernet.training.imitation import AlphaDivergence, Imitation, MeanSquare, SoftLabels
 from supernet.training.interruption import TrainingInterrupted
-from supernet.training.losses import CrossEntropy, Distillation, InPlaceDistillation, Loss
+from supernet.training.losses import CrossEntropy, Distillation, InPlaceDistillation, Loss, OwnLoss
 from supernet.training.memory import keep_freed_memory
 from supernet.training.methods import fine_tuning, plain, random_sampling, single_stage
 from supernet.training.mixing import Mixing
-from supernet.training.phases import Phase, Schedule, with_draw
+from supernet.training.phases import Phase, Schedule, with_draw, with_loss
 from supernet.training.records import Epoch, Progress, Resumption, RollbackRecord
 from supernet.training.samplers import AdaptiveSampler, Largest, Sampler, Sandwich, Uniform
 from supernet.training.shrinking import progressive_shrinking
@@ -38,6 +38,7 @@ __all__ = [
     "MeanSquare",
     "Mixing",
     "Nested",
+    "OwnLoss",
     "Phase",
     "Progress",
     "Resumption",
@@ -62,4 +63,5 @@ __all__ = [
     "random_sampling",
     "single_stage",
     "with_draw",
+    "with_loss",
 ]
