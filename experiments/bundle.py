@@ -11,11 +11,11 @@ import numpy as np
 from experiments.budgets import format_count, format_seconds
 from experiments.measuring.devices import create_profiler
 from experiments.measuring.measure import architectures, profilers, sampling
-from experiments.measuring.quantized import file_accuracy, quantized_file
+from experiments.measuring.quantized import file_score, quantized_file
 from experiments.measuring.remote import StoredProfiler
 from experiments.plans import anchors
 from experiments.progress import Reporter
-from experiments.quantities import KINDS
+from experiments.quantities import KINDS, kinds_with, quality
 from experiments.run_folder import RunFolder
 from experiments.scoring.scorer import Scorer
 from experiments.settings.devices import DeviceSettings
@@ -59,9 +59,8 @@ def write_bundle(run: RunFolder, arch: Architecture, device: str | None, out: Pa
     with new_folder(out) as folder:
         profiler = _profiler(run, device or run.recipe.devices[0].name)
         scorer = Scorer(run)
-        accuracy = {
-            split: scorer.score([arch], split, report)[arch.id].metrics["accuracy"] for split in ("validation", "test")
-        }
+        name = run.task.metric.name
+        scores = {split: scorer.score([arch], split, report)[arch.id].metrics[name] for split in ("validation", "test")}
         subnet = scorer.subnet(arch)
         shape = (profiler.device.batch_size, run.data.in_channels, arch.resolution, arch.resolution)
         onnx = export_onnx(subnet, shape)
@@ -69,7 +68,7 @@ def write_bundle(run: RunFolder, arch: Architecture, device: str | None, out: Pa
         int8 = None
         if profiler.device.precision == "int8":
             onnx = quantized_file(run, scorer, arch, profiler.device.batch_size)
-            int8 = {split: file_accuracy(run, onnx, arch.resolution, split) for split in ("validation", "test")}
+            int8 = {split: file_score(run, onnx, arch.resolution, split) for split in ("validation", "test")}
         (folder / "model.onnx").write_bytes(onnx)
         # The torch runtime cannot run the file: there the module that the file was made from is measured.
         model = subnet if profiler.device.runtime == "torch" else folder / "model.onnx"
@@ -91,8 +90,9 @@ def write_bundle(run: RunFolder, arch: Architecture, device: str | None, out: Pa
             "device": measurement.device.to_dict(),
             "fingerprint": measurement.device.fingerprint,
             "costs": dict(measurement.extras),
-            "accuracy": accuracy,
-            "accuracy_int8": int8,  # of model.onnx itself where it is quantised
+            "metric": None if run.recipe.task is None else run.recipe.task.told,
+            name: scores,
+            f"{name}_int8": int8,  # of model.onnx itself where it is quantised
             "images": {split: run.data.n_images(split) for split in ("validation", "test")},
             "macs": int(run.untrained_supernet.macs(genes)[0]),
             "parameters": int(run.untrained_supernet.n_parameters(genes)[0]),
@@ -162,25 +162,30 @@ def _card_text(card: Mapping[str, Any]) -> str:
     latency, device, provenance = card["latency"], card["device"], card["provenance"]
     low, high = map(format_seconds, latency["interval"])
     runtime = f"{device['runtime']} {device['runtime_version']}, {device['threads']} thread(s), {device['precision']}"
-    accuracy = {split: f"{value:.2%} of {card['images'][split]} images" for split, value in card["accuracy"].items()}
+    good = quality(kinds_with(card["metric"])).kind
+    scored = {
+        split: f"{good.exactly(value)} over {card['images'][split]} images" for split, value in card[good.name].items()
+    }
+    int8 = card[f"{good.name}_int8"] or {}
     rows = {
         f"latency of one call (batch {device['batch_size']})": f"{format_seconds(latency['seconds'])}, "
         f"95 % interval {low} to {high}",
         **_machine(latency["machine_slower"]),
         "measured on": f"{device['hardware']}; {runtime}",
         "device fingerprint": card["fingerprint"],
-        "accuracy on validation": f"{accuracy['validation']} (the search saw these)",
-        "accuracy on test": f"{accuracy['test']} (the search never saw these)",
-        **{f"accuracy of the int8 file on {split}": f"{v:.2%}" for split, v in (card["accuracy_int8"] or {}).items()},
+        f"{good.words} on validation": f"{scored['validation']} (the search saw these)",
+        f"{good.words} on test": f"{scored['test']} (the search never saw these)",
+        **{f"{good.words} of the int8 file on {split}": good.exactly(value) for split, value in int8.items()},
         **{
             kind.words: kind.format(card["costs"][kind.extra]) for kind in KINDS.values() if kind.extra in card["costs"]
         },
         "multiply-accumulates": format_count(card["macs"]),
         "parameters": format_count(card["parameters"]),
-        "ONNX (fp32) against torch": f"largest difference {card['onnx_difference']:.1e} of the largest logit",
+        "ONNX (fp32) against torch": f"largest difference {card['onnx_difference']:.1e} of the largest output",
     }
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
     warnings = "".join(f"\nWarning: {warning}\n" for warning in latency["warnings"])
+    output = "`logits`" if card["metric"] is None else "`logits` (whatever the task predicts)"
     shape = " × ".join(map(str, card["input"]["shape"]))
     return f"""# Sub-network {card["id"]}
 
@@ -191,7 +196,7 @@ def _card_text(card: Mapping[str, Any]) -> str:
 {table}
 {warnings}
 ## Files
-- `model.onnx`: input `images` {shape} (float32), output `logits`; runs in plain onnxruntime.
+- `model.onnx`: input `images` {shape} (float32), output {output}; runs in plain onnxruntime.
 - `model.safetensors`, `arch.json`: the weights and what they are the weights of;
   `supernet.load_subnet("this folder")` gives the torch module, an ordinary timm model.
 - `card.json`: this card with every repeat of the measurement.

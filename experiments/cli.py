@@ -122,7 +122,7 @@ def score(run: RunPath) -> None:
 
 @app.command()
 def fit(run: RunPath, device: AddedDevice = None) -> None:
-    """Fit the predictors of latency and accuracy."""
+    """Fit the predictors of latency, accuracy and whatever else the goals are about."""
     _verb("fit", run, device)
 
 
@@ -150,7 +150,7 @@ def query(
     top: Annotated[int, typer.Option(min=1, help="How many to list.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="For machines: seconds and counts.")] = False,
 ) -> None:
-    """The best sub-network that keeps the limits; of the usual goals, the most accurate."""
+    """The best sub-network that keeps the limits; of the usual goals, the one of the highest quality."""
     from experiments import querying
     from experiments.quantities import limit as read_limit
 
@@ -166,7 +166,7 @@ def query(
         "energy": energy,
     }
     texts = [f"{what} <= {text}" for what, text in short.items() if text is not None]
-    limits = [read_limit(text, about) for text in [*texts, *(limit or [])]]
+    limits = [read_limit(text, about, querying.kinds(results)) for text in [*texts, *(limit or [])]]
     rows = querying.answer(results, limits, top)
     changed = querying.what_changed(run, results)
     if changed:

@@ -20,11 +20,11 @@ from experiments.measuring.measure import (
     models,
     profilers,
 )
-from experiments.measuring.quantized import file_accuracy, quantized_model
+from experiments.measuring.quantized import file_score, quantized_model
 from experiments.measuring.remote import StoredProfiler
 from experiments.plans import search_plans
 from experiments.progress import Reporter
-from experiments.quantities import KINDS, Quantity, accuracy
+from experiments.quantities import KINDS, Quantity, quality
 from experiments.run_folder import Plan, RunFolder
 from experiments.scoring.scorer import Scorer
 from experiments.searching import changed_places, front_of_run, holding, possible_members, shown
@@ -84,16 +84,17 @@ def compare_run(run: RunFolder, report: Reporter) -> dict[str, Any]:
     return {
         "title": run.recipe.title,
         "provenance": run.provenance,
+        "metric": None if run.recipe.task is None else run.recipe.task.told,
         "data": {
             "name": run.recipe.data.source,
-            "n_classes": run.data.n_classes,
+            "n_classes": run.data.n_classes if run.recipe.task is None else None,
             **{split: run.data.n_images(split) for split in ("train", "validation", "test")},
         },
         "space": {"size": f"{space.size:.3g}", "text": str(space)},
         "training": course_of_training(run.checkpoints),
         "spread": {
-            "smallest": ends[space.smallest.id].metrics["accuracy"],
-            "largest": ends[space.largest.id].metrics["accuracy"],
+            "smallest": ends[space.smallest.id].metrics[run.task.metric.name],
+            "largest": ends[space.largest.id].metrics[run.task.metric.name],
         },
         "goals": entries,
         "devices": [_device_entry(known, profiler.device) for profiler in everywhere],
@@ -185,24 +186,27 @@ def uniform_architectures(space: SearchSpace, roles: Mapping[str, Role] = ROLES)
 
 
 def _score_model(run: RunFolder, key: str, model: nn.Module, int8_batch_size: int | None) -> dict[str, float]:
-    """Accuracy of an ordinary network on both splits, of its int8 file with a batch size of one; and what it costs.
+    """What an ordinary network scores on both splits, or its int8 file with a batch size of one; and what it costs.
 
     Made once.
     """
-    name = key.removeprefix("timm:")
-    digest = json.dumps([run.recipe.digest, name, *(["int8"] if int8_batch_size is not None else [])])
+    name, task = key.removeprefix("timm:"), run.task
+    said = [run.recipe.digest, name, *(["int8"] if int8_batch_size is not None else [])]
+    digest = json.dumps([*said, *([task.digest] if task.digest else [])])
     found = {}
     with run.store() as store:
         for split in ("validation", "test"):
             if not store.has_score(key, digest, split):
                 if int8_batch_size is not None:
                     file = quantized_model(run, model.eval(), run.data.resolution, int8_batch_size)
-                    metrics = {"accuracy": file_accuracy(run, file, run.data.resolution, split)}
+                    metrics = {task.metric.name: file_score(run, file, run.data.resolution, split)}
                 else:
-                    result = evaluate(model, run.data.evaluation_batches(split, run.recipe.score.batch_size))
-                    metrics = {"accuracy": result.accuracy, "loss": result.loss, "n_images": result.n_images}
+                    batches = run.data.evaluation_batches(split, run.recipe.score.batch_size)
+                    result = evaluate(model, batches, task=task)
+                    value = task.metric.checked(result.value, f"{name} on {split}")
+                    metrics = {task.metric.name: value, "loss": result.loss, "n_images": result.n_images}
                 store.add_score(Score(key, digest, split, metrics))
-            found[split] = store.score(key, digest, split).metrics["accuracy"]
+            found[split] = store.score(key, digest, split).metrics[task.metric.name]
     shape = (1, run.data.in_channels, run.data.resolution, run.data.resolution)
     return {**found, "macs": count_macs(model, shape), "parameters": count_parameters(model)}
 
@@ -225,16 +229,17 @@ def _goal_entry(
     chosen: dict[str, Sequence[Candidate]] = {"searched front": _front(goal, searched)}
     chosen |= {name: _front(goal, of(archs)) for name, archs in plans.items()}
     chosen |= {"smallest": of([space.smallest]), "largest": of([space.largest])}
-    quality, costs = _roles(goal)
-    shown_by = quality or accuracy()
+    good, costs = _roles(goal)
+    shown_by = good or quality(run.recipe.kinds)
     scored = list(dict.fromkeys(candidate.arch for points in chosen.values() for candidate in points))
-    values = known.accuracies(shown_by, scored, "test").tolist()
+    values = known.scores(shown_by, scored, "test").tolist()
     tested = {arch.id: value for arch, value in zip(scored, values, strict=True)}
     series = {name: _points(points, shown_by, tested) for name, points in chosen.items()}
     subnets = [point for points in series.values() for point in points]
     reference = {one.name: max(point["values"][one.name] for point in subnets) for one in costs}
-    if quality is not None:
-        reference[quality.name] = min(point["accuracy_test"] for point in subnets)
+    if good is not None:
+        worst = min if good.kind.maximize else max
+        reference[good.name] = worst(point["test"] for point in subnets)
     volumes = {name: _hypervolume(goal, series[name], reference) for name in ("searched front", *plans)}
     series["measured sub-networks"] = _points(searched, shown_by, {})
     for key, model in trained.items():
@@ -252,9 +257,9 @@ def _goal_entry(
         "name": goal.name,
         "objectives": [_told(one) for one in goal.objectives],
         "limits": [str(one) for one in goal.limits],
-        "quality": None if quality is None else quality.name,
+        "quality": None if good is None else good.name,
         "costs": [_told(one) for one in costs],
-        "shown": [_told(one) for one in shown(goal) if one not in goal.objectives],
+        "shown": [_told(one) for one in shown(goal, run.recipe.kinds) if one not in goal.objectives],
         "devices": list(goal.devices),
         "series": [{"name": name, "points": points} for name, points in series.items()],
         "hypervolume": [
@@ -269,12 +274,14 @@ def _goal_entry(
 
 def _roles(goal: Goal) -> tuple[Quantity | None, list[Quantity]]:
     """What networks are good at, which is shown on test, and what it costs."""
-    quality = next((one for one in goal.objectives if one.kind.source == "score"), None)
-    return quality, [one for one in goal.objectives if one is not quality]
+    good = next((one for one in goal.objectives if one.kind.source == "score"), None)
+    return good, [one for one in goal.objectives if one is not good]
 
 
 def _told(quantity: Quantity) -> dict[str, Any]:
-    return {"name": quantity.name, "kind": quantity.kind.name, "unit": quantity.kind.unit, "words": quantity.kind.words}
+    kind = quantity.kind
+    scored = kind.source == "score"
+    return {"name": quantity.name, "kind": kind.name, "unit": kind.unit, "words": kind.words, "scored": scored}
 
 
 def _front(goal: Goal, candidates: Sequence[Candidate]) -> ParetoFront:
@@ -325,8 +332,8 @@ def _session_entry(measurements: Measurements, number: int) -> dict[str, Any]:
     }
 
 
-def _points(candidates: Sequence[Candidate], quality: Quantity, tested: Mapping[str, float]) -> list[Point]:
-    """What the report shows of sub-networks, by the accuracy that they are judged by; None where it was not tested."""
+def _points(candidates: Sequence[Candidate], good: Quantity, tested: Mapping[str, float]) -> list[Point]:
+    """What the report shows of sub-networks, by the quality that they are judged by; None where it was not tested."""
     return [
         {
             "id": candidate.arch.id,
@@ -334,18 +341,18 @@ def _points(candidates: Sequence[Candidate], quality: Quantity, tested: Mapping[
             "values": dict(candidate.values),
             "intervals": candidate.extras["intervals"],
             "predicted": candidate.extras["predicted"],
-            "accuracy_validation": candidate.values[quality.name],
-            "accuracy_test": tested.get(candidate.arch.id),
+            "validation": candidate.values[good.name],
+            "test": tested.get(candidate.arch.id),
         }
         for candidate in candidates
     ]
 
 
 def _model_points(
-    run: RunFolder, goal: Goal, key: str, quality: Quantity, scores: Mapping[str, float], known: Known
+    run: RunFolder, goal: Goal, key: str, good: Quantity, scores: Mapping[str, float], known: Known
 ) -> list[Point]:
     """A model that was trained alone, if everything is known of it that the goal trades."""
-    values = {quality.name: scores["validation"], "macs": scores["macs"], "parameters": scores["parameters"]}
+    values = {good.name: scores["validation"], "macs": scores["macs"], "parameters": scores["parameters"]}
     intervals = {}
     for name in goal.devices:
         found = known.measurements(name).get((key, run.data.resolution))
@@ -356,29 +363,30 @@ def _model_points(
     if not all(one.name in values for one in _roles(goal)[1]):
         return []
     point = {"id": key, "label": key.removeprefix("timm:"), "values": values, "intervals": intervals, "predicted": {}}
-    return [point | {"accuracy_validation": scores["validation"], "accuracy_test": scores["test"]}]
+    return [point | {"validation": scores["validation"], "test": scores["test"]}]
 
 
 def _hypervolume(goal: Goal, points: Sequence[Point], reference: Mapping[str, float]) -> float:
-    """On test, where a goal is about accuracy."""
-    quality, costs = _roles(goal)
+    """On test, where a goal is about quality."""
+    good, costs = _roles(goal)
 
     def row(values: Mapping[str, float], tested: float) -> list[float]:
         losses = [float(one.axis.loss(values[one.name])) for one in costs]
-        return losses if quality is None else [float(quality.axis.loss(tested)), *losses]
+        return losses if good is None else [float(good.axis.loss(tested)), *losses]
 
-    worst = np.array(row(reference, reference[quality.name] if quality is not None else 0.0))
-    losses = np.array([row(point["values"], point["accuracy_test"]) for point in points])
+    worst = np.array(row(reference, reference[good.name] if good is not None else 0.0))
+    losses = np.array([row(point["values"], point["test"]) for point in points])
     return hypervolume(losses.reshape(len(points), len(worst)), worst)
 
 
 def _notes(run: RunFolder, random: Plan) -> list[str]:
+    words = quality(run.recipe.kinds).kind.words
     return [
         f"The search measured and scored {len(random.archs)} sub-networks; random search had the same number, drawn "
         "uniformly over the genes.",
         "Everything shown on a device was measured there side by side in one session, and every series was chosen from "
-        "that session's latencies and validation accuracy by one rule: time decided nothing between them. The "
-        "accuracies shown are of the test split, which nothing was chosen by.",
+        f"that session's latencies and validation {words} by one rule: time decided nothing between them. The {words} "
+        "shown is that on the test split, which nothing was chosen by.",
         "front.json, from which query and export answer, is chosen from all of these sub-networks, those of random "
         "search and uniform scaling as well: whoever asks gets the best that is known.",
         *_notes_of_models(run),

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from experiments.data.image_data import EvaluationSplit
 from experiments.measuring.measure import profilers
-from experiments.measuring.quantized import int8_accuracy
+from experiments.measuring.quantized import int8_scores
 from experiments.progress import Reporter
 from experiments.quantities import Quantity
 from experiments.run_folder import RunFolder
@@ -69,7 +69,7 @@ class Known:
             supernet = self.run.untrained_supernet
             return Column(np.asarray(kind.count(supernet, supernet.space.encode(archs)), dtype=float), exact)
         if kind.source == "score":
-            return Column(self.accuracies(quantity, archs, "validation"), exact)
+            return Column(self.scores(quantity, archs, "validation"), exact)
         found = [self._measured(quantity.device, arch, kind.extra) for arch in archs]
         if kind.name == "latency":
             values = [np.nan if one is None else one.latency for one in found]
@@ -85,13 +85,15 @@ class Known:
                 return found
         return None
 
-    def accuracies(self, quantity: Quantity, archs: Sequence[Architecture], split: EvaluationSplit) -> Values:
-        """(n_archs,) accuracy on a split; of the file itself, where the quantity is of a device that runs int8."""
+    def scores(self, quantity: Quantity, archs: Sequence[Architecture], split: EvaluationSplit) -> Values:
+        """(n_archs,) accuracy, or metric of the task, on a split; of the file itself, where the quantity is of a device
+        that runs int8.
+        """
         if (batch_size := self.int8_batch_size(quantity)) is not None:
-            found = int8_accuracy(self.run, self.scorer, archs, batch_size, self.report, split)
+            found = int8_scores(self.run, self.scorer, archs, batch_size, self.report, split)
             return np.array([found[arch.id] for arch in archs])
         scores = self.scorer.score(archs, split, self.report)
-        return np.array([scores[arch.id].metrics["accuracy"] for arch in archs])
+        return np.array([scores[arch.id].metrics[quantity.kind.name] for arch in archs])
 
     def int8_batch_size(self, quantity: Quantity) -> int | None:
         """That of the device whose int8 files a quantity is of; None where the network is as it was trained."""

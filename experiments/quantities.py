@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,9 @@ from search.front import Axis
 from supernet.plugins import nearest
 from supernet.space import Genes
 
-__all__ = ["KINDS", "Kind", "Limit", "Quantity", "accuracy", "latency", "limit", "quantity"]
+__all__ = [
+    "KINDS", "Kind", "Limit", "Quantity", "accuracy", "kinds_with", "latency", "limit", "quality", "quantity",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ class Kind:
     maximize: bool
     parse: Callable[[str], float]
     format: Callable[[float], str]
-    source: Literal["score", "session", "counted"]  # scored on images, measured on a device, or computed from genes
+    source: Literal["score", "session", "counted"]  # scored on examples, measured on a device, or computed from genes
     extra: str = ""  # of a measurement, where it is neither the latency nor counted
     learned: Literal["value", "relative"] | None = None  # what a predictor's errors count in; None: none is needed
     count: Callable[[Any, Genes], Any] | None = None  # from the supernet and genes (n_archs, n_genes), if it is counted
@@ -44,6 +47,10 @@ class Kind:
     def of_device(self) -> bool:
         """Whether it differs from device to device for certain, so that a device must be named."""
         return self.name == "latency"
+
+    def exactly(self, value: float) -> str:
+        """For people who look at one network: with one digit more where that means something."""
+        return f"{value:.2%}" if self.format is _format_share else self.format(value)
 
 
 def _parse_share(text: str) -> float:
@@ -62,7 +69,7 @@ def _format_share(value: float) -> str:
 KINDS = {
     kind.name: kind
     for kind in (
-        Kind("accuracy", "accuracy on validation", "", True, _parse_share, _format_share, "score", learned="value",
+        Kind("accuracy", "accuracy", "", True, _parse_share, _format_share, "score", learned="value",
              superlative="most accurate"),
         Kind("latency", "latency", "s", False, parse_seconds, format_seconds, "session", learned="relative",
              superlative="fastest"),
@@ -78,6 +85,35 @@ KINDS = {
     )
 }  # fmt: skip
 """By name. A new kind is one entry: search, constraints, query, comparison and report follow."""
+
+
+def kinds_with(metric: Mapping[str, Any] | None) -> dict[str, Kind]:
+    """The kinds for a task of one's own, whose metric takes the place of accuracy; `KINDS` for None.
+
+    Args:
+        metric: its "name", its "unit" and whether "larger_is_better", as recipes, ``front.json`` and others say it.
+    """
+    if metric is None:
+        return KINDS
+    name, unit = metric["name"], metric["unit"]
+    words = name.replace("_", " ")
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text.strip().removesuffix(unit))
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value):
+            raise ValueError(f"{text!r} is not a value of {name}; write a number{f' in {unit}' if unit else ''}")
+        return value
+
+    def written(value: float) -> str:
+        return f"{value:.4g} {unit}".rstrip()
+
+    own = Kind(
+        name, words, unit, metric["larger_is_better"], parse, written, "score", learned="value", superlative="best"
+    )
+    return {name: own, **{kind.name: kind for kind in KINDS.values() if kind.source != "score"}}
 
 
 @dataclass(frozen=True)
@@ -120,9 +156,14 @@ class Limit:
         return f"{self.quantity} {'<=' if self.upper else '>='} {self.quantity.format(self.value)}"
 
 
+def quality(kinds: Mapping[str, Kind], device: str | None = None) -> Quantity:
+    """What networks are good at: accuracy or a metric of one's own; or that of the file which a device runs."""
+    return Quantity(next(kind for kind in kinds.values() if kind.source == "score"), device)
+
+
 def accuracy(device: str | None = None) -> Quantity:
     """Accuracy, or that of the file which a device runs."""
-    return Quantity(KINDS["accuracy"], device)
+    return quality(KINDS, device)
 
 
 def latency(device: str) -> Quantity:
@@ -130,19 +171,20 @@ def latency(device: str) -> Quantity:
     return Quantity(KINDS["latency"], device)
 
 
-def quantity(text: str, devices: Sequence[str] | Mapping[str, object]) -> Quantity:
+def quantity(text: str, devices: Sequence[str] | Mapping[str, object], kinds: Mapping[str, Kind] = KINDS) -> Quantity:
     """The quantity that a person has written: ``"latency@phone"``.
 
     Args:
         devices: names that there are. Where there is only one, it need not be written.
+        kinds: those that there are; of a run, ``recipe.kinds``.
 
     Raises:
         ValueError: no such quantity or device; the message names the nearest.
     """
     name, at, device = text.strip().partition("@")
-    kind = KINDS.get(name)
+    kind = kinds.get(name)
     if kind is None:
-        raise ValueError(f"{text!r} is no quantity{nearest(name, KINDS)}")
+        raise ValueError(f"{text!r} is no quantity{nearest(name, kinds)}")
     known = list(devices)
     if not at:
         if kind.of_device and len(known) != 1:
@@ -156,7 +198,7 @@ def quantity(text: str, devices: Sequence[str] | Mapping[str, object]) -> Quanti
     return Quantity(kind, device)
 
 
-def limit(text: str, devices: Sequence[str] | Mapping[str, object]) -> Limit:
+def limit(text: str, devices: Sequence[str] | Mapping[str, object], kinds: Mapping[str, Kind] = KINDS) -> Limit:
     """The limit that a person has written: ``"latency@phone <= 12ms"``, ``"accuracy >= 90%"``.
 
     Raises:
@@ -165,5 +207,5 @@ def limit(text: str, devices: Sequence[str] | Mapping[str, object]) -> Limit:
     match = re.fullmatch(r"\s*([^<>=\s]+)\s*(<=|>=|≤|≥|<|>)\s*(\S.*?)\s*", text)
     if match is None:
         raise ValueError(f"{text!r} is no limit; write such as 'latency@phone <= 12ms' or 'size <= 5MB'")
-    found = quantity(match[1], devices)
+    found = quantity(match[1], devices, kinds)
     return Limit(found, float(found.kind.parse(match[3])), match[2] in ("<=", "≤", "<"))

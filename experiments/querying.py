@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from experiments.quantities import Limit, Quantity, quantity
+from experiments.quantities import Kind, Limit, Quantity, kinds_with, quantity
 from hardware.device import Device
 from hardware.device_changes import changed_here
 from search.front import Candidate, ParetoFront
 from supernet.files import read_json
 
-__all__ = ["answer", "goal_results", "objectives", "what_changed"]
+__all__ = ["answer", "goal_results", "kinds", "objectives", "what_changed"]
 
 
 def goal_results(run: Path, name: str | None, device: str | None = None) -> tuple[str, dict[str, Any]]:
@@ -57,9 +57,14 @@ def what_changed(run: Path, results: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def kinds(results: Mapping[str, Any]) -> dict[str, Kind]:
+    """The quantities that there are for a goal: with the metric of a task of one's own, if that is what it is about."""
+    return kinds_with(results.get("metric"))
+
+
 def objectives(results: Mapping[str, Any]) -> list[Quantity]:
     """What a goal trades."""
-    return [quantity(name, results["devices"]) for name in results["objectives"]]
+    return [quantity(name, results["devices"], kinds(results)) for name in results["objectives"]]
 
 
 def answer(results: Mapping[str, Any], limits: Sequence[Limit], top: int) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ import hashlib
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -17,10 +17,14 @@ from supernet.architecture import Architecture
 from supernet.files import read_json, replacing, write_json
 
 if TYPE_CHECKING:
+    from experiments.data.digits import ComposedDigits
     from experiments.data.image_data import ImageData
+    from experiments.data.own_data import OwnData
+    from experiments.data.timm_data import TimmData
     from hardware.device import Device
     from hardware.store.store import Store
     from supernet.registry import AnySupernet
+    from supernet.task import Task
 
 __all__ = ["Plan", "PlanKind", "RunFolder", "weights_file"]
 
@@ -164,12 +168,24 @@ class RunFolder:
     @cached_property
     def data(self) -> ImageData:
         """The images of the recipe, at the largest resolution of the space."""
-        from experiments.data import create_data
+        return replace(self._data_of_any_size, resolution=max(self.untrained_supernet.space.resolutions))
 
-        resolution = max(self.untrained_supernet.space.resolutions)
-        return create_data(
-            self.recipe.data, seed=self.recipe.seed, resolution=resolution, cache_folder=self.path / "decoded"
-        )
+    @cached_property
+    def task(self) -> Task:
+        """What the networks are for.
+
+        Raises:
+            ValueError: a function that the recipe names cannot be found.
+        """
+        from experiments.task import create_task
+
+        return create_task(self.recipe.task)
+
+    @cached_property
+    def n_outputs(self) -> int:
+        """Of every network: the classes, or what the task and its targets ask for."""
+        task = self.recipe.task
+        return task.n_outputs if task is not None and task.n_outputs else self._data_of_any_size.n_classes
 
     @cached_property
     def untrained_supernet(self) -> AnySupernet:
@@ -177,12 +193,12 @@ class RunFolder:
         return self.new_supernet()
 
     def new_supernet(self) -> AnySupernet:
-        """A supernet of the recipe for the caller to train or to load weights into; the head fits the data."""
+        """One of the recipe for the caller to train or to load weights into; the head fits the data and the task."""
         from supernet.registry import open_supernet
 
         settings = self.recipe.supernet
-        classes, channels = self._classes_and_channels
-        return open_supernet(settings.name, classes, channels, seed=self.recipe.seed, **settings.settings)
+        channels = self._data_of_any_size.in_channels
+        return open_supernet(settings.name, self.n_outputs, channels, seed=self.recipe.seed, **settings.settings)
 
     @cached_property
     def supernet(self) -> AnySupernet:
@@ -279,11 +295,11 @@ class RunFolder:
         return sorted(found, key=lambda plan: (kinds.index(plan.kind), plan.device or "", plan.number or 0))
 
     @cached_property
-    def _classes_and_channels(self) -> tuple[int, int]:
+    def _data_of_any_size(self) -> ComposedDigits | TimmData | OwnData:
+        """The data as it is before one knows the supernet, which decides the size of images and needs their classes."""
         from experiments.data import create_data
 
-        data = create_data(self.recipe.data, seed=self.recipe.seed, resolution=8)
-        return data.n_classes, data.in_channels
+        return create_data(self.recipe.data, seed=self.recipe.seed, resolution=8, cache_folder=self.path / "decoded")
 
 
 def _read_plan(path: Path) -> Plan:

@@ -15,7 +15,7 @@ from experiments.known import Known
 from experiments.measuring.measure import Setup, architectures, measure_side_by_side, profilers
 from experiments.plans import baseline_plans, search_plans
 from experiments.progress import Reporter
-from experiments.quantities import KINDS, Quantity
+from experiments.quantities import Kind, Quantity
 from experiments.run_folder import Plan, RunFolder
 from experiments.scoring.scorer import Scorer
 from search.contenders import contenders
@@ -202,10 +202,10 @@ def _front_ids(goal: Goal, known: Known, archs: Sequence[Architecture]) -> list[
 # -- front.json -------------------------------------------------------------------------------------------------------
 
 
-def shown(goal: Goal) -> tuple[Quantity, ...]:
-    """Every quantity that is told of a goal's candidates where it is known: its own, and what costs something."""
+def shown(goal: Goal, kinds: Mapping[str, Kind]) -> tuple[Quantity, ...]:
+    """Every quantity of these kinds that is told of a goal's candidates where it is known: its own, and costs."""
     device = goal.devices[0] if goal.devices else None
-    more = [Quantity(kind, device if kind.source == "session" else None) for kind in KINDS.values()]
+    more = [Quantity(kind, device if kind.source == "session" else None) for kind in kinds.values()]
     return tuple(dict.fromkeys((*goal.quantities, *(one for one in more if one.device or not one.kind.of_device))))
 
 
@@ -236,7 +236,7 @@ def _goal_entry(
     device: str | None,
 ) -> dict[str, Any]:
     there, _ = _complete(goal, known, archs)
-    columns = {one: known.column(one, there).values for one in shown(goal)}
+    columns = {one: known.column(one, there).values for one in shown(goal, run.recipe.kinds)}
     out_of_fold = {one: fitting.load(run, one, device) for one in goal.quantities if one.kind.learned is not None}
     candidates = []
     for i, arch in enumerate(there):
@@ -267,6 +267,7 @@ def _goal_entry(
         for one in goal.objectives
     }  # fmt: skip
     return {
+        "metric": None if run.recipe.task is None else run.recipe.task.told,
         "objectives": [one.name for one in goal.objectives],
         "limits": [str(one) for one in goal.limits],
         "devices": {name: _device_entry(known, name) for name in goal.devices},

@@ -1,13 +1,16 @@
-"""Things by name: those that code registers, and those that installed packages bring by entry points."""
+"""Things by name: those that code registers, those that installed packages bring, and ``package.module:function``."""
 
 from __future__ import annotations
 
 import difflib
+import os
+import sys
 from collections.abc import Callable, Iterable
+from importlib import import_module
 from importlib.metadata import entry_points
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
-__all__ = ["Registry", "nearest"]
+__all__ = ["Registry", "imported", "nearest"]
 
 T = TypeVar("T")
 
@@ -64,3 +67,32 @@ def nearest(name: str, known: Iterable[str]) -> str:
     known = list(known)
     close = difflib.get_close_matches(name, known, n=1)
     return f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(known) or 'none'}"
+
+
+def imported(address: str, name: str | None = None) -> Any:
+    """What ``package.module:path`` is, of an installed package or of the folder in which one works.
+
+    The module is run: call it with addresses that the user wrote, never with one out of somebody's file.
+
+    Args:
+        address: the module and the path in it.
+        name: what messages call it; default the address.
+
+    Raises:
+        ValueError: the module cannot be imported, or has nothing of that name (the nearest is named).
+    """
+    if (here := os.getcwd()) not in sys.path:
+        sys.path.append(here)  # last: what is installed comes first
+    name = name or address
+    module, _, path = address.partition(":")
+    try:
+        found: Any = import_module(module)
+    except Exception as error:  # whatever a module of somebody's may raise
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{name}: cannot import {module}: {type(error).__name__}: {reason}") from error
+    for part in path.split("."):
+        if not hasattr(found, part):
+            public = [one for one in vars(found) if not one.startswith("_")]
+            raise ValueError(f"{name}: {module} has no {path!r}{nearest(part, public)}")
+        found = getattr(found, part)
+    return found

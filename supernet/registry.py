@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import os
-import sys
 from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -15,7 +13,7 @@ from torch import nn
 
 from supernet.networks.measured import MeasuredSupernet
 from supernet.networks.timm_supernet import TimmSupernet
-from supernet.plugins import nearest
+from supernet.plugins import imported, nearest
 from supernet.protocol import ENTRY_POINTS
 
 __all__ = ["AnySupernet", "call_factory", "create_supernet", "open_supernet", "register_supernet", "supernet_names"]
@@ -81,11 +79,11 @@ def open_supernet(name: str, num_classes: int = 1000, in_chans: int = 3, seed: i
         ValueError: nothing is called that, the factory fails, or what it returns is no supernet.
     """
     if ":" in name:
-        return call_factory(_imported(name), name, num_classes, in_chans, seed, **settings)
+        return call_factory(imported(name), name, num_classes, in_chans, seed, **settings)
     found = () if name in supernet_names() else tuple(entry_points(group=ENTRY_POINTS, name=name))
     if not found:
         return create_supernet(name, num_classes, in_chans, seed, **settings)
-    return call_factory(_loaded(found[0].value, name), name, num_classes, in_chans, seed, **settings)
+    return call_factory(imported(found[0].value, name), name, num_classes, in_chans, seed, **settings)
 
 
 def call_factory(
@@ -119,28 +117,6 @@ def call_factory(
         network.definition = network.definition or definition
         return network
     return MeasuredSupernet(network, in_chans, definition)
-
-
-def _imported(name: str) -> Callable[..., nn.Module]:
-    if (here := os.getcwd()) not in sys.path:
-        sys.path.append(here)  # last: what is installed comes first
-    return _loaded(name, name)
-
-
-def _loaded(address: str, name: str) -> Callable[..., nn.Module]:
-    """What ``module:path`` is; `name` is for the message."""
-    module, _, path = address.partition(":")
-    try:
-        found: Any = import_module(module)
-    except Exception as error:  # whatever a module of somebody's may raise
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{name}: cannot import {module}: {type(error).__name__}: {reason}") from error
-    for part in path.split("."):
-        if not hasattr(found, part):
-            public = [one for one in vars(found) if not one.startswith("_")]
-            raise ValueError(f"{name}: {module} has no {path!r}{nearest(part, public)}")
-        found = getattr(found, part)
-    return found
 
 
 def _import_builders() -> None:

@@ -126,7 +126,7 @@ def test_score_counts() -> None:
     images = torch.eye(4).reshape(4, 4, 1, 1)
     batches = [(images[:3], torch.tensor([0, 1, 0])), (images[3:], torch.tensor([3]))]
     score = evaluate(network, batches)
-    assert (score.accuracy, score.n_images) == (0.75, 4)
+    assert (score.value, score.n_images) == (0.75, 4)
     assert score.loss == pytest.approx(float(F.cross_entropy(torch.eye(4), torch.tensor([0, 1, 0, 3]))))
     assert network.training
     with pytest.raises(ValueError, match="got none"):

@@ -54,7 +54,7 @@ def test_fine_tuning_as_a_supernet_costs_the_full_network_little_and_gives_half_
     train(net, fine_tuning(net.space, schedule), noisy)
 
     def accuracy(of: type(net), arch: object) -> float:  # type: ignore[valid-type]
-        return evaluate(of.extract(arch), [(noisy.images[1216:], noisy.labels[1216:])]).accuracy
+        return evaluate(of.extract(arch), [(noisy.images[1216:], noisy.labels[1216:])]).value
 
     largest = net.space.largest
     assert accuracy(net, largest) > accuracy(alone, largest) - 0.02 and accuracy(net, largest) > 0.8

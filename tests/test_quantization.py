@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from experiments.scoring.onnx_accuracy import fixed_batches, onnx_accuracy
+from experiments.scoring.onnx_score import fixed_batches, onnx_score
 from hardware import OnnxRuntimeProfiler, Workload, export_onnx
 from hardware.onnx.quantization import is_quantized, quantize_onnx
 from hardware.onnx.workload import onnx_file
@@ -67,12 +67,12 @@ def test_the_accuracy_of_a_file_is_that_of_the_network(exact):
     labels[:10] = (labels[:10] + 1) % 10  # ten of forty wrong
     # Batches that do not fit the file's, the last not full.
     batches = [(IMAGES[i : i + 7], labels[i : i + 7]) for i in range(0, 40, 7)]
-    assert onnx_accuracy(exact, batches) == pytest.approx(0.75)
-    assert onnx_accuracy(exact, [(IMAGES[:3], labels[:3])]) == 0.0
+    assert onnx_score(exact, batches) == pytest.approx(0.75)
+    assert onnx_score(exact, [(IMAGES[:3], labels[:3])]) == 0.0
     with pytest.raises(ValueError, match="got none"):
-        onnx_accuracy(exact, [])
+        onnx_score(exact, [])
     with pytest.raises(ValueError, match=r"takes images \[3, 16, 16\], given were \[3, 8, 8\]"):
-        onnx_accuracy(exact, [(IMAGES[:8, :, :8, :8], labels[:8])])
+        onnx_score(exact, [(IMAGES[:8, :, :8, :8], labels[:8])])
 
 
 @pytest.mark.parametrize("sizes", [[40], [1] * 40, [7, 7, 7, 7, 7, 5], [3, 0, 37], [16, 24]])

@@ -9,7 +9,7 @@ import pytest
 
 from experiments.goals import goals
 from experiments.known import Known
-from experiments.measuring.quantized import compare_precisions, file_accuracy, quantized_file
+from experiments.measuring.quantized import compare_precisions, file_score, quantized_file
 from experiments.progress import Reporter
 from experiments.quantities import accuracy
 from experiments.run_folder import RunFolder
@@ -69,7 +69,7 @@ def test_an_int8_device_is_searched_by_the_accuracy_of_its_files(run):
     found = Known(folder, scorer, Reporter()).column(accuracy("int8"), plan.archs[:2]).values
     for arch, value in zip(plan.archs[:2], found, strict=True):
         model = quantized_file(folder, scorer, arch, 1)
-        assert value == file_accuracy(folder, model, arch.resolution, "validation")
+        assert value == file_score(folder, model, arch.resolution, "validation")
 
 
 def test_what_is_compared_on_an_int8_device_is_the_accuracy_of_its_files(run, command):
@@ -82,9 +82,9 @@ def test_what_is_compared_on_an_int8_device_is_the_accuracy_of_its_files(run, co
     point = series["searched front"][-1]
     model = quantized_file(folder, Scorer(folder), archs[point["id"]], 1)
     for split in ("validation", "test"):
-        expected = file_accuracy(folder, model, archs[point["id"]].resolution, split)
-        assert point[f"accuracy_{split}"] == expected
-    assert point["values"]["accuracy@int8"] == point["accuracy_validation"]
+        expected = file_score(folder, model, archs[point["id"]].resolution, split)
+        assert point[split] == expected
+    assert point["values"]["accuracy@int8"] == point["validation"]
     (timm,) = series["timm: lcnet_035"]
-    assert 0 < timm["accuracy_test"] <= 1 and timm["values"]["accuracy@int8"] == timm["accuracy_validation"]
+    assert 0 < timm["test"] <= 1 and timm["values"]["accuracy@int8"] == timm["validation"]
     assert timm["values"]["latency@int8"] > 0

@@ -29,8 +29,8 @@ def test_recalibrated_subnets_are_far_better_than_with_tracked_statistics():
     gains, accuracies = [], []
     for arch in supernet.space.sample(8, np.random.default_rng(1)):
         subnet = supernet.extract(arch).eval()
-        tracked = evaluate(subnet, images, arch.resolution).accuracy
-        accuracies.append(evaluate(recalibrate(subnet, calibration, arch.resolution), images, arch.resolution).accuracy)
+        tracked = evaluate(subnet, images, arch.resolution).value
+        accuracies.append(evaluate(recalibrate(subnet, calibration, arch.resolution), images, arch.resolution).value)
         gains.append(accuracies[-1] - tracked)
     print(np.round(accuracies, 3), np.round(gains, 3))
     assert np.mean(accuracies) > 0.35  # chance is 0.1

@@ -20,8 +20,8 @@ def point(name: str, latency: float, accuracy: float, rng: np.random.Generator, 
         "label": "r28 [e4k3 e3k5] [e2k3]",
         "values": {"latency": latency, "accuracy": accuracy, "macs": latency * 5e9, "parameters": latency * 2e8},
         "intervals": {"latency": [latency * 0.98, latency * 1.02]},
-        "accuracy_validation": accuracy + float(rng.normal(0, 0.005)),
-        "accuracy_test": accuracy if tested else None,
+        "validation": accuracy + float(rng.normal(0, 0.005)),
+        "test": accuracy if tested else None,
         "predicted": {
             "latency": latency * float(rng.normal(1, 0.04)),
             "accuracy": accuracy + float(rng.normal(0, 0.01)),
@@ -39,7 +39,7 @@ def session(purpose: str, rng: np.random.Generator) -> dict[str, Any]:
 
 
 def told(name: str, kind: str, unit: str) -> dict[str, Any]:
-    return {"name": name, "kind": kind, "unit": unit, "words": kind}
+    return {"name": name, "kind": kind, "unit": unit, "words": kind, "scored": kind == "accuracy"}
 
 
 def renamed(points: list[dict[str, Any]], at: str) -> list[dict[str, Any]]:
@@ -66,7 +66,7 @@ def goal(name: str, batch_size: int, rng: np.random.Generator) -> dict[str, Any]
     front = points("f", 9, 0.0)
     front[3]["label"] = HOSTILE
     models = points("t", 2, 0.06)
-    smallest, largest = front[0] | {"id": "small"}, front[-1] | {"id": "large", "accuracy_test": 0.885}
+    smallest, largest = front[0] | {"id": "small"}, front[-1] | {"id": "large", "test": 0.885}
     series = {
         "searched front": front,
         "measured sub-networks": points("m", 60, 0.12, tested=False),

@@ -315,8 +315,8 @@ def test_what_does_not_fit_is_refused() -> None:
 def _score(net: TimmSupernet, arch: Architecture, data: Digits) -> tuple[float, float]:
     """Accuracy with tracked and with recalibrated statistics."""
     module, r = net.extract(arch), arch.resolution
-    tracked = evaluate(module, data.test(), r).accuracy
-    return tracked, evaluate(recalibrate(module, data.calibration(), r), data.test(), r).accuracy
+    tracked = evaluate(module, data.test(), r).value
+    return tracked, evaluate(recalibrate(module, data.calibration(), r), data.test(), r).value
 
 
 def _scores(net: TimmSupernet, data: Digits) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -357,7 +357,7 @@ def test_a_baseline_trains_in_the_same_way() -> None:
     baseline = Static(net.extract(net.space.largest), resolution=8)
     assert baseline.space.size == 1
     Trainer(baseline, plain(baseline.space, Schedule(10, 0.5)), data).run()
-    assert evaluate(baseline.model, data.test()).accuracy > 0.3  # of one convolution; chance is 0.1
+    assert evaluate(baseline.model, data.test()).value > 0.3  # of one convolution; chance is 0.1
     copied = baseline.extract(baseline.space.largest).eval()
     images, _ = data.test()[0]
     assert torch.equal(copied(images), baseline.eval()(images, baseline.space.largest))

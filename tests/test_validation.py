@@ -29,7 +29,7 @@ def test_the_accuracies_are_those_of_recalibrated_subnetworks(finished_run) -> N
     images = list(run.data.evaluation_batches("validation", settings.batch_size))
     for name, arch in archs.items():
         subnet = recalibrate(run.supernet.extract(arch), calibration, arch.resolution)
-        assert found[name] == pytest.approx(evaluate(subnet, images, arch.resolution).accuracy, abs=1e-6)
+        assert found[name] == pytest.approx(evaluate(subnet, images, arch.resolution).value, abs=1e-6)
 
 
 def test_pictures_show_every_phase_and_kind(tmp_path) -> None:

@@ -182,7 +182,7 @@ def calibration_error(run: RunFolder, archs: Sequence[Architecture], pool: Tenso
     def accuracy(arch: Architecture, n_images: int) -> float:
         small = (resize(batch, arch.resolution) for batch in pool[:n_images].split(batch_size))
         subnet = recalibrate(run.supernet.extract(arch), small).eval()
-        return evaluate(fast_evaluator(subnet, channels, arch.resolution), images, arch.resolution).accuracy
+        return evaluate(fast_evaluator(subnet, channels, arch.resolution), images, arch.resolution).value
 
     found = {n: np.array([accuracy(arch, n) for arch in archs]) for n in _COUNTS}
     table = Table(

@@ -50,7 +50,7 @@ def main() -> None:
             arch = space.restrict(**{g.name: g.choices[-1:] for g in largest.genes if g.name != "expand"})
             cut = arch.restrict(expand=(expand,)).largest
             accuracies = [
-                evaluate(recalibrate(net.extract(cut), calibration, cut.resolution), images, cut.resolution).accuracy
+                evaluate(recalibrate(net.extract(cut), calibration, cut.resolution), images, cut.resolution).value
                 for net in orders.values()
             ]
             table.add_row(str(seed), f"{expand:g} of {expands[-1]:g}", *(f"{accuracy:.1%}" for accuracy in accuracies))

@@ -70,7 +70,7 @@ def accuracy_alone(run: RunFolder, arch: Architecture, seed: int, report: Report
         train_module(run, static, phases, folder, weights, f"training {arch.id} alone", report, model)
     model.load_state_dict(load_file(weights))
     images = run.data.evaluation_batches("test", run.recipe.score.batch_size)
-    return evaluate(model.eval(), images, arch.resolution).accuracy
+    return evaluate(model.eval(), images, arch.resolution).value
 
 
 if __name__ == "__main__":

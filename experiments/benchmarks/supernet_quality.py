@@ -237,7 +237,7 @@ def run_task(task: Task, settings: Settings) -> dict[str, Any]:
         found = score(extract(arch), data, arch.resolution, calibrate=task.number < 0)
         macs = int(supernet.macs(supernet.space.encode([arch]))[0])
         rows.append(
-            {"id": arch.id, "macs": macs, "accuracy": found.accuracy, "loss": found.loss, "tracked": tracked.accuracy}
+            {"id": arch.id, "macs": macs, "accuracy": found.value, "loss": found.loss, "tracked": tracked.value}
         )
     result = {
         "recipe": task.recipe,

@@ -12,8 +12,8 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from experiments.budgets import format_count, format_seconds
-from experiments.quantities import Limit, quantity
-from experiments.querying import objectives
+from experiments.quantities import Limit, kinds_with, quality, quantity
+from experiments.querying import kinds, objectives
 
 __all__ = ["next_commands", "print_answer", "print_card"]
 
@@ -31,8 +31,8 @@ def print_answer(
             f"{hardware['threads']} thread(s), batch {hardware['batch_size']}",
             soft_wrap=True,
         )
-    traded = objectives(results)
-    more = [quantity(name, devices) for name in ("macs", "parameters")]
+    traded, known = objectives(results), kinds(results)
+    more = [quantity(name, devices, known) for name in ("macs", "parameters")]
     columns = list(dict.fromkeys([*traded, *(one.quantity for one in limits), *more]))
     table = Table(box=None, pad_edge=False)
     table.add_column("id", no_wrap=True)
@@ -61,7 +61,7 @@ def print_answer(
         foretold = [column.format(predicted[column.name]) for column in traded if column.name in predicted]
         text = f"predicted {' and '.join(foretold)}" if foretold else f"found by {row['origin']}"
         console.print(f"{row['id']}: {row['settings']}; {text}", soft_wrap=True, markup=False)
-        told = {quantity(name, devices): value for name, value in row["values"].items() if "@" not in name}
+        told = {quantity(name, devices, known): value for name, value in row["values"].items() if "@" not in name}
         costs = [f"{one.kind.words} {one.format(value)}" for one, value in told.items() if one.kind.extra]
         if costs:
             console.print("  " + ", ".join(costs), soft_wrap=True)
@@ -84,17 +84,17 @@ def print_card(card: Mapping[str, Any], out: Path) -> None:
     )
     for warning in card["latency"]["warnings"]:
         console.print(f"  warning: {warning}", soft_wrap=True, markup=False)
+    good = quality(kinds_with(card["metric"])).kind
+    scored = card[good.name]
     console.print(
-        f"  accuracy {card['accuracy']['validation']:.2%} on validation, {card['accuracy']['test']:.2%} on test; "
+        f"  {good.words} {good.exactly(scored['validation'])} on validation, {good.exactly(scored['test'])} on test; "
         f"{format_count(card['macs'])} MACs, {format_count(card['parameters'])} parameters",
         soft_wrap=True,
     )
-    if card["accuracy_int8"]:
-        quantized = card["accuracy_int8"]
-        console.print(
-            f"  in int8 {quantized['validation']:.2%} on validation, {quantized['test']:.2%} on test", soft_wrap=True
-        )
-    console.print(f"  ONNX and torch agree to {card['onnx_difference']:.1e} of the largest logit", soft_wrap=True)
+    if card[f"{good.name}_int8"]:
+        quantized = {split: good.exactly(value) for split, value in card[f"{good.name}_int8"].items()}
+        console.print(f"  in int8 {quantized['validation']} on validation, {quantized['test']} on test", soft_wrap=True)
+    console.print(f"  ONNX and torch agree to {card['onnx_difference']:.1e} of the largest output", soft_wrap=True)
 
 
 def next_commands(run: Path) -> str:

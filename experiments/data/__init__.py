@@ -1,4 +1,4 @@
-"""Image data for training, scoring and testing: the embedded digits, and whatever timm opens."""
+"""Image data for training, scoring and testing: the embedded digits, whatever timm opens, and data of one's own."""
 
 from __future__ import annotations
 
@@ -7,13 +7,17 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from experiments.data.image_data import ImageData
+    from experiments.data.digits import ComposedDigits
+    from experiments.data.own_data import OwnData
+    from experiments.data.timm_data import TimmData
     from experiments.settings.sections import DataSettings
 
 __all__ = ["create_data"]
 
 
-def create_data(settings: DataSettings, *, seed: int, resolution: int, cache_folder: Path | None = None) -> ImageData:
+def create_data(
+    settings: DataSettings, *, seed: int, resolution: int, cache_folder: Path | None = None
+) -> ComposedDigits | TimmData | OwnData:
     """The data of a recipe as images of `resolution` pixels, the largest that a network of the run takes.
 
     Decoded images, if the recipe asks for them, are kept in `cache_folder`; by default in a temporary file.
@@ -30,6 +34,15 @@ def create_data(settings: DataSettings, *, seed: int, resolution: int, cache_fol
         from experiments.data.digits import ComposedDigits
 
         return ComposedDigits(seed, resolution, settings.batch_size, **sizes)
+
+    if settings.is_own:
+        from experiments.data.own_data import open_own_data
+
+        own = open_own_data(
+            settings.source, settings.options, seed=seed, resolution=resolution, batch_size=settings.batch_size
+        )
+        _check_steps(own, settings)
+        return own
 
     from experiments.data.splits import open_splits
     from experiments.data.timm_data import Augmentation, TimmData
@@ -56,11 +69,15 @@ def create_data(settings: DataSettings, *, seed: int, resolution: int, cache_fol
         cache_folder,
         settings.shuffle_shards,
     )
+    _check_steps(data, settings)
+    if data.n_classes < 2:
+        raise ValueError(f"data: {settings.root or settings.source} has one class only; use one folder per class")
+    return data
+
+
+def _check_steps(data: TimmData | OwnData, settings: DataSettings) -> None:
     if data.steps_per_epoch == 0:
         raise ValueError(
             f"data: {data.n_images('train')} training images are fewer than one batch of {settings.batch_size}; "
             "lower data.batch_size"
         )
-    if data.n_classes < 2:
-        raise ValueError(f"data: {settings.root or settings.source} has one class only; use one folder per class")
-    return data

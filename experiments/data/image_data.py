@@ -16,12 +16,15 @@ EvaluationSplit = Literal["validation", "test"]
 class ImageData(Protocol):
     """Labelled images in three splits that never mix.
 
-    Images are float32 (n, in_channels, resolution, resolution), normalised; labels are int64 (n,). Everything is a
+    Images are float32 (n, in_channels, resolution, resolution), normalised; labels are int64 (n,), or for a task of
+    one's own targets (n, ...) of any kind. Everything is a
     function of the constructor's arguments and of those given here: no hidden position, so any batch can be made again.
     """
 
     @property
-    def n_classes(self) -> int: ...
+    def n_classes(self) -> int:
+        """Of the labels; where targets are no labels, the outputs that a network for them needs."""
+        ...
 
     @property
     def in_channels(self) -> int: ...

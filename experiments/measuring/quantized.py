@@ -1,4 +1,4 @@
-"""Sub-networks in 8-bit integers: their files, made with real images, and the accuracy that these keep."""
+"""Sub-networks in 8-bit integers: their files, made with real images, and what these score."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from experiments.progress import Reporter
+from experiments.quantities import quality
 from experiments.run_folder import RunFolder
-from experiments.scoring.onnx_accuracy import onnx_accuracy
+from experiments.scoring.onnx_score import onnx_score
 from experiments.scoring.scorer import Scorer
 from hardware.onnx.export import export_onnx
 from hardware.onnx.quantization import quantize_onnx
@@ -19,7 +20,7 @@ from hardware.store.store import Score
 from supernet.architecture import Architecture
 from supernet.scoring.images import resize
 
-__all__ = ["compare_precisions", "file_accuracy", "int8_accuracy", "quantized_file", "quantized_model"]
+__all__ = ["compare_precisions", "file_score", "int8_scores", "quantized_file", "quantized_model"]
 
 Split = Literal["validation", "test"]
 
@@ -36,17 +37,22 @@ def quantized_model(run: RunFolder, model: nn.Module, resolution: int, batch_siz
     return quantize_onnx(file, (resize(batch, resolution).numpy() for batch in images))
 
 
-def file_accuracy(run: RunFolder, model: bytes, resolution: int, split: Split) -> float:
-    """Top-1 accuracy of an ONNX file on a split, by running the file."""
+def file_score(run: RunFolder, model: bytes, resolution: int, split: Split) -> float:
+    """Accuracy of an ONNX file on a split, or the metric of the task, by running the file.
 
-    def batches() -> Iterator[tuple[NDArray[np.float32], NDArray[np.integer[Any]]]]:
-        for images, labels in run.data.evaluation_batches(split, run.recipe.score.batch_size):
-            yield resize(images, resolution).numpy(), labels.numpy()
+    Raises:
+        ValueError: the metric is not finite.
+    """
 
-    return onnx_accuracy(model, batches())
+    def batches() -> Iterator[tuple[NDArray[np.float32], NDArray[Any]]]:
+        for images, targets in run.data.evaluation_batches(split, run.recipe.score.batch_size):
+            yield resize(images, resolution).numpy(), targets.numpy()
+
+    metric = run.task.metric
+    return metric.checked(onnx_score(model, batches(), metric), f"a file on {split}")
 
 
-def int8_accuracy(
+def int8_scores(
     run: RunFolder,
     scorer: Scorer,
     archs: Sequence[Architecture],
@@ -54,22 +60,22 @@ def int8_accuracy(
     report: Reporter,
     split: Split = "validation",
 ) -> dict[str, float]:
-    """Accuracy on a split, by id, of the int8 files of sub-networks, each made and run once and then stored.
+    """Accuracy or metric on a split, by id, of the int8 files of sub-networks, each made and run once and then stored.
 
     The batch size changes the shapes in a file and not what it computes.
     """
-    digest = f"{scorer.digest}-int8-{run.recipe.measure.quantization_images}"
+    digest, name = f"{scorer.digest}-int8-{run.recipe.measure.quantization_images}", run.task.metric.name
     with run.store() as store:
         missing = [arch for arch in dict.fromkeys(archs) if not store.has_score(arch.id, digest, split)]
         with report.bar("scoring int8 files", len(missing)) as advance:
             for done, arch in enumerate(missing, start=1):
                 model = quantized_file(run, scorer, arch, batch_size)
-                accuracy = file_accuracy(run, model, arch.resolution, split)
-                store.add_score(Score(arch.id, digest, split, {"accuracy": accuracy}))
-                advance(done, f"{accuracy:.1%}")
+                value = file_score(run, model, arch.resolution, split)
+                store.add_score(Score(arch.id, digest, split, {name: value}))
+                advance(done, quality(run.recipe.kinds).format(value))
         if missing:
             report.say(f"  {len(missing)} int8 files scored on {split}")
-        return {arch.id: store.score(arch.id, digest, split).metrics["accuracy"] for arch in archs}
+        return {arch.id: store.score(arch.id, digest, split).metrics[name] for arch in archs}
 
 
 def compare_precisions(run: RunFolder, report: Reporter) -> None:
@@ -83,9 +89,9 @@ def compare_precisions(run: RunFolder, report: Reporter) -> None:
     scorer, space = Scorer(run), run.untrained_supernet.space
     archs = [space.smallest, space.largest]
     exact = scorer.score(archs, "validation", report)
-    quantized = int8_accuracy(run, scorer, archs, max(batch_sizes), report)
+    quantized, shown = int8_scores(run, scorer, archs, max(batch_sizes), report), quality(run.recipe.kinds)
     for name, arch in zip(("smallest", "largest"), archs, strict=True):
         report.say(
-            f"  int8: the {name} sub-network has {quantized[arch.id]:.1%} on validation, "
-            f"{exact[arch.id].metrics['accuracy']:.1%} in fp32"
+            f"  int8: the {name} sub-network has {shown.format(quantized[arch.id])} on validation, "
+            f"{shown.format(exact[arch.id].metrics[shown.name])} in fp32"
         )

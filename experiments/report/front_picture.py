@@ -51,9 +51,9 @@ def prediction_picture(goal: Data) -> Markup:
     told = [one for one in goal["objectives"] if one["name"] in goal["error_cards"]][:3] or goal["objectives"][:2]
     with figure_of_panels(len(told), width=7.6, height=3.5) as (figure, panels):
         for axes, one in zip(panels, told, strict=False):
-            relative = one["kind"] != "accuracy"
+            relative = not one["scored"]
             _draw_predicted(axes, goal["series"], one, band=0.1 if relative else 0.0)
-            axes.set_title(f"{_named(one)}, ±10 %" if relative else "accuracy on validation", fontsize=10)
+            axes.set_title(f"{_named(one)}, ±10 %" if relative else f"{one['words']} on validation", fontsize=10)
         label = f"Predicted against found for {goal['name']}; the line is equality."
         return inline_svg(figure, f"predicted {goal['name']}", label)
 
@@ -82,24 +82,25 @@ def _named(told: Data) -> str:
 
 def _scale(told: Data) -> tuple[float, str]:
     """By what its numbers are multiplied, and the unit that they then have."""
-    if told["kind"] == "accuracy":
-        return 1e2, "%"
+    if told["scored"]:
+        return (1e2, "%") if told["kind"] == "accuracy" else (1.0, told["unit"])
     return _SCALES.get(told["unit"], (1e-6, "millions"))
 
 
 def _label(told: Data) -> str:
-    words = "accuracy on test" if told["kind"] == "accuracy" else _named(told)
+    words = f"{told['words']} on test" if told["scored"] else _named(told)
     interval = ", measured, 95 % interval" if told["kind"] == "latency" else ""
-    return f"{words} ({_scale(told)[1]}){interval}"
+    unit = _scale(told)[1]
+    return f"{words}{f' ({unit})' if unit else ''}{interval}"
 
 
 def _reader(told: Data, points: Sequence[Data]) -> tuple[Callable[[Data], float | None], str]:
     """How a quantity is read from a point, and what is to be added to the name of a series that has no test score."""
-    if told["kind"] != "accuracy":
+    if not told["scored"]:
         return lambda point: point["values"].get(told["name"]), ""
-    if all(point["accuracy_test"] is None for point in points):
-        return lambda point: point["accuracy_validation"], " (validation)"
-    return lambda point: point["accuracy_test"], ""
+    if all(point["test"] is None for point in points):
+        return lambda point: point["validation"], " (validation)"
+    return lambda point: point["test"], ""
 
 
 def _draw_front(axes: Axes, goal: Data, across: Data, up: Data) -> None:
@@ -155,13 +156,15 @@ def _draw_predicted(axes: Axes, series: Sequence[Data], told: Data, band: float 
             predicted, found = point["predicted"].get(told["name"]), point["values"].get(told["name"])
             if predicted is not None and found is not None:
                 groups[one["name"] == "searched front"].append((predicted * scale, found * scale))
-    axes.set(xlabel=f"predicted ({unit})", ylabel=f"found ({unit})")
+    shown = f" ({unit})" if unit else ""
+    axes.set(xlabel=f"predicted{shown}", ylabel=f"found{shown}")
     values = [value for group in groups.values() for pair in group for value in pair]
     if not values:
         axes.annotate("no predictions", (0.5, 0.5), xycoords="axes fraction", ha="center", color=COLOURS["faint"])
         return
-    margin = 0.04 * (max(values) - min(values)) or 0.04 * max(values)
-    ends = [max(min(values) - margin, min(values) / 1.1), max(values) + margin]
+    margin = 0.04 * (max(values) - min(values)) or 0.04 * abs(max(values)) or 1.0
+    lowest = min(values) - margin
+    ends = [max(lowest, min(values) / 1.1) if min(values) > 0 else lowest, max(values) + margin]
     axes.plot(ends, ends, color=COLOURS["faint"], lw=1)
     if band:
         low, high = [end * (1 - band) for end in ends], [end * (1 + band) for end in ends]

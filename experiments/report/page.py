@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from experiments.budgets import format_count, format_seconds
-from experiments.quantities import KINDS
+from experiments.quantities import Kind, kinds_with, quality
 from experiments.report.front_picture import front_picture, prediction_picture
 from experiments.report.pictures import training_picture
 from experiments.report.session_picture import session_picture
@@ -35,6 +36,49 @@ _FIGURES = {"n_train", "n_test"}
 _COEFFICIENTS = {"kendall_tau"}
 
 
+@dataclass(frozen=True)
+class _Quality:
+    """How the page speaks of what networks are good at: accuracy, or the metric of a task of one's own."""
+
+    kind: Kind
+    best: str  # what the best network is, and one that is better than another
+    better: str
+    lead_words: str  # what differences are of
+
+    @classmethod
+    def of(cls, kinds: Mapping[str, Kind]) -> _Quality:
+        kind = quality(kinds).kind
+        if kind.name == "accuracy":
+            return cls(kind, "most accurate", "more accurate", "percentage points of test accuracy")
+        return cls(kind, "best", "better", f"{kind.words} on test, positive where the front is better")
+
+    @property
+    def words(self) -> str:
+        return self.kind.words
+
+    @property
+    def higher(self) -> str:
+        """Where in a picture the better ones are."""
+        return "Higher" if self.kind.maximize else "Lower"
+
+    def worth(self, value: float) -> float:
+        """The larger, the better."""
+        return value if self.kind.maximize else -value
+
+    def written(self, value: float | None) -> str:
+        """A score for people."""
+        if value is None:
+            return "–"
+        return f"{value * 1e2:.1f} %" if self.kind.name == "accuracy" else self.kind.format(value)
+
+    def lead(self, gain: float | None) -> str:
+        """A difference of worth with its sign: of accuracy in percentage points."""
+        if gain is None:
+            return "–"
+        text = f"{round(gain * 1e2, 1):+.1f}" if self.kind.name == "accuracy" else f"{gain:+.3g}"
+        return text.replace("-", "−") if float(text) else "0.0"
+
+
 def render_report(comparison: Data) -> str:
     """The page of a comparison, plain data in the form of ``comparison.json``."""
     environment = Environment(
@@ -44,21 +88,27 @@ def render_report(comparison: Data) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    kinds = kinds_with(comparison.get("metric"))
+    shown = _Quality.of(kinds)
     environment.filters |= {
         "time": format_seconds,
-        "value": lambda point, told: _value(told, point["values"].get(told["name"])),
+        "value": lambda point, told: _value(kinds, told, point["values"].get(told["name"])),
+        "score": shown.written,
+        "lead": shown.lead,
         "words": _words,
         "count": _count,
         "percent": _percent,
-        "points": _points,
         "power": _power,
     }
     template = environment.get_template("report.html")
     return template.render(
         **comparison,
-        goal_views=[_goal_view(goal) for goal in comparison["goals"]],
+        quality=shown,
+        goal_views=[_goal_view(goal, kinds, shown) for goal in comparison["goals"]],
         device_views=[_device_view(device) for device in comparison["devices"]],
-        training_svg=training_picture(comparison["training"]) if comparison["training"] else None,
+        training_svg=training_picture(comparison["training"], comparison.get("metric"))
+        if comparison["training"]
+        else None,
         facts=_facts(comparison["provenance"]),
     )
 
@@ -68,21 +118,23 @@ def write_report(comparison: Data, path: str | os.PathLike[str]) -> None:
     write_text(path, render_report(comparison))
 
 
-def _goal_view(goal: Data) -> dict[str, Any]:
+def _goal_view(goal: Data, kinds: Mapping[str, Kind], shown: _Quality) -> dict[str, Any]:
     """What the page shows of a goal beside its plain data."""
     series = {one["name"]: one["points"] for one in goal["series"]}
     by = (goal["costs"] or goal["objectives"])[0]["name"]
     front = sorted(series.get("searched front", []), key=lambda point: point["values"][by])
     columns = list(goal["costs"])
     known = {name for points in series.values() for point in points for name in point["values"]}
-    columns += [one for one in goal["shown"] if one["kind"] != "accuracy" and one["name"] in known]
+    columns += [one for one in goal["shown"] if not one["scored"] and one["name"] in known]
     return {
         **goal,
         "traded": " against ".join(_words(one) for one in goal["objectives"]),
         "front": front,
         "columns": columns,
-        "reference_text": " and ".join(_value(one, goal["reference"][one["name"]]) for one in goal["objectives"]),
-        "comparisons": _comparisons(goal, front)
+        "reference_text": " and ".join(
+            _value(kinds, one, goal["reference"][one["name"]]) for one in goal["objectives"]
+        ),
+        "comparisons": _comparisons(goal, front, shown)
         if goal["quality"] is not None and len(goal["objectives"]) == 2
         else [],
         "cards": {what: _card(card) for what, card in goal["error_cards"].items() if card},
@@ -103,11 +155,13 @@ def _device_view(device: Data) -> dict[str, Any]:
 
 def _words(told: Data) -> str:
     """A quantity for people."""
+    if told["scored"]:
+        return f"{told['words']} on validation"
     return f"{told['words']} on {told['name'].partition('@')[2]}" if "@" in told["name"] else told["words"]
 
 
-def _value(told: Data, value: float | None) -> str:
-    return "–" if value is None else KINDS[told["kind"]].format(value)
+def _value(kinds: Mapping[str, Kind], told: Data, value: float | None) -> str:
+    return "–" if value is None else kinds[told["kind"]].format(value)
 
 
 def _session_row(number: int, session: Data) -> dict[str, Any]:
@@ -134,29 +188,27 @@ def _change(factor: float) -> str:
     return f"{percent:+d} %".replace("-", "−") if percent else "0 %"
 
 
-def _comparisons(goal: Data, front: Sequence[Data]) -> list[dict[str, Any]]:
-    """The best points of every baseline beside the most accurate network of the front that costs no more."""
+def _comparisons(goal: Data, front: Sequence[Data], shown: _Quality) -> list[dict[str, Any]]:
+    """The best points of every baseline beside the best network of the front that costs no more."""
     cost = goal["costs"][0]["name"]
     rows = []
     for one in goal["series"]:
         if one["name"] in ("searched front", "measured sub-networks"):
             continue
-        for point in _undominated(one["points"], cost):
-            at_most = [
-                p for p in front if p["values"][cost] <= point["values"][cost] and p["accuracy_test"] is not None
-            ]
-            rival = max(at_most, key=lambda p: p["accuracy_test"], default=None)
-            gain = None if rival is None else rival["accuracy_test"] - point["accuracy_test"]
+        for point in _undominated(one["points"], cost, shown):
+            at_most = [p for p in front if p["values"][cost] <= point["values"][cost] and p["test"] is not None]
+            rival = max(at_most, key=lambda p: shown.worth(p["test"]), default=None)
+            gain = None if rival is None else shown.worth(rival["test"]) - shown.worth(point["test"])
             rows.append({"series": one["name"], "point": point, "rival": rival, "gain": gain})
     return rows
 
 
-def _undominated(points: Sequence[Data], cost: str) -> list[Data]:
-    """The tested points than which no other of the series is both cheaper and more accurate, cheapest first."""
+def _undominated(points: Sequence[Data], cost: str, shown: _Quality) -> list[Data]:
+    """The tested points than which no other of the series is both cheaper and better, cheapest first."""
     best: list[Data] = []
-    tested = (point for point in points if point["accuracy_test"] is not None)
-    for point in sorted(tested, key=lambda point: (point["values"][cost], -point["accuracy_test"])):
-        if not best or point["accuracy_test"] > best[-1]["accuracy_test"]:
+    tested = (point for point in points if point["test"] is not None)
+    for point in sorted(tested, key=lambda point: (point["values"][cost], -shown.worth(point["test"]))):
+        if not best or shown.worth(point["test"]) > shown.worth(best[-1]["test"]):
             best.append(point)
     return best
 
@@ -195,14 +247,6 @@ def _count(value: float | None) -> str:
 
 def _percent(share: float | None) -> str:
     return "–" if share is None else f"{share * 1e2:.1f} %"
-
-
-def _points(difference: float | None) -> str:
-    """A difference of two shares in percentage points, with its sign."""
-    if difference is None:
-        return "–"
-    points = round(difference * 1e2, 1)
-    return f"{points:+.1f}".replace("-", "−") if points else "0.0"
 
 
 def _power(number: str) -> str:

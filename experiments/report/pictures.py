@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
+from experiments.quantities import kinds_with, quality
 from supernet.files import replacing
 
 __all__ = [
@@ -69,24 +70,25 @@ _SETTINGS: Any = {
 }
 
 
-def training_picture(training: Sequence[Data]) -> Markup:
-    """Loss and validation accuracy per kind of sub-network over the epochs of all phases, as inline SVG.
+def training_picture(training: Sequence[Data], metric: Data | None = None) -> Markup:
+    """Loss and validation per kind of sub-network over the epochs of all phases, as inline SVG.
 
     Args:
         training: per epoch its "phase", its mean "loss" by kind of sub-network (largest, smallest, random) and, where
             it was validated, the accuracies in "validation" (largest, middle, smallest), recalibrated.
+        metric: of a task of one's own, in the place of accuracy; see `quantities.kinds_with`.
     """
     with figure_of_panels(1 + _is_validated(training), width=7.6, height=3.2) as (figure, panels):
-        kinds = _draw_training(panels, training)
+        kinds = _draw_training(panels, training, metric)
         label = f"Course of the training of {', '.join(kinds)} sub-networks over {len(training)} epochs."
         return inline_svg(figure, "training", label)
 
 
-def write_training_picture(training: Sequence[Data], path: str | os.PathLike[str]) -> None:
+def write_training_picture(training: Sequence[Data], path: str | os.PathLike[str], metric: Data | None = None) -> None:
     """The same as a file; the suffix of `path` says whether it is PNG or SVG."""
     n_panels = 1 + _is_validated(training)
     with figure_of_panels(n_panels, width=5.2 * n_panels, height=3.8) as (figure, panels):
-        _draw_training(panels, training)
+        _draw_training(panels, training, metric)
         with replacing(path) as temporary:
             figure.savefig(temporary, dpi=160, facecolor="white")
 
@@ -95,10 +97,12 @@ def _is_validated(training: Sequence[Data]) -> bool:
     return any(entry.get("validation") for entry in training)
 
 
-def _draw_training(panels: Sequence[Axes], training: Sequence[Data]) -> list[str]:
-    """Losses on the first panel and accuracies on the second, with every phase marked; returns the kinds drawn."""
+def _draw_training(panels: Sequence[Axes], training: Sequence[Data], metric: Data | None) -> list[str]:
+    """Losses on the first panel and scores on the second, with every phase marked; returns the kinds drawn."""
     kinds: list[str] = []
-    for axes, key, scale in zip(panels, ("loss", "validation"), (1.0, 1e2), strict=False):
+    rise, unit = (1e2, "%") if metric is None else (1.0, metric["unit"])
+    label = f"{quality(kinds_with(metric)).kind.words} on validation" + (f" ({unit})" if unit else "")
+    for axes, key, scale in zip(panels, ("loss", "validation"), (1.0, rise), strict=False):
         names = list(dict.fromkeys(kind for entry in training for kind in entry.get(key, {}) if kind in _KINDS))
         kinds += [name for name in names if name not in kinds]
         for kind in names:
@@ -115,7 +119,7 @@ def _draw_training(panels: Sequence[Axes], training: Sequence[Data]) -> list[str
                 xycoords=("data", "axes fraction"), va="bottom", color=COLOURS["faint"], fontsize=8,
             )  # fmt: skip
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set(xlabel="epoch", ylabel="training loss" if key == "loss" else "accuracy on validation (%)")
+        axes.set(xlabel="epoch", ylabel="training loss" if key == "loss" else label)
         if names:
             axes.legend()
     return kinds

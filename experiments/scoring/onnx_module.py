@@ -18,7 +18,7 @@ _PARITY = 1e-3  # of the largest logit: folding BatchNorms and another order of 
 
 
 class OnnxModule(nn.Module):
-    """Computes the logits (n, n_classes) of float32 images (n, channels, height, width) on the CPU.
+    """Computes the outputs (n, ...) of float32 images (n, channels, height, width) on the CPU, such as logits.
 
     The file has BatchNorms folded into convolutions, and ONNX Runtime fuses what is left: two to five times as fast
     as the torch module.
@@ -49,13 +49,13 @@ class OnnxModule(nn.Module):
             )
 
     def forward(self, images: Tensor) -> Tensor:
-        logits = []
+        outputs = []
         for chunk in images.split(self.batch_size):
             # The file has a fixed batch size, so a chunk that is smaller is filled up.
             filled = pad(chunk, (0,) * 7 + (self.batch_size - len(chunk),)).contiguous()
             (found,) = self._session.run([OUTPUT], {INPUT: filled.numpy()})
-            logits.append(torch.from_numpy(found)[: len(chunk)])
-        return torch.cat(logits)
+            outputs.append(torch.from_numpy(found)[: len(chunk)])
+        return torch.cat(outputs)
 
 
 def fast_evaluator(module: nn.Module, channels: int, resolution: int) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Accuracy of sub-networks: each recalibrated and evaluated once, by as many processes as there are."""
+"""Scores of sub-networks: each recalibrated and evaluated once, by as many processes as there are."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ from torch import Tensor, nn
 
 from experiments.data.image_data import EvaluationSplit
 from experiments.progress import Reporter
+from experiments.quantities import quality
 from experiments.run_folder import RunFolder
 from experiments.scoring.kept_images import KeptImages
 from experiments.scoring.onnx_module import fast_evaluator
 from hardware.store.store import Score, Store
 from supernet.architecture import Architecture
 from supernet.scoring.calibration import evaluate_all, recalibrate
+from supernet.task import ACCURACY
 from supernet.training import World
 from supernet.training.memory import keep_freed_memory
 
@@ -33,7 +35,9 @@ Metrics = dict[str, float]
 
 
 class Scorer:
-    """Accuracy of sub-networks of the trained supernet, each recalibrated, with its weights as they are.
+    """Scores of sub-networks of the trained supernet, each recalibrated, with its weights as they are.
+
+    A score is the accuracy, or the metric of a task of one's own, by its name; the loss; and the number of images.
 
     Calibrated in torch, a sub-network is evaluated with its BatchNorms folded into convolutions by ONNX Runtime; on a
     GPU by torch.
@@ -50,9 +54,10 @@ class Scorer:
 
     @cached_property
     def digest(self) -> str:
-        """Names the weights, the data and the calibration: equal digests, equal scores."""
-        settings = self.run.recipe.score
+        """Names the weights, the data, the calibration and the metric: equal digests, equal scores."""
+        settings, task = self.run.recipe.score, self.run.task.digest
         text = f"{self.run.weights_digest} {self.run.data.digest} {settings.calibration_images} {settings.batch_size}"
+        text += f" {task}" if task else ""
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def subnet(self, arch: Architecture) -> nn.Module:
@@ -74,8 +79,13 @@ class Scorer:
         With `floors`, accuracies by id, an architecture is given up as soon as it is clear (see `cannot_reach`) that on
         all images it would stay below its floor, such as the accuracy of one that is known and not slower. Its score
         then counts the images that it has seen, and is stored apart from whole ones.
+
+        Raises:
+            ValueError: a metric is not finite, or there are floors of something else than accuracy.
         """
-        floors = floors or {}
+        floors, metric = floors or {}, self.run.task.metric
+        if floors and metric is not ACCURACY:
+            raise ValueError(f"whether {metric.name} stays below a floor cannot be told early: score without floors")
         missing = self._missing(archs, split, floors)
         size = 1 if self._images(split).fits else _GROUP
         groups = [group for part in _by_resolution(missing) for group in _chunks(part, size)]
@@ -86,7 +96,7 @@ class Scorer:
                 metrics = self._score_group(mine, split, [floors.get(arch.id) for arch in mine])
                 found = self._add(turn, metrics, size, split, floors)
                 done += len(found)
-                advance(done, f"{found[-1].metrics['accuracy']:.1%}")
+                advance(done, quality(self.run.recipe.kinds).format(found[-1].metrics[metric.name]))
         if missing:
             report.say(f"  {len(missing)} sub-networks scored on {split}")
         return self._stored(archs, split, floors)
@@ -96,7 +106,7 @@ class Scorer:
     def _score_group(
         self, archs: Sequence[Architecture], split: EvaluationSplit, floors: Sequence[float | None]
     ) -> list[Metrics]:
-        """Accuracy, loss and number of images of sub-networks of one resolution, evaluated side by side."""
+        """Metric, loss and number of images of sub-networks of one resolution, evaluated side by side."""
         if not archs:
             return []
         resolution, channels, total = archs[0].resolution, self.run.data.in_channels, self.run.data.n_images(split)
@@ -108,8 +118,16 @@ class Scorer:
 
         evaluators = [fast_evaluator(self._calibrated(arch), channels, resolution) for arch in archs]
         stop_if_asked = stop if any(floor is not None for floor in floors) else None
-        scores = evaluate_all(evaluators, self._images(split).at(resolution), stop=stop_if_asked)
-        return [{"accuracy": score.accuracy, "loss": score.loss, "n_images": score.n_images} for score in scores]
+        task = self.run.task
+        scores = evaluate_all(evaluators, self._images(split).at(resolution), task=task, stop=stop_if_asked)
+        return [
+            {
+                task.metric.name: task.metric.checked(score.value, f"sub-network {arch.id} on {split}"),
+                "loss": score.loss,
+                "n_images": score.n_images,
+            }
+            for arch, score in zip(archs, scores, strict=True)
+        ]
 
     def _calibrated(self, arch: Architecture) -> nn.Module:
         subnet = self.run.supernet.extract(arch).to(self.world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -174,8 +192,8 @@ class Scorer:
             numbers[row] = torch.tensor(list(values.values()), dtype=torch.float64)
         scores = []
         for group, rows in zip(turn, self.world.gather(numbers).tolist(), strict=False):
-            for arch, (accuracy, loss, n_images) in zip(group, rows, strict=False):
-                found = {"accuracy": accuracy, "loss": loss, "n_images": n_images}
+            for arch, (value, loss, n_images) in zip(group, rows, strict=False):
+                found = {self.run.task.metric.name: value, "loss": loss, "n_images": n_images}
                 if n_images < self.run.data.n_images(split):
                     scores.append(Score(arch.id, self.digest, _partial(split, floors[arch.id]), found))
                 else:

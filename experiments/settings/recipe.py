@@ -13,6 +13,7 @@ from typing import Annotated, Any, Self
 from pydantic import Field, ValidationError, model_validator
 
 from experiments.goals import check_goals
+from experiments.quantities import KINDS, Kind
 from experiments.settings.devices import DeviceSettings, MeasureSettings
 from experiments.settings.engine import EngineSettings
 from experiments.settings.errors import RecipeError, explained
@@ -25,6 +26,7 @@ from experiments.settings.sections import (
     Section,
     SupernetSettings,
 )
+from experiments.settings.task import TaskSettings
 from experiments.settings.training import (
     FineTuningSettings,
     NoTrainingSettings,
@@ -51,6 +53,8 @@ class Recipe(Section):
     """All random numbers follow from it."""
     data: DataSettings = DataSettings()
     """Images and their splits."""
+    task: TaskSettings | None = None
+    """What networks are for; default classification."""
     supernet: SupernetSettings
     """The elastic network."""
     training: Annotated[TrainingSettings, Field(discriminator="method")]
@@ -75,7 +79,10 @@ class Recipe(Section):
         twice = [name for name, n in Counter(device.name for device in self.devices).items() if n > 1]
         if twice:
             raise ValueError(f"two devices are named {twice[0]!r}; give each a name of its own")
-        check_goals(self.search.objectives, self.search.constraints, [device.name for device in self.devices])
+        check_goals(
+            self.search.objectives, self.search.constraints, [device.name for device in self.devices], self.kinds
+        )
+        self._check_task()
         n_train = self.data.train_images or (20_000 if self.data.source == "digits" else None)
         if n_train is not None and self.score.calibration_images > n_train:
             raise ValueError(
@@ -106,6 +113,30 @@ class Recipe(Section):
                     "train: set baselines.epochs, or remove timm_models"
                 )
         return self
+
+    def _check_task(self) -> None:
+        """Whatever only means something for classes is refused for other tasks, and never dropped."""
+        if self.task is None:
+            return
+        training, engine = self.training, self.engine
+        if engine.mixup or engine.cutmix:
+            raise ValueError("engine.mixup and engine.cutmix mix the labels of classes, which a [task] has not; remove")
+        if engine.rollback.margin is not None and "margin" in engine.rollback.model_fields_set:
+            raise ValueError("engine.rollback.margin is a fall of accuracy, which a [task] has not; remove it")
+        if isinstance(training, NoTrainingSettings):
+            return
+        if training.label_smoothing and "label_smoothing" in training.model_fields_set:
+            raise ValueError("training.label_smoothing is for labels of classes, which a [task] has not; remove it")
+        if training.imitation.kind != "mean_square" and "kind" in training.imitation.model_fields_set:
+            raise ValueError(
+                f"training.imitation.kind {training.imitation.kind!r} is of probabilities of classes, which a [task] "
+                "has not; take 'mean_square' of the outputs, or remove it: it is the default there"
+            )
+
+    @property
+    def kinds(self) -> dict[str, Kind]:
+        """The quantities that there are: with the metric of a task of one's own in the place of accuracy."""
+        return KINDS if self.task is None else self.task.kinds
 
     @property
     def optimisation(self) -> OptimisationSettings:

@@ -13,6 +13,7 @@ from search.tactic import check_tactic
 from supernet.protocol import ENTRY_POINTS
 
 __all__ = [
+    "Address",
     "AugmentationSettings",
     "BaselineSettings",
     "DataSettings",
@@ -25,6 +26,15 @@ __all__ = [
     "SupernetSettings",
     "TimmModel",
 ]
+
+
+_ADDRESS = r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*"
+
+
+def _address(text: str) -> str:
+    if not re.fullmatch(_ADDRESS, text):
+        raise ValueError(f"{text!r} is not of the form 'package.module:function'")
+    return text
 
 
 def _odd(value: int) -> int:
@@ -51,6 +61,7 @@ def _ascending(values: tuple[Any, ...]) -> tuple[Any, ...]:
     return values
 
 
+Address = Annotated[str, AfterValidator(_address)]
 Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -98,7 +109,8 @@ class DataSettings(Section):
     """Images and their splits."""
 
     source: str = "digits"
-    """'digits' (embedded), 'folder', 'tar', 'wds', and 'torch/NAME' or 'hfds/NAME' as timm.data names them."""
+    """'digits' (embedded), 'folder', 'tar', 'wds', 'torch/NAME' or 'hfds/NAME' as timm.data names them, or
+    'package.module:function' for data of one's own."""
     root: str | None = None
     """Folder or .tar file of the images, for every source but 'digits'."""
     batch_size: Count = 64
@@ -125,9 +137,22 @@ class DataSettings(Section):
     """Shards that training reads at a time, mixing their images, for slow storage; default all. Only for 'wds'."""
     augmentation: AugmentationSettings = AugmentationSettings()
     """What happens to training images from files."""
+    options: dict[str, Any] = {}
+    """Arguments of the function of data of one's own."""
+
+    @property
+    def is_own(self) -> bool:
+        """Whether a function that is not ours gives the data."""
+        return re.fullmatch(_ADDRESS, self.source) is not None
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if self.options and not self.is_own:
+            raise ValueError(f"options are for data of one's own, 'package.module:function', not {self.source!r}")
+        if self.is_own:
+            if foreign := sorted(self.model_fields_set - {"source", "batch_size", "options"}):
+                raise ValueError(f"{foreign[0]} has no meaning for {self.source!r}, whose function decides; remove it")
+            return self
         from_files = {
             "root", "validation_fraction", "test_fraction", "in_channels", "evaluation_crop", "cache", "augmentation"
         } & self.model_fields_set  # fmt: skip
@@ -240,7 +265,7 @@ class SupernetSettings(Section):
             raise ValueError("[supernet.timm] is for name 'elastic'; set it, or remove the section")
         if self.timm is not None and self.timm.pretrained and self.weights is not None:
             raise ValueError("weights and timm.pretrained both say what to begin with; remove timm.pretrained")
-        if ":" in self.name and not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*", self.name):
+        if ":" in self.name and not re.fullmatch(_ADDRESS, self.name):
             raise ValueError(f"name {self.name!r} is not of the form 'package.module:factory'")
         if self.options and not self.is_own:
             raise ValueError(f"options are for a supernet of one's own, 'package.module:factory', not {self.name!r}")

@@ -17,6 +17,7 @@ from experiments.settings.training import (
     SingleStageSettings,
     TrainedSettings,
 )
+from experiments.task import create_task
 from supernet.space import SearchSpace
 from supernet.space.nested import NestedFamily
 from supernet.space.roles import roles_of
@@ -30,6 +31,7 @@ from supernet.training import (
     MacBins,
     MeanSquare,
     Nested,
+    OwnLoss,
     Phase,
     Sandwich,
     Schedule,
@@ -42,6 +44,7 @@ from supernet.training import (
     random_sampling,
     single_stage,
     with_draw,
+    with_loss,
 )
 from supernet.training.draws import CountsMacs
 
@@ -49,23 +52,23 @@ __all__ = ["alone_phases", "training_phases"]
 
 
 def training_phases(recipe: Recipe, supernet: CountsMacs) -> tuple[Phase, ...]:
-    """The phases of the supernet's training; none with method "none".
+    """The phases of the supernet's training, with the loss of the recipe's task; none with method "none".
 
     Raises:
-        ValueError: the recipe does not fit the space of the supernet.
+        ValueError: the recipe does not fit the space of the supernet, or the loss cannot be found.
     """
     training = recipe.training
     if isinstance(training, NoTrainingSettings):
         return ()
     sampling = training.sampling
-    return with_draw(_phases(training, supernet), _draw(sampling, supernet), _adapt(sampling))
+    return with_draw(_phases(recipe, training, supernet), _draw(sampling, supernet), _adapt(sampling))
 
 
 def alone_phases(recipe: Recipe, supernet: CountsMacs, space: SearchSpace, epochs: int | None = None) -> tuple[Phase]:
     """Phases of `space`'s largest network alone, trained like the supernet: as many epochs, and its highest rate.
 
     Raises:
-        ValueError: the supernet is not trained, and there are no `epochs`.
+        ValueError: the supernet is not trained, and there are no `epochs`; or the loss of a task cannot be found.
     """
     training, peak_lr = recipe.training, recipe.baselines.peak_lr
     if isinstance(training, NoTrainingSettings):
@@ -74,7 +77,7 @@ def alone_phases(recipe: Recipe, supernet: CountsMacs, space: SearchSpace, epoch
         # Linear in the batch size (Goyal et al. 2017).
         schedule, clip = Schedule(epochs, peak_lr or 0.1 * recipe.data.batch_size / 256), None
     else:
-        phases = _phases(training, supernet)
+        phases = _phases(recipe, training, supernet)
         schedule, clip = (
             Schedule(
                 epochs or sum(phase.schedule.epochs for phase in phases),
@@ -84,12 +87,25 @@ def alone_phases(recipe: Recipe, supernet: CountsMacs, space: SearchSpace, epoch
             ),
             phases[-1].clip,
         )
-    return plain(space, schedule, recipe.optimisation.label_smoothing, clip)
+    (phase,) = _for_task(recipe, plain(space, schedule, recipe.optimisation.label_smoothing, clip))
+    return (phase,)
 
 
-def _phases(training: TrainedSettings, supernet: CountsMacs) -> tuple[Phase, ...]:
+def _phases(recipe: Recipe, training: TrainedSettings, supernet: CountsMacs) -> tuple[Phase, ...]:
+    # Outputs that are no probabilities can only be imitated as numbers.
+    imitation = MeanSquare() if recipe.task is not None else _imitation(training.imitation)
+    return _for_task(recipe, _of_method(training, supernet, imitation))
+
+
+def _for_task(recipe: Recipe, phases: tuple[Phase, ...]) -> tuple[Phase, ...]:
+    if recipe.task is None:
+        return phases
+    return with_loss(phases, OwnLoss(recipe.task.loss, create_task(recipe.task).loss))
+
+
+def _of_method(training: TrainedSettings, supernet: CountsMacs, imitation: Imitation) -> tuple[Phase, ...]:
     space, roles = supernet.space, roles_of(supernet)
-    smoothing, imitation = training.label_smoothing, _imitation(training.imitation)
+    smoothing = training.label_smoothing
     largest = _schedule(training.largest)
     if isinstance(training, SingleStageSettings):
         return single_stage(

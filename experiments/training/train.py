@@ -15,8 +15,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from experiments.progress import Reporter
+from experiments.quantities import quality
 from experiments.run_folder import RunFolder, weights_file
 from experiments.settings.training import NoTrainingSettings
+from experiments.task import try_task
 from experiments.training.phases import alone_phases, training_phases
 from experiments.training.tensorboard_log import tensorboard_log
 from experiments.training.validation import Validation, validated_archs
@@ -26,6 +28,7 @@ from supernet.networks.measured import MeasuredSupernet
 from supernet.networks.timm_supernet import TimmSupernet
 from supernet.protocol import Supernet
 from supernet.registry import AnySupernet
+from supernet.scoring.images import resize
 from supernet.training import (
     Engine,
     Epoch,
@@ -59,7 +62,7 @@ def train_supernet(run: RunFolder, report: Reporter, world: World) -> None:
     With method "none" the weights are those that the recipe names.
     """
     supernet, score = run.new_supernet(), run.recipe.score
-    _check_logits(run)
+    _try_supernet(run)
     world.share(lambda: _load_first_weights(run, supernet, report))  # the others get them when training begins
     if isinstance(run.recipe.training, NoTrainingSettings):
         report.say("  nothing to train")
@@ -68,7 +71,9 @@ def train_supernet(run: RunFolder, report: Reporter, world: World) -> None:
         world.barrier()
         return
     phases = training_phases(run.recipe, supernet)
-    validate = Validation(validated_archs(supernet), run.data, score.calibration_images, score.batch_size, world)
+    validate = Validation(
+        validated_archs(supernet), run.data, score.calibration_images, score.batch_size, world, run.task
+    )
     train_module(
         run, supernet, phases, run.checkpoints, run.weights, "training the supernet", report,
         world=world, validate=validate,
@@ -89,28 +94,32 @@ def _load_first_weights(run: RunFolder, supernet: AnySupernet, report: Reporter 
         report.say(f"  beginning with {weights['file']}, SHA-256 {weights['sha256']}")
 
 
-def _check_logits(run: RunFolder) -> None:
-    """Raises ValueError where a supernet of one's own does not take the images of the data, or has other classes."""
-    supernet, data = run.untrained_supernet, run.data
-    if not isinstance(supernet, MeasuredSupernet):
-        return
-    arch, name = supernet.space.smallest, run.recipe.supernet.name
-    images = torch.zeros(2, data.in_channels, arch.resolution, arch.resolution)
+def _try_supernet(run: RunFolder) -> None:
+    """Raises ValueError where a supernet, data or a task of one's own do not go together."""
+    supernet, recipe = run.untrained_supernet, run.recipe
+    if recipe.task is None and not recipe.data.is_own and not isinstance(supernet, MeasuredSupernet):
+        return  # all of it is ours
+    arch = supernet.space.smallest
     was_training = supernet.training
     try:
-        with torch.no_grad():
-            logits = supernet.eval()(images, arch)
-    except (RuntimeError, TypeError) as error:
-        raise ValueError(
-            f"{name} does not run on images {list(images.shape)}: {' '.join(str(error).split())}"
-        ) from error
+        supernet.eval()
+        try_task(run, lambda images: supernet(resize(images, arch.resolution), arch), recipe.supernet.name)
     finally:
         supernet.train(was_training)
-    if tuple(logits.shape) != (2, data.n_classes):
-        raise ValueError(
-            f"{name} returns {list(logits.shape)} for 2 images; the data has {data.n_classes} classes: "
-            f"logits must be [2, {data.n_classes}]"
-        )
+
+
+def _try_models(run: RunFolder) -> None:
+    """Raises ValueError where a task of one's own cannot judge the networks of timm that are to be compared."""
+    if run.recipe.task is None:
+        return
+    for name in run.recipe.baselines.timm_models:
+        try:
+            try_task(run, _timm_model(run, name).eval(), name)
+        except ValueError as error:
+            raise ValueError(
+                f"baselines.timm_models: {error}; timm's models return [n, {run.n_outputs}]: where that is not what "
+                "the task takes, nothing of timm can be compared; remove them"
+            ) from error
 
 
 def baseline_weights(run: RunFolder, name: str) -> Path:
@@ -119,13 +128,14 @@ def baseline_weights(run: RunFolder, name: str) -> Path:
 
 
 def check_beginning(run: RunFolder) -> None:
-    """Raises ValueError where timm has no model of a name in the recipe, or its weights cannot be used: now, and not
-    after hours of training."""
+    """Raises ValueError where timm has no model of a name in the recipe, weights cannot be used, or networks, data and
+    task do not go together: now, and not after hours of training."""
     for name in run.recipe.baselines.timm_models:
         if not timm.is_model(name):
             near = timm.list_models(f"*{name.split('_')[0]}*")[:3]
             raise ValueError(f"timm has no model {name!r}" + (f"; there are {', '.join(near)}" if near else ""))
-    _check_logits(run)
+    _try_supernet(run)
+    _try_models(run)
     _load_first_weights(run, run.new_supernet())
 
 
@@ -182,7 +192,7 @@ def train_module(
         weight_decay=training.weight_decay,
         momentum=training.momentum,
         engine=_engine(run, supernet),
-        rollback=Rollback(**settings.rollback.model_dump()),
+        rollback=_rollback(run),
         world=world,
         folder=folder,
         save_seconds=settings.save_seconds,
@@ -192,7 +202,7 @@ def train_module(
         validate_every=max(1, settings.validate_every),
     )
     n_steps = sum(phase.schedule.epochs for phase in phases) * run.data.steps_per_epoch
-    drawn_at = [time.monotonic()]
+    drawn_at, shown = [time.monotonic()], quality(run.recipe.kinds)
     watched = settings.tensorboard and world.is_first
     with (
         report.bar(what, n_steps) as advance,
@@ -208,14 +218,14 @@ def train_module(
 
         def on_epoch(epoch: Epoch) -> None:
             losses = ", ".join(f"{kind} {loss:.3f}" for kind, loss in epoch.losses.items())
-            found = ", ".join(f"{name} {accuracy:.1%}" for name, accuracy in epoch.validation.items())
+            found = ", ".join(f"{name} {shown.format(value)}" for name, value in epoch.validation.items())
             report.say(
                 f"  epoch {epoch.epoch + 1} ({epoch.phase}): loss {losses}" + (f"; validation {found}" if found else "")
             )
             if log is not None:
                 log.epoch(epoch)
             if time.monotonic() - drawn_at[0] > _SECONDS_BETWEEN_PICTURES:
-                _draw_course(folder)
+                _draw_course(run, folder)
                 drawn_at[0] = time.monotonic()
 
         def on_rollback(rollback: RollbackRecord) -> None:
@@ -236,7 +246,7 @@ def train_module(
         trainer.run(on_step, on_epoch, on_rollback, on_resume)
     supernet.to("cpu")
     if world.is_first:
-        _draw_course(folder)
+        _draw_course(run, folder)
         _write_weights(module or supernet, weights)
     world.barrier()
 
@@ -246,10 +256,18 @@ def _write_weights(module: nn.Module, path: Path) -> None:
         save_file({name: tensor.contiguous() for name, tensor in module.state_dict().items()}, temporary)
 
 
-def _draw_course(folder: Path) -> None:
+def _rollback(run: RunFolder) -> Rollback:
+    """As the recipe has it; how far a metric of one's own may fall nobody knows, so there only what is not finite is a
+    collapse."""
+    settings = run.recipe.engine.rollback.model_dump()
+    return Rollback(**(settings if run.recipe.task is None else settings | {"margin": None}))
+
+
+def _draw_course(run: RunFolder, folder: Path) -> None:
     from experiments.report import write_training_picture  # loads matplotlib
 
-    write_training_picture(course_of_training(folder), folder / "training.png")
+    metric = None if run.recipe.task is None else run.recipe.task.told
+    write_training_picture(course_of_training(folder), folder / "training.png", metric)
 
 
 def _set_dropout(network: nn.Module, drop_rate: float, drop_path_rate: float) -> None:
@@ -266,7 +284,7 @@ def _engine(run: RunFolder, supernet: Supernet) -> Engine:
     mixing = None
     if settings.mixup or settings.cutmix:
         mixing = Mixing(
-            run.data.n_classes, settings.mixup, settings.cutmix, settings.mix_probability, settings.cutmix_probability
+            run.n_outputs, settings.mixup, settings.cutmix, settings.mix_probability, settings.cutmix_probability
         )
     return Engine(
         settings.optimizer,
@@ -283,4 +301,4 @@ def _engine(run: RunFolder, supernet: Supernet) -> Engine:
 def _timm_model(run: RunFolder, name: str) -> nn.Module:
     with torch.random.fork_rng(devices=[]):  # the same first weights whenever the run is resumed
         torch.manual_seed(run.recipe.seed)
-        return timm.create_model(name, num_classes=run.data.n_classes, in_chans=run.data.in_channels)
+        return timm.create_model(name, num_classes=run.n_outputs, in_chans=run.data.in_channels)

@@ -11,6 +11,7 @@ from experiments.data.image_data import ImageData
 from supernet.architecture import Architecture
 from supernet.protocol import KnowsCosts, Supernet
 from supernet.scoring.calibration import evaluate, recalibrate
+from supernet.task import CLASSIFICATION, Task
 from supernet.training import World
 
 __all__ = ["Validation", "validated_archs"]
@@ -20,7 +21,8 @@ _N_DRAWN = 101
 
 @dataclass(frozen=True)
 class Validation:
-    """Accuracy in [0, 1] of sub-networks on the validation split, each extracted and recalibrated; by name.
+    """Accuracy in [0, 1], or the metric of the task, of sub-networks on the validation split, each extracted and
+    recalibrated; by name.
 
     Attributes:
         archs: the sub-networks.
@@ -28,6 +30,7 @@ class Validation:
         calibration_images: training images that set the BatchNorm statistics.
         batch_size: images per batch of calibration and evaluation.
         world: the processes that share out the sub-networks: a call returns those of this process.
+        task: what they are judged by.
     """
 
     archs: Mapping[str, Architecture]
@@ -35,18 +38,19 @@ class Validation:
     calibration_images: int
     batch_size: int
     world: World
+    task: Task = CLASSIFICATION
 
     def __call__(self, supernet: Supernet) -> dict[str, float]:
         names = list(self.archs)[self.world.rank :: self.world.size]
-        return {name: self._accuracy(supernet, self.archs[name]) for name in names}
+        return {name: self._value(supernet, self.archs[name]) for name in names}
 
-    def _accuracy(self, supernet: Supernet, arch: Architecture) -> float:
+    def _value(self, supernet: Supernet, arch: Architecture) -> float:
         subnet = supernet.extract(arch)
         recalibrate(
             subnet, self.data.calibration_batches(self.calibration_images, self.batch_size), resolution=arch.resolution
         )
         batches = self.data.evaluation_batches("validation", self.batch_size)
-        return evaluate(subnet, batches, resolution=arch.resolution).accuracy
+        return evaluate(subnet, batches, arch.resolution, self.task).value
 
 
 def validated_archs(supernet: Supernet) -> dict[str, Architecture]:

@@ -9,10 +9,10 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from supernet.scoring.images import resize
+from supernet.task import CLASSIFICATION, Task
 
 __all__ = ["Score", "batch_norms", "batch_statistics", "evaluate", "evaluate_all", "recalibrate"]
 
@@ -21,9 +21,9 @@ _M = TypeVar("_M", bound=nn.Module)
 
 @dataclass(frozen=True)
 class Score:
-    """Top-1 accuracy in [0, 1] and mean cross-entropy in nats over `n_images`."""
+    """The metric and the mean loss of a task over `n_images`: top-1 accuracy in [0, 1] and cross-entropy in nats."""
 
-    accuracy: float
+    value: float
     loss: float
     n_images: int
 
@@ -87,13 +87,19 @@ def recalibrate(module: _M, batches: Iterable[Tensor | tuple[Tensor, Tensor]], r
     return module
 
 
-def evaluate(module: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], resolution: int | None = None) -> Score:
-    """Score of `module` in eval mode on batches of images (n, channels, height, width) and labels (n,).
+def evaluate(
+    module: nn.Module,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    resolution: int | None = None,
+    task: Task = CLASSIFICATION,
+) -> Score:
+    """Score of `module` in eval mode on batches of images (n, channels, height, width) and labels (n,), or whatever
+    targets (n, ...) the task has.
 
     Raises:
         ValueError: there is no image.
     """
-    return evaluate_all([module], batches, resolution)[0]
+    return evaluate_all([module], batches, resolution, task)[0]
 
 
 @torch.inference_mode()
@@ -101,20 +107,22 @@ def evaluate_all(
     modules: Sequence[nn.Module],
     batches: Iterable[tuple[Tensor, Tensor]],
     resolution: int | None = None,
+    task: Task = CLASSIFICATION,
     *,
     stop: Callable[[int, int, int], bool] | None = None,
 ) -> list[Score]:
     """The same for several modules on one device, which share the reading and resizing of the images.
 
-    After each batch, `stop(number of the module, correct images, images)` may end the evaluation of one: its score is
-    then of the images that it has seen.
+    After each batch, `stop(number of the module, sum of the rows, images)` may end the evaluation of one: its score is
+    then of the images that it has seen. For classification the sum is the number of correct images.
 
     Raises:
         ValueError: there is no image.
     """
     flags = [module.training for module in modules]
     device = next((p.device for module in modules for p in module.parameters()), torch.device("cpu"))
-    correct, loss = torch.zeros(len(modules), device=device), torch.zeros(len(modules), device=device)
+    rows: list[list[Tensor]] = [[] for _ in modules]
+    loss = torch.zeros(len(modules), device=device)
     n_images, going = [0] * len(modules), list(range(len(modules)))
     try:
         for module in modules:
@@ -123,12 +131,12 @@ def evaluate_all(
             images, labels = images.to(device), labels.to(device)
             images = images if resolution is None else resize(images, resolution)
             for number in going:
-                logits = modules[number](images)
-                correct[number] += (logits.argmax(1) == labels).sum()
-                loss[number] += F.cross_entropy(logits, labels, reduction="sum")
+                outputs = modules[number](images)
+                rows[number].append(task.metric.rows(outputs, labels))
+                loss[number] += task.loss(outputs, labels) * len(labels)
                 n_images[number] += len(labels)
             if stop is not None:
-                going = [number for number in going if not stop(number, int(correct[number]), n_images[number])]
+                going = [number for number in going if not stop(number, _sum(rows[number]), n_images[number])]
                 if not going:
                     break
     finally:
@@ -136,7 +144,12 @@ def evaluate_all(
             module.train(flag)
     if not all(n_images):
         raise ValueError("evaluating needs at least one batch of images; got none")
-    return [Score(c / n, e / n, n) for c, e, n in zip(correct.tolist(), loss.tolist(), n_images, strict=True)]
+    values = [float(task.metric.summary(torch.cat(found).cpu())) for found in rows]
+    return [Score(v, e / n, n) for v, e, n in zip(values, loss.tolist(), n_images, strict=True)]
+
+
+def _sum(rows: Sequence[Tensor]) -> int:
+    return int(sum(found.sum() for found in rows))
 
 
 class _Average:

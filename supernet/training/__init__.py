@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from supernet.training.engine import Engine
     from supernet.training.imitation import AlphaDivergence, Imitation, MeanSquare, SoftLabels
     from supernet.training.interruption import TrainingInterrupted
-    from supernet.training.losses import CrossEntropy, Distillation, InPlaceDistillation, Loss
+    from supernet.training.losses import CrossEntropy, Distillation, InPlaceDistillation, Loss, OwnLoss
     from supernet.training.memory import keep_freed_memory
     from supernet.training.methods import fine_tuning, plain, random_sampling, single_stage
     from supernet.training.mixing import Mixing
-    from supernet.training.phases import Phase, Schedule, with_draw
+    from supernet.training.phases import Phase, Schedule, with_draw, with_loss
     from supernet.training.records import Epoch, Progress, Resumption, RollbackRecord
     from supernet.training.samplers import AdaptiveSampler, Largest, Sampler, Sandwich, Uniform
     from supernet.training.shrinking import progressive_shrinking

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -30,7 +31,8 @@ class Rollback:
     Attributes:
         at_most: rollbacks of a run; after them a collapse is an error.
         factor: of the learning rate, each time.
-        margin: of the accuracy that `validate` calls "largest", in [0, 1]; None: only what is not finite is a collapse.
+        margin: of the accuracy that `validate` calls "largest", in [0, 1]; None, as where that is no accuracy: only
+            what is not finite is a collapse.
     """
 
     at_most: int = 3
@@ -46,15 +48,20 @@ class Rollback:
             raise ValueError(f"margin {self.margin} is no fall of accuracy in (0, 1]; None is no limit")
 
     def check(self, validation: Mapping[str, float], best: float | None, step: int) -> float | None:
-        """The best accuracy of the largest network so far, this validation included; None before the first.
+        """The best accuracy of the largest network so far, this validation included; None before the first, and without
+        a margin.
 
         Raises:
-            CollapseError: it has fallen by more than the margin.
+            CollapseError: it has fallen by more than the margin, or is not finite.
         """
         accuracy = validation.get("largest")
         if accuracy is None:
             return best
-        if best is not None and self.margin is not None and accuracy < best - self.margin:
+        if not math.isfinite(accuracy):
+            raise CollapseError(f"the validation of the largest network is {accuracy} after step {step}")
+        if self.margin is None:
+            return best
+        if best is not None and accuracy < best - self.margin:
             raise CollapseError(
                 f"the largest network has fallen from {best:.1%} to {accuracy:.1%} after step {step}, by more than the "
                 f"margin of {self.margin:.1%}"

@@ -1,7 +1,8 @@
-"""Losses: what a sub-network learns from the labels and from its teacher."""
+"""Losses: what a sub-network learns from the labels, or a task's own targets, and from its teacher."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -10,7 +11,7 @@ from torch.nn import functional as F
 
 from supernet.training.imitation import AlphaDivergence, Imitation, SoftLabels
 
-__all__ = ["CrossEntropy", "Distillation", "InPlaceDistillation", "Loss", "Teacher"]
+__all__ = ["CrossEntropy", "Distillation", "InPlaceDistillation", "Loss", "OwnLoss", "Teacher"]
 
 Teacher = Literal["none", "frozen", "in place"]
 """Nobody; the largest network as it was before the first phase that asks for it; the largest network of the step."""
@@ -29,7 +30,8 @@ class Loss(Protocol):
 
         Args:
             logits: (n, n_classes) of the sub-network.
-            labels: (n,) integers, or (n, n_classes) probabilities as mixed images have.
+            labels: (n,) integers, or (n, n_classes) probabilities as mixed images have; for a task of one's own
+                whatever its targets are, (n, ...), and then logits are whatever its networks return.
             teacher: (n, n_classes) logits without gradient; None without one, and for the in-place teacher itself.
             progress: share of the phase that is done, in [0, 1).
         """
@@ -54,6 +56,26 @@ class CrossEntropy:
 
 
 @dataclass(frozen=True)
+class OwnLoss:
+    """The targets of a task of one's own only; in `Distillation` and `InPlaceDistillation` it stands for the labels.
+
+    Attributes:
+        name: says which it is, in checkpoints.
+        function: of outputs (n, ...) and targets (n, ...): the mean over the batch, a scalar.
+    """
+
+    name: str
+    function: Callable[[Tensor, Tensor], Tensor] = field(compare=False)
+
+    @property
+    def teacher(self) -> Teacher:
+        return "none"
+
+    def __call__(self, logits: Tensor, labels: Tensor, teacher: Tensor | None, progress: float) -> Tensor:
+        return self.function(logits, labels)
+
+
+@dataclass(frozen=True)
 class Distillation:
     """The labels plus `weight` times the imitation of a teacher.
 
@@ -66,6 +88,7 @@ class Distillation:
     label_smoothing: float = 0.1
     teacher: Literal["frozen", "in place"] = "frozen"
     imitation: Imitation = field(default_factory=SoftLabels)
+    own: OwnLoss | None = None  # in the place of the cross-entropy with the labels
 
     def __post_init__(self) -> None:
         _check_share("label smoothing", self.label_smoothing)
@@ -81,7 +104,7 @@ class Distillation:
                 raise ValueError(f"weight {self.weight} belongs to the AlphaDivergence, whose safe range depends on it")
 
     def __call__(self, logits: Tensor, labels: Tensor, teacher: Tensor | None, progress: float) -> Tensor:
-        loss = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        loss = _of_targets(self, logits, labels, progress)
         return loss if teacher is None else loss + self.weight * self.imitation(logits, teacher)
 
 
@@ -97,6 +120,7 @@ class InPlaceDistillation:
     label_weight: tuple[float, float] = (1.0, 0.0)
     label_smoothing: float = 0.1
     imitation: Imitation = field(default_factory=SoftLabels)
+    own: OwnLoss | None = None  # in the place of the cross-entropy with the labels
 
     @property
     def teacher(self) -> Teacher:
@@ -111,13 +135,19 @@ class InPlaceDistillation:
         start, end = self.label_weight
         weight = 1.0 if teacher is None else start + (end - start) * progress
         # A term of weight 0 is not computed: it costs time, and 0 × infinity is not 0.
-        hard = F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing) if weight else None
+        hard = _of_targets(self, logits, labels, progress) if weight else None
         soft = self.imitation(logits, teacher) if teacher is not None and weight < 1 else None
         if hard is None or soft is None:
             loss = soft if hard is None else hard
             assert loss is not None
             return loss
         return weight * hard + (1 - weight) * soft
+
+
+def _of_targets(loss: Distillation | InPlaceDistillation, logits: Tensor, labels: Tensor, progress: float) -> Tensor:
+    if loss.own is not None:
+        return loss.own(logits, labels, None, progress)
+    return F.cross_entropy(logits, labels, label_smoothing=loss.label_smoothing)
 
 
 def _check_share(name: str, value: float) -> None:

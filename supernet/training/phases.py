@@ -9,11 +9,11 @@ from typing import Literal
 from supernet.space import SearchSpace
 from supernet.space.roles import ROLES, Role
 from supernet.training.draws import Draw, Nested
-from supernet.training.imitation import AlphaDivergence
-from supernet.training.losses import CrossEntropy, Distillation, InPlaceDistillation, Loss
+from supernet.training.imitation import AlphaDivergence, MeanSquare
+from supernet.training.losses import CrossEntropy, Distillation, InPlaceDistillation, Loss, OwnLoss
 from supernet.training.samplers import AdaptiveSampler, Largest, Sampler, Sandwich, Uniform
 
-__all__ = ["Phase", "Schedule", "Sort", "check_phases", "has_widths", "is_width", "with_draw"]
+__all__ = ["Phase", "Schedule", "Sort", "check_phases", "has_widths", "is_width", "with_draw", "with_loss"]
 
 Sort = Literal["none", "all", "within trained widths"]
 
@@ -123,6 +123,31 @@ def with_draw(
             return phase
         places = sampler if draw is None else replace(sampler, draw=draw)
         return replace(phase, sampler=places if adapt is None else adapt(places))
+
+    return tuple(map(changed, phases))
+
+
+def with_loss(phases: Sequence[Phase], own: OwnLoss) -> tuple[Phase, ...]:
+    """The same phases for a task of one's own: its loss takes the place of the cross-entropy with the labels.
+
+    What is taken from a teacher stays: give the method an imitation that suits, such as `MeanSquare` of the outputs.
+
+    Raises:
+        ValueError: a phase imitates the probabilities of classes, which other tasks have not.
+    """
+
+    def changed(phase: Phase) -> Phase:
+        loss = phase.loss
+        if isinstance(loss, CrossEntropy):
+            return replace(phase, loss=own)
+        if not isinstance(loss, Distillation | InPlaceDistillation):
+            return phase
+        if not isinstance(loss.imitation, MeanSquare):
+            raise ValueError(
+                f"phase {phase.name!r} imitates the probabilities of classes ({type(loss.imitation).__name__}), which "
+                "only classifiers have; use MeanSquare"
+            )
+        return replace(phase, loss=replace(loss, own=own))
 
     return tuple(map(changed, phases))
 
