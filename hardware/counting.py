@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from hardware.evaluating import evaluating
+from supernet.scoring.evaluating import evaluating
 
 __all__ = ["count_macs", "count_parameters"]
 

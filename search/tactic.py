@@ -10,9 +10,20 @@ from search.front import Values
 from supernet.plugins import Registry, nearest
 from supernet.space import Genes, SearchSpace
 
-__all__ = ["ENTRY_POINTS", "Tactic", "check_tactic", "create_tactic", "register_tactic", "tactic_names"]
+__all__ = [
+    "ENTRY_POINTS",
+    "FEWEST",
+    "POPULATION",
+    "Tactic",
+    "check_tactic",
+    "create_tactic",
+    "register_tactic",
+    "tactic_names",
+]
 
 ENTRY_POINTS = "supernet.tactics"  # the group in which packages, this one among them, register tactics
+
+POPULATION, FEWEST = 100, 4  # architectures of a generation: by default, and at least
 
 _F = TypeVar("_F", bound=Callable[..., "Tactic"])
 _TACTICS: Registry[Callable[..., Any]] = Registry("tactic", ENTRY_POINTS)

@@ -140,3 +140,11 @@ def test_resize() -> None:
     assert small.shape == (2, 3, 16, 16)
     torch.testing.assert_close(small.mean(), images.mean(), atol=0.01, rtol=0)
     assert resize(torch.ones(1, 1, 30, 20), 24).allclose(torch.ones(1, 1, 24, 24))
+
+
+def test_evaluating_leaves_every_part_as_it_was():
+    network = nn.Sequential(nn.BatchNorm2d(3), nn.Dropout(), nn.Flatten(), nn.Linear(3 * 64, 10))
+    network.train()
+    network[1].eval()  # frozen on purpose
+    evaluate(network, [(torch.randn(4, 3, 8, 8), torch.randint(10, (4,)))])
+    assert [part.training for part in network] == [True, False, True, True]

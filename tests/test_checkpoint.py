@@ -23,6 +23,7 @@ from supernet.training import (
     Trainer,
     TrainingInterrupted,
     Uniform,
+    only,
     progressive_shrinking,
     single_stage,
 )
@@ -78,7 +79,7 @@ def _child(folder: str) -> None:
 
     torch.set_num_threads(1)
     try:
-        _trainer(Path(folder)).run(on_step=say)
+        _trainer(Path(folder)).run(only(Progress, say))
     except TrainingInterrupted as interrupted:
         print(interrupted, file=sys.stderr)
         raise
@@ -114,7 +115,7 @@ def _run_until(trainer: Trainer, step: int) -> None:
             raise Interrupted
 
     with pytest.raises(Interrupted):
-        trainer.run(on_step=stop)
+        trainer.run(only(Progress, stop))
 
 
 # -- resuming ---------------------------------------------------------------------------------------------------------
@@ -145,7 +146,7 @@ def test_killed_training_ends_with_the_same_bits(
     assert f"stopped after step {reached} of 50" in said and "carries on from here" in said
     steps: list[int] = []
     trainer = _trainer(tmp_path)
-    epochs = trainer.run(on_step=lambda progress: steps.append(progress.step))
+    epochs = trainer.run(only(Progress, lambda progress: steps.append(progress.step)))
     assert steps[0] == reached + 1
     _assert_same_bits(trainer, weights)
     lines = [json.loads(line) for line in (tmp_path / "epochs.jsonl").read_text().splitlines()]
@@ -184,7 +185,7 @@ def test_damaged_checkpoint_falls_back_to_the_one_before(
     newest.write_bytes(newest.read_bytes()[:-100])
     trainer, steps = _trainer(tmp_path), []
     with pytest.warns(RuntimeWarning, match=r"step-000000018.* is damaged.*falling back"):
-        trainer.run(on_step=lambda progress: steps.append(progress.step))
+        trainer.run(only(Progress, lambda progress: steps.append(progress.step)))
     assert steps[0] == int(before.name[5:14]) + 1
     assert newest.with_name(f"{newest.name}.damaged").exists()
     _assert_same_bits(trainer, undisturbed[0])

@@ -9,7 +9,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from supernet.training import CollapseError, Phase, Rollback, RollbackRecord, Schedule, Static, Trainer, plain
+from supernet.training import (
+    CollapseError,
+    Phase,
+    Progress,
+    Record,
+    Rollback,
+    RollbackRecord,
+    Schedule,
+    Static,
+    Trainer,
+    only,
+    plain,
+)
 from supernet.training.losses import Teacher
 from supernet.training.optimisation import Optimisation
 
@@ -59,7 +71,14 @@ def test_rates_are_lowered_until_training_stays_finite(tmp_path: Path) -> None:
     seen: list[RollbackRecord] = []
     steps: list[tuple[int, float]] = []
     trainer = _trainer(tmp_path, 0.4, rollback=Rollback(at_most=8), save_steps=1, log_steps=1)
-    epochs = trainer.run(lambda p: steps.append((p.step, p.lr)), on_rollback=seen.append)
+
+    def watch(record: Record) -> None:
+        if isinstance(record, Progress):
+            steps.append((record.step, record.lr))
+        elif isinstance(record, RollbackRecord):
+            seen.append(record)
+
+    epochs = trainer.run(watch)
     assert len(epochs) == 3 and len(seen) >= 2
     assert [record.rate_factor for record in seen] == [0.5 ** (i + 1) for i in range(len(seen))]
     # The first epoch collapsed: nothing but the beginning was good, although every step was saved.
@@ -80,7 +99,7 @@ def test_after_too_many_it_is_one_line(tmp_path: Path) -> None:
     assert "\n" not in str(error.value)
     again: list[object] = []
     with pytest.raises(CollapseError, match="after 2 rollbacks"):  # the same command does not start to count anew
-        _trainer(tmp_path, 50.0, rollback=Rollback(at_most=2)).run(on_rollback=again.append)
+        _trainer(tmp_path, 50.0, rollback=Rollback(at_most=2)).run(only(RollbackRecord, again.append))
     assert not again
     with pytest.raises(CollapseError, match=r"in step \d+ .*lower learning rate than 50"):
         _trainer(None, 50.0).run()  # without a folder there is nothing to go back to
@@ -118,10 +137,10 @@ def test_a_fall_of_the_largest_network_is_a_collapse_that_survives_a_kill(tmp_pa
         trainer = _trainer(folder, 0.001, 5, rollback=rule, validate=validate, save_steps=3, keep=1)
         if kill:
             with pytest.raises(Killed):
-                trainer.run(on_rollback=on_rollback)
+                trainer.run(only(RollbackRecord, on_rollback))
             kill = False
             trainer = _trainer(folder, 0.001, 5, rollback=rule, validate=validate, save_steps=3, keep=1)
-        epochs = trainer.run(on_rollback=on_rollback)
+        epochs = trainer.run(only(RollbackRecord, on_rollback))
         net = trainer.supernet
         assert isinstance(net, nn.Module)
         return [epoch.validation["largest"] for epoch in epochs], dict(net.state_dict()), records

@@ -71,15 +71,8 @@ def test_neither_workers_nor_ranks_change_an_image(folder, cache):
                 assert torch.equal(share, images[rank::n_ranks]) and torch.equal(share_labels, labels[rank::n_ranks])
 
 
-def test_ranks_share_the_composed_digits_and_what_is_evaluated(folder):
+def test_ranks_share_the_composed_digits():
     digits = ComposedDigits(0, 16, batch_size=8, train_images=24, validation_images=20, test_images=20)
-    for data in (digits, open_data(folder, workers=0, batch_size=8)):
-        whole = list(data.evaluation_batches("test", 7))
-        shares = [list(data.evaluation_batches("test", 7, rank, 2)) for rank in range(2)]
-        for i, (images, labels) in enumerate(whole):
-            share, share_labels = shares[i % 2][i // 2]
-            assert torch.equal(share, images) and torch.equal(share_labels, labels)
-        assert sum(map(len, shares)) == len(whole)
     images, labels = next(digits.train_batches(0))
     share, share_labels = next(digits.train_batches(0, rank=1, n_ranks=4))
     assert torch.equal(share, images[1::4]) and torch.equal(share_labels, labels[1::4])

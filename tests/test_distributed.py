@@ -38,6 +38,7 @@ from supernet.training import (
     Uniform,
     World,
     join,
+    only,
 )
 from supernet.training.batch_norm import SynchronisedBatchNorm
 from supernet.training.distributed import agree
@@ -275,7 +276,7 @@ def _train(world: World, out: Path) -> None:
     def on_step(progress: Progress) -> None:
         (out / "steps.txt").open("a").write(f"{progress.step}\n")
 
-    trainer.run(on_step=on_step)
+    trainer.run(only(Progress, on_step))
     assert isinstance(trainer.supernet, nn.Module)
     torch.save(trainer.supernet.state_dict(), out / f"weights-{world.rank}.pt")
 

@@ -24,6 +24,7 @@ from supernet.training import (
     Static,
     Trainer,
     Uniform,
+    only,
     plain,
 )
 from supernet.training.gradients import accumulate_gradients, mean_losses
@@ -102,7 +103,7 @@ def test_every_engine_resumes_with_the_same_bits(tmp_path: Path, engine: Engine)
     epochs = whole.run()
     for _ in range(2):
         with pytest.raises(Stopped):
-            _trainer(engine, tmp_path).run(stop)
+            _trainer(engine, tmp_path).run(only(Progress, stop))
     again = resumed.run()
     assert [epoch.losses for epoch in again] == [epoch.losses for epoch in epochs]
     found = _weights(resumed)
@@ -148,7 +149,7 @@ def test_the_average_is_what_is_validated_and_kept_and_starts_afresh_with_a_phas
     initial = {name: value.detach().clone() for name, value in net.named_parameters()}
     last: dict[str, Tensor] = {}
     trainer.validate = validate
-    trainer.run(on_step=on_step)
+    trainer.run(only(Progress, on_step))
     assert len(validated) == 2
     assert all(torch.equal(value, validated[-1][name]) for name, value in net.named_parameters())
     assert any(not torch.equal(value, validated[-1][name]) for name, value in last.items())

@@ -19,7 +19,7 @@ from torch.optim.swa_utils import update_bn
 from experiments.progress import Reporter
 from experiments.run_folder import RunFolder
 from experiments.scoring.onnx_module import OnnxModule, fast_evaluator
-from experiments.scoring.scorer import Scorer, cannot_reach
+from experiments.scoring.scorer import Scorer
 from hardware.onnx.recorder import record
 from supernet.scoring.calibration import evaluate, evaluate_all
 from supernet.scoring.images import resize
@@ -115,35 +115,6 @@ def test_two_processes_score_what_one_does_and_a_kill_loses_little(unscored):
     assert rows(unscored.path) == after  # by one process
 
 
-def test_a_dominated_network_is_given_up_and_counted_apart(unscored):
-    archs = sampled(unscored, 4)
-    scorer = Scorer(unscored)
-    floors = {archs[0].id: 0.999, archs[1].id: 0.0}
-    scores = scorer.score(archs, "validation", Reporter(), floors)
-    assert scores[archs[0].id].metrics["n_images"] == 64  # the first batch was enough
-    assert "stopped below" in scores[archs[0].id].split
-    assert [scores[arch.id].metrics["n_images"] for arch in archs[1:]] == [200, 200, 200]
-    made = rows(unscored.path)
-    scorer.score(archs, "validation", Reporter(), floors)
-    assert rows(unscored.path) == made
-    whole = scorer.score(archs, "validation", Reporter())[archs[0].id]
-    assert whole.metrics["n_images"] == 200 and whole.split == "validation"
-
-
-def test_one_that_reaches_its_floor_is_hardly_ever_given_up():
-    rng, total, floor, risk = np.random.default_rng(0), 400, 0.7, 0.05
-    right = np.arange(total) < round(floor * total)  # exactly at the floor: the hardest case
-    given_up = 0
-    for _ in range(400):
-        seen = np.cumsum(rng.permutation(right))
-        given_up += any(cannot_reach(floor, int(seen[n - 1]), n, total, risk / 10) for n in range(40, total + 1, 40))
-    assert given_up / 400 <= 0.05
-    bad = np.cumsum(rng.permutation(np.arange(total) < 200))
-    assert next(n for n in range(40, total + 1, 40) if cannot_reach(floor, int(bad[n - 1]), n, total, 1e-4)) <= 200
-    assert not cannot_reach(0.0, 0, total, total, risk)
-    assert cannot_reach(0.5, 199, 400, 400, risk) and not cannot_reach(0.5, 200, 400, 400, risk)
-
-
 def test_networks_evaluated_together_are_evaluated_as_alone(small_supernet):
     archs = small_supernet.space.sample(3, np.random.default_rng(0))
     subnets = [small_supernet.extract(arch) for arch in archs]
@@ -154,5 +125,3 @@ def test_networks_evaluated_together_are_evaluated_as_alone(small_supernet):
     ]
     together = evaluate_all(subnets, batches, resolution=24)
     assert together == [evaluate(subnet, batches, resolution=24) for subnet in subnets]
-    stopped = evaluate_all(subnets, batches, resolution=24, stop=lambda number, correct, n: number == 1 and n >= 40)
-    assert [score.n_images for score in stopped] == [80, 40, 80] and stopped[0] == together[0]

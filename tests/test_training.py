@@ -31,6 +31,7 @@ from supernet.training import (
     Trainer,
     Uniform,
     keep_freed_memory,
+    only,
     plain,
     progressive_shrinking,
     single_stage,
@@ -219,7 +220,7 @@ def test_dropout_of_the_largest_alone(regularise: str, dropped: list[bool]) -> N
 def _rates(schedule: Schedule, n_train: int = 640) -> list[float]:
     seen: list[Progress] = []
     net = Static(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), 8)
-    Trainer(net, plain(net.space, schedule), Digits(n_train)).run(on_step=seen.append)
+    Trainer(net, plain(net.space, schedule), Digits(n_train)).run(only(Progress, seen.append))
     assert [p.step for p in seen] == list(range(1, len(seen) + 1))
     assert {p.n_steps for p in seen} == {len(seen)}
     return [p.lr for p in seen]
@@ -250,12 +251,12 @@ def test_every_phase_starts_afresh_and_the_log_tells_kinds_apart(tmp_path: Path)
         return {"accuracy": 0.5}
 
     trainer = Trainer(net, phases, Digits(192), folder=tmp_path, validate=validate)
-    epochs = trainer.run(on_step=steps.append)
+    epochs = trainer.run(only(Progress, steps.append))
     assert [e.phase for e in epochs] == ["largest", "sandwich", "sandwich"]
     assert [e.losses.keys() for e in epochs] == [{"largest"}] + [{"largest", "random", "smallest"}] * 2
     assert validations == [3, 6, 9] and epochs[0].validation == {"accuracy": 0.5}
     assert steps[3].lr == pytest.approx(0.05) and all(p.images_per_second > 0 for p in steps)
-    again = Trainer(net, phases, Digits(192), folder=tmp_path).run(on_step=steps.append)
+    again = Trainer(net, phases, Digits(192), folder=tmp_path).run(only(Progress, steps.append))
     assert again == epochs and len(steps) == 9  # nothing was left to do
 
 

@@ -34,7 +34,7 @@ from experiments.settings.sections import AugmentationSettings, DataSettings
 from supernet import Architecture, SearchSpace, create_supernet
 from supernet.families.inverted_residual import InvertedResidualSupernet
 from supernet.files import read_json, write_json
-from supernet.scoring.calibration import Score, evaluate, recalibrate
+from supernet.scoring.calibration import Evaluation, evaluate, recalibrate
 from supernet.space.sampling import sample_in_bins
 from supernet.training import (
     CrossEntropy,
@@ -251,7 +251,7 @@ def run_task(task: Task, settings: Settings) -> dict[str, Any]:
     return result
 
 
-def score(model: nn.Module, data: ImageData, resolution: int, calibrate: bool) -> Score:
+def score(model: nn.Module, data: ImageData, resolution: int, calibrate: bool) -> Evaluation:
     """On the test images; recalibrated, or with the statistics that training left."""
     if calibrate:
         recalibrate(model, data.calibration_batches(CALIBRATION_IMAGES, BATCH), resolution)

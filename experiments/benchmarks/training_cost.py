@@ -27,7 +27,7 @@ from experiments.training.phases import training_phases
 from hardware.loop.cpu import cpu_description
 from supernet import create_supernet
 from supernet.networks.timm_supernet import TimmSupernet
-from supernet.training import AdaptiveSampler, Engine, Phase, Schedule, Trainer, World
+from supernet.training import AdaptiveSampler, Engine, Phase, Progress, Schedule, Trainer, World, only
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def throughput(
             torch.cuda.synchronize()
         times.append(time.perf_counter())
 
-    Trainer(supernet, (alone,), data, engine=engine, world=World()).run(on_step)
+    Trainer(supernet, (alone,), data, engine=engine, world=World()).run(only(Progress, on_step))
     return options.batch * options.steps / (times[-1] - times[n_warm - 1])
 
 

@@ -45,7 +45,7 @@ def create_data(
         return own
 
     from experiments.data.splits import open_splits
-    from experiments.data.timm_data import Augmentation, TimmData
+    from experiments.data.timm_data import TimmData
 
     splits = open_splits(
         settings.source,
@@ -63,7 +63,7 @@ def create_data(
         settings.batch_size,
         settings.in_channels,
         settings.workers,
-        Augmentation(**settings.augmentation.model_dump()),
+        settings.augmentation,
         settings.evaluation_crop,
         settings.cache,
         cache_folder,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
 
 from experiments.data.image_data import EvaluationSplit, Split, check_ranks
+from experiments.settings.sections import DIGITS_IMAGES
 
 __all__ = ["ComposedDigits"]
 
@@ -54,9 +54,9 @@ class ComposedDigits:
     seed: int
     resolution: int = 32
     batch_size: int = 64
-    train_images: int = 20_000
-    validation_images: int = 2_000
-    test_images: int = 4_000
+    train_images: int = DIGITS_IMAGES["train"]
+    validation_images: int = DIGITS_IMAGES["validation"]
+    test_images: int = DIGITS_IMAGES["test"]
 
     @property
     def n_classes(self) -> int:
@@ -86,12 +86,9 @@ class ComposedDigits:
             images, labels = self._compose("train", self.batch_size, epoch, step)
             yield images[rank::n_ranks], labels[rank::n_ranks]
 
-    def evaluation_batches(
-        self, split: EvaluationSplit, batch_size: int, rank: int = 0, n_ranks: int = 1
-    ) -> Iterator[tuple[Tensor, Tensor]]:
+    def evaluation_batches(self, split: EvaluationSplit, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         images, labels = self._validation if split == "validation" else self._test
-        batches = zip(images.split(batch_size), labels.split(batch_size), strict=True)
-        yield from itertools.islice(batches, rank, None, n_ranks)
+        yield from zip(images.split(batch_size), labels.split(batch_size), strict=True)
 
     def calibration_batches(self, n_images: int, batch_size: int) -> Iterator[Tensor]:
         if n_images > self.train_images:

@@ -60,13 +60,8 @@ class ImageData(Protocol):
         """
         ...
 
-    def evaluation_batches(
-        self, split: EvaluationSplit, batch_size: int, rank: int = 0, n_ranks: int = 1
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Every image of the split once, in a random order that never changes; the last batch may be smaller.
-
-        Of `n_ranks` processes, each reads the batches ``rank::n_ranks``; there may be none for it.
-        """
+    def evaluation_batches(self, split: EvaluationSplit, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Every image of the split once, in a random order that never changes; the last batch may be smaller."""
         ...
 
     def calibration_batches(self, n_images: int, batch_size: int) -> Iterator[Tensor]:

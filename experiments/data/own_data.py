@@ -140,12 +140,9 @@ class OwnData:
         for rows in batches[skip:, rank::n_ranks]:
             yield self._batch("train", rows)
 
-    def evaluation_batches(
-        self, split: EvaluationSplit, batch_size: int, rank: int = 0, n_ranks: int = 1
-    ) -> Iterator[tuple[Tensor, Tensor]]:
+    def evaluation_batches(self, split: EvaluationSplit, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         order = np.random.default_rng((self.seed, 4)).permutation(len(self.splits[split]))
-        starts = range(rank * batch_size, len(order), n_ranks * batch_size)
-        yield from (self._batch(split, order[start : start + batch_size]) for start in starts)
+        yield from (self._batch(split, order[at : at + batch_size]) for at in range(0, len(order), batch_size))
 
     def calibration_batches(self, n_images: int, batch_size: int) -> Iterator[Tensor]:
         n_train = len(self.splits["train"])

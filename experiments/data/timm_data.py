@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -19,8 +19,9 @@ from experiments.data.image_data import EvaluationSplit, Split, check_ranks
 from experiments.data.image_files import ImageFiles, Rows
 from experiments.data.reading import BatchReader, Request, Transform
 from experiments.data.splits import ImageSplit
+from experiments.settings.sections import AugmentationSettings
 
-__all__ = ["Augmentation", "TimmData"]
+__all__ = ["TimmData"]
 
 _VERSION = 2  # of the transforms and their random numbers: part of the digest
 _CALIBRATION_EPOCH = 2**31  # an epoch of the training transform that no training reaches
@@ -28,17 +29,6 @@ _NORMS = {  # mean and standard deviation by number of channels; one channel is 
     1: ((0.449,), (0.226,)),
     3: (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD),
 }
-
-
-@dataclass(frozen=True)
-class Augmentation:
-    """What happens to a training image, in timm's terms; the evaluation transform resizes and crops the centre."""
-
-    crop_scale: tuple[float, float] = (0.08, 1.0)
-    flip: float = 0.5
-    color_jitter: float = 0.0
-    auto_augment: str | None = None
-    random_erasing: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -55,13 +45,13 @@ class TimmData:
     seed: int
     resolution: int
     batch_size: int
-    in_channels: int = 3
-    workers: int = 2
-    augmentation: Augmentation = Augmentation()
-    evaluation_crop: float = 0.875
-    cache: bool = False
-    cache_folder: Path | None = None
-    shuffle_shards: int | None = None
+    in_channels: int
+    workers: int
+    augmentation: AugmentationSettings
+    evaluation_crop: float
+    cache: bool
+    cache_folder: Path | None
+    shuffle_shards: int | None
 
     @property
     def n_classes(self) -> int:
@@ -81,7 +71,7 @@ class TimmData:
             self.evaluation_crop,
             self.shuffle_shards,
         )
-        text = repr((_VERSION, self._split_digests, settings, asdict(self.augmentation)))
+        text = repr((_VERSION, self._split_digests, settings, self.augmentation.model_dump()))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @cached_property
@@ -100,13 +90,10 @@ class TimmData:
         batches = order[: self.steps_per_epoch * self.batch_size].reshape(-1, self.batch_size)[skip:, rank::n_ranks]
         yield from self._reader.read_in_pool([Request("train", places, seeds[places]) for places in batches])
 
-    def evaluation_batches(
-        self, split: EvaluationSplit, batch_size: int, rank: int = 0, n_ranks: int = 1
-    ) -> Iterator[tuple[Tensor, Tensor]]:
+    def evaluation_batches(self, split: EvaluationSplit, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
         # In random order, so that what a score is after some batches is an estimate of what it will be.
         order = np.random.default_rng((self.seed, 4)).permutation(len(self.splits[split]))
-        chunks = _chunks(order, batch_size)[rank::n_ranks]
-        yield from self._reader.read([Request(split, places) for places in chunks])
+        yield from self._reader.read([Request(split, places) for places in _chunks(order, batch_size)])
 
     def calibration_batches(self, n_images: int, batch_size: int) -> Iterator[Tensor]:
         n_train = len(self.splits["train"])

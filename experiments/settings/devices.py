@@ -8,6 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from experiments.settings.sections import Count, Part, Section
+from hardware.loop.turns import Sampling
 
 __all__ = ["ENTRY_POINTS", "DeviceSettings", "MeasureSettings"]
 
@@ -108,9 +109,9 @@ class MeasureSettings(Section):
     n_architectures: Annotated[int, Field(ge=8)] = 100
     """Sub-networks that predictors learn from first. All are measured and scored, so the larger of this and
     score.n_architectures counts."""
-    relative_half_width: Part = 0.015
+    relative_half_width: Part = Sampling.relative_half_width
     """Networks take turns until the 95 % interval of every latency, relative to the others, is within this share."""
-    max_turns: Annotated[int, Field(ge=20)] = 100
+    max_turns: Annotated[int, Field(ge=Sampling.min_turns)] = Sampling.max_turns
     """Turns after which a session ends, however wide the intervals are."""
     quantization_images: Count = 256
     """Training images from which an exported int8 file takes the ranges of its activations."""

@@ -18,6 +18,7 @@ from experiments.settings.devices import DeviceSettings, MeasureSettings
 from experiments.settings.engine import EngineSettings
 from experiments.settings.errors import RecipeError, explained
 from experiments.settings.sections import (
+    DIGITS_IMAGES,
     BaselineSettings,
     DataSettings,
     FitSettings,
@@ -83,7 +84,7 @@ class Recipe(Section):
             self.search.objectives, self.search.constraints, [device.name for device in self.devices], self.kinds
         )
         self._check_task()
-        n_train = self.data.train_images or (20_000 if self.data.source == "digits" else None)
+        n_train = self.data.train_images or (DIGITS_IMAGES["train"] if self.data.source == "digits" else None)
         if n_train is not None and self.score.calibration_images > n_train:
             raise ValueError(
                 f"score.calibration_images {self.score.calibration_images} are more than the {n_train} training images"

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from importlib.metadata import entry_points
+from inspect import signature
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from predictors.registry import predictor_names
-from search.tactic import check_tactic
+from search.tactic import FEWEST, POPULATION, check_tactic
+from supernet.ofa.config import CHOICES, WIDTHS
 from supernet.protocol import ENTRY_POINTS
 
 __all__ = [
+    "DIGITS_IMAGES",
     "Address",
     "AugmentationSettings",
     "BaselineSettings",
@@ -67,6 +71,8 @@ Rate = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Part = Annotated[float, Field(gt=0, lt=1)]
 Portion = Annotated[float, Field(gt=0, le=1)]
+NotNegative = Annotated[float, Field(ge=0)]
+Below1 = Annotated[float, Field(ge=0, lt=1)]
 Kernels = Annotated[tuple[Annotated[int, AfterValidator(_odd)], ...], Field(min_length=1), AfterValidator(_ascending)]
 Expand = Annotated[int | float, BeforeValidator(_above_zero)]  # an integer stays one: identifiers depend on it
 Expands = Annotated[tuple[Expand, ...], Field(min_length=1), AfterValidator(_ascending)]
@@ -82,6 +88,11 @@ class Section(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
+
+
+def default(part: Callable[..., Any], name: str) -> Any:
+    """The default that a part of ours has for a parameter: it is written there and nowhere else."""
+    return signature(part).parameters[name].default
 
 
 class AugmentationSettings(Section):
@@ -103,6 +114,10 @@ class AugmentationSettings(Section):
         if self.crop_scale[0] > self.crop_scale[1]:
             raise ValueError(f"crop_scale {list(self.crop_scale)} must go from the smaller to the larger share")
         return self
+
+
+DIGITS_IMAGES = {"train": 20_000, "validation": 2_000, "test": 4_000}
+"""Of the embedded digits, which are composed to any number, where a recipe says nothing."""
 
 
 class DataSettings(Section):
@@ -196,21 +211,21 @@ class MobileNetV3Space(Section):
 
     stages: Annotated[tuple[StageSettings, ...], Field(min_length=1)]
     """The elastic stages."""
-    kernels: Kernels = (3, 5, 7)
+    kernels: Kernels = CHOICES["kernels"]
     """Choices for the side of the depthwise kernels."""
-    expands: Expands = (3, 4, 6)
+    expands: Expands = CHOICES["expands"]
     """Choices for the width inside a block, as a multiple."""
-    depths: Depths = (2, 3, 4)
+    depths: Depths = CHOICES["depths"]
     """Choices for the number of blocks of a stage."""
-    resolutions: Resolutions = (224,)
+    resolutions: Resolutions = CHOICES["resolutions"]
     """Choices for the side of the input images in pixels."""
-    stem_width: Count = 16
+    stem_width: Count = WIDTHS["stem_width"]
     """Channels of the stem and of the first block."""
     stem_stride: Literal[1, 2] = 2
     """Stride of the stem."""
-    head_width: Count = 960
+    head_width: Count = WIDTHS["head_width"]
     """Channels before pooling."""
-    feature_width: Count = 1280
+    feature_width: Count = WIDTHS["feature_width"]
     """Channels between pooling and classifier."""
 
     @model_validator(mode="after")
@@ -323,7 +338,7 @@ class SearchSettings(Section):
     """Candidates per device that a round measures and scores."""
     tactic: str = "nsga2"
     """What decides where to look: a registered name, such as 'nsga2', 'nsga3' or 'random'."""
-    population: Annotated[int, Field(ge=4)] = 100
+    population: Annotated[int, Field(ge=FEWEST)] = POPULATION
     """Candidates that the tactic thinks of at a time."""
     options: dict[str, str | int | float | bool] = {}
     """Whatever the tactic understands beyond this."""

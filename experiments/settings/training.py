@@ -1,12 +1,31 @@
-"""The `[training]` section of a recipe: methods, schedules, what is sampled and what is learned from the teacher."""
+"""The `[training]` section of a recipe: methods, schedules, what is sampled and what is learned from the teacher.
+
+What a default is and what goes together is said by the parts in `supernet.training`; a section makes its part to check
+itself, on a small space that has everything that can be chosen.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Literal, Self, cast
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
-from experiments.settings.sections import Count, Portion, Rate, Section, Share
+from experiments.settings.sections import Below1, NotNegative, Section, default
+from supernet.space import SearchSpace, Stage
+from supernet.space.nested import NestedFamily
+from supernet.space.roles import ROLES, Role
+from supernet.training.adaptive import Attentive, Shift
+from supernet.training.draws import CountsMacs, Draw, Evenly, MacBins, Nested, check_level_weights
+from supernet.training.engine import MOMENTUM, WEIGHT_DECAY
+from supernet.training.imitation import AlphaDivergence, Imitation, MeanSquare, SoftLabels
+from supernet.training.losses import LABEL_SMOOTHING
+from supernet.training.methods import fine_tuning, random_sampling, single_stage
+from supernet.training.phases import Phase, Schedule, check_phases, with_draw
+from supernet.training.samplers import AdaptiveSampler, Sandwich, Uniform
+from supernet.training.shrinking import SUBNETS, progressive_shrinking
 
 __all__ = [
     "AttentiveSettings",
@@ -25,52 +44,54 @@ __all__ = [
     "TrainingSettings",
 ]
 
-_SAFE_CLAMP, _SAFE_WEIGHT = 1.0, 0.3  # of supernet.training.AlphaDivergence, which would load torch
-_EPOCHS_LABEL_FREE = 30  # as in supernet.training.phases
+_NO_KERNELS = SearchSpace((32,), (Stage.uniform((1, 2), expand=(3, 4), width=(8, 16)),))
+_ANY = SearchSpace((32,), (Stage.uniform((1, 2), kernel=(3, 5), expand=(3, 4), width=(8, 16)),))
 
 
 class ScheduleSettings(Section):
     """Epochs and learning rate: linear warm-up, then a cosine."""
 
-    epochs: Count
+    epochs: int
     """Epochs, the warm-up included."""
-    peak_lr: Rate
+    peak_lr: float
     """Highest learning rate."""
-    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
+    warmup_epochs: float = Schedule.warmup_epochs
     """Epochs of the warm-up."""
-    warmup_lr: Annotated[float, Field(ge=0)] = 0.0
+    warmup_lr: float = Schedule.warmup_lr
     """Learning rate at the beginning of the warm-up."""
-    final_share: Share = 0.0
+    final_share: float = Schedule.final_share
     """Share of the highest learning rate at which the cosine ends; BigNAS keeps 0.05."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.warmup_epochs >= self.epochs:
-            raise ValueError(f"warmup_epochs {self.warmup_epochs:g} must be below epochs {self.epochs}")
-        if self.warmup_lr > self.peak_lr:
-            raise ValueError(f"warmup_lr {self.warmup_lr:g} must not be above peak_lr {self.peak_lr:g}")
+        _ = self.schedule
         return self
+
+    @property
+    def schedule(self) -> Schedule:
+        """The schedule itself."""
+        return Schedule(**self.model_dump())
 
 
 class AttentiveSettings(Section):
     """Of several candidates of one MAC bin the best or the worst is trained (AttentiveNAS)."""
 
-    candidates: Annotated[int, Field(ge=2)] = 3
+    candidates: int = Attentive.candidates
     """Candidates for every random place of a step; each costs a forward pass."""
-    train: Literal["best", "worst"] = "best"
+    train: Literal["best", "worst"] = Attentive.train
     """Which of them is trained: the one of the lowest or the highest loss."""
 
 
 class ShiftSettings(Section):
     """MAC bins that are behind the largest network are trained more often (ShiftNAS, without its generator)."""
 
-    temperature: Rate = 0.25
+    temperature: float = Shift.temperature
     """Of the softmax over the bins, in units of the loss."""
-    even_share: Portion = 0.2
+    even_share: float = Shift.even_share
     """Share of the steps that is spread evenly over the bins."""
-    every: Count = 100
+    every: int = Shift.every
     """Steps between two updates."""
-    wait: Annotated[int, Field(ge=0)] = 0
+    wait: int = Shift.wait
     """Steps of the phase before the first update."""
 
 
@@ -79,36 +100,53 @@ class SamplingSettings(Section):
 
     draw: Literal["genes", "architectures", "mac_bins", "nested"] = "genes"
     """Every choice alike, every architecture alike, by bins of the MAC range, or members of a nested family."""
-    n_bins: Annotated[int, Field(ge=2)] = 10
+    n_bins: int = default(MacBins, "n_bins")
     """MAC bins, of equal width; for draw = 'mac_bins'."""
-    prior: Literal["even", "natural"] = "even"
+    prior: Literal["even", "natural"] = default(MacBins, "prior")
     """Probability of the bins: all alike, or as among uniform choices; for draw = 'mac_bins'."""
     attentive: AttentiveSettings | None = None
     """Choose among candidates by their loss; for draw = 'mac_bins'."""
     shift: ShiftSettings | None = None
     """Shift the probabilities of the bins by their losses; for draw = 'mac_bins'."""
-    levels: Annotated[int, Field(ge=2)] = 9
+    levels: int = 9
     """Members of the nested family, from the smallest to the largest; for draw = 'nested'."""
-    level_weights: tuple[Annotated[float, Field(ge=0)], ...] = ()
+    level_weights: tuple[float, ...] = Nested.weights
     """Probabilities of the levels, up to a factor; [] is all alike; for draw = 'nested'."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         given = self.model_fields_set
-        for adaptive in ("attentive", "shift"):
-            if adaptive in given and self.draw == "nested":
-                raise ValueError(f"{adaptive} and a nested family both decide what is trained how often; remove one")
-            if adaptive in given and self.draw != "mac_bins":
-                raise ValueError(f"{adaptive} compares MAC bins, which draw {self.draw!r} has not; set draw 'mac_bins'")
         if self.attentive is not None and self.shift is not None:
             raise ValueError("attentive and shift both decide what is trained; remove one")
-        own = {"mac_bins": {"n_bins", "prior", "attentive", "shift"}, "nested": {"levels", "level_weights"}}
+        own = {"mac_bins": {"n_bins", "prior"}, "nested": {"levels", "level_weights"}}
         for draw, names in own.items():
             if draw != self.draw and (foreign := sorted(names & given)):
                 raise ValueError(f"{foreign[0]} has no meaning for draw {self.draw!r}; remove it, or set {draw!r}")
-        if self.level_weights and len(self.level_weights) != self.levels:
-            raise ValueError(f"{len(self.level_weights)} level_weights for {self.levels} levels; give one for each")
+        check_level_weights(self.level_weights, self.levels)
+        self.apply([Phase("any", _ANY, Schedule(1, 1.0), Uniform())], _ANY, cast(CountsMacs, None))
         return self
+
+    def apply(self, phases: Sequence[Phase], space: SearchSpace, supernet: CountsMacs) -> tuple[Phase, ...]:
+        """The phases with their random sub-networks drawn so; MACs are counted by the supernet.
+
+        Raises:
+            ValueError: something does not go together, or does not fit the space.
+        """
+        return with_draw(phases, self._draw(space, supernet), self._adapt())
+
+    def _draw(self, space: SearchSpace, supernet: CountsMacs) -> Draw | None:
+        if self.draw == "mac_bins":
+            return MacBins(supernet, self.n_bins, self.prior)
+        if self.draw == "nested":
+            if space is _ANY:  # which is too small for many levels; their weights were looked at
+                return Nested(NestedFamily.between(space, 2))
+            return Nested(NestedFamily.between(space, self.levels), self.level_weights)
+        return Evenly("architectures") if self.draw == "architectures" else None
+
+    def _adapt(self) -> Callable[[Uniform | Sandwich], AdaptiveSampler] | None:
+        if self.attentive is not None:
+            return partial(Attentive, **self.attentive.model_dump())
+        return None if self.shift is None else partial(Shift, **self.shift.model_dump())
 
 
 class ImitationSettings(Section):
@@ -116,31 +154,27 @@ class ImitationSettings(Section):
 
     kind: Literal["soft_labels", "mean_square", "alpha_divergence"] = "soft_labels"
     """The teacher's probabilities, its logits, or the larger of two α-divergences (AlphaNet)."""
-    alphas: tuple[float, float] = (-1.0, 1.0)
+    alphas: tuple[float, float] = AlphaDivergence.alphas
     """The two α; for kind = 'alpha_divergence'."""
-    clamp: Rate = _SAFE_CLAMP
+    clamp: float = AlphaDivergence.clamp
     """Limit of the importance ratios; for kind = 'alpha_divergence'."""
-    weight: Rate = 1.0
+    weight: float = AlphaDivergence.weight
     """Factor of the divergence; for kind = 'alpha_divergence'."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.kind != "alpha_divergence":
-            if foreign := sorted({"alphas", "clamp", "weight"} & self.model_fields_set):
-                raise ValueError(f"{foreign[0]} has no meaning for kind {self.kind!r}; remove it")
-        elif 0 in self.alphas:
-            raise ValueError(f"alphas {list(self.alphas)} must not be 0")
-        elif self.clamp > _SAFE_CLAMP and self.weight > _SAFE_WEIGHT:
-            raise ValueError(
-                f"an α-divergence of clamp {self.clamp:g} and weight {self.weight:g} collapses with small batches; "
-                f"take a clamp of at most {_SAFE_CLAMP:g}, or a weight of at most {_SAFE_WEIGHT:g}"
-            )
+        own = {"alphas", "clamp", "weight"}
+        if self.kind != "alpha_divergence" and (foreign := sorted(own & self.model_fields_set)):
+            raise ValueError(f"{foreign[0]} has no meaning for kind {self.kind!r}; remove it")
+        _ = self.imitation
         return self
 
     @property
-    def is_alpha(self) -> bool:
-        """Whether it is an α-divergence."""
-        return self.kind == "alpha_divergence"
+    def imitation(self) -> Imitation:
+        """What it names."""
+        if self.kind == "alpha_divergence":
+            return AlphaDivergence(self.alphas, self.clamp, self.weight)
+        return MeanSquare() if self.kind == "mean_square" else SoftLabels()
 
 
 class NoTrainingSettings(Section):
@@ -153,26 +187,49 @@ class NoTrainingSettings(Section):
 class OptimisationSettings(Section):
     """How everything that is trained is optimised: the supernet, and baselines beside it."""
 
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    momentum: Below1 = MOMENTUM
     """Nesterov momentum of SGD."""
-    weight_decay: Annotated[float, Field(ge=0)] = 3e-5
+    weight_decay: NotNegative = WEIGHT_DECAY
     """Weight decay; biases and BatchNorm have none."""
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    label_smoothing: Below1 = LABEL_SMOOTHING
     """Smoothing of the labels."""
-    drop_rate: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    drop_rate: Below1 = 0.0
     """Dropout before the classifier; of the largest alone in single_stage and fine_tuning, never of a teacher."""
-    drop_path_rate: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    drop_path_rate: Below1 = 0.0
     """Stochastic depth of the last block, from 0 at the first one on; for the same networks."""
 
 
-class _Training(OptimisationSettings):
+class TrainedSettings(OptimisationSettings):
+    """What all methods that train the supernet have."""
+
     sampling: SamplingSettings = SamplingSettings()
     """How random sub-networks are drawn."""
     imitation: ImitationSettings = ImitationSettings()
     """What is taken from the teacher."""
 
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        phases = self.phases(_ANY)
+        check_phases(self.sampling.apply(phases, _ANY, cast(CountsMacs, None)), _ANY)
+        return self
 
-class SingleStageSettings(_Training):
+    @abstractmethod
+    def phases(
+        self, space: SearchSpace, roles: Mapping[str, Role] = ROLES, imitation: Imitation | None = None
+    ) -> tuple[Phase, ...]:
+        """The phases of a supernet of `space`, before `sampling` has its say.
+
+        Args:
+            space: of the supernet.
+            roles: of its choices.
+            imitation: instead of the recipe's.
+
+        Raises:
+            ValueError: the method does not fit the space.
+        """
+
+
+class SingleStageSettings(TrainedSettings):
     """Largest, smallest and random sub-networks in every step; the largest teaches the others."""
 
     method: Literal["single_stage"]
@@ -181,39 +238,44 @@ class SingleStageSettings(_Training):
     """Of the training of all sub-networks."""
     largest: ScheduleSettings | None = None
     """Of the largest network alone before that; default none."""
-    n_random: Annotated[int, Field(ge=0)] = 2
+    n_random: int = default(single_stage, "n_random")
     """Random sub-networks per step, beside the largest and the smallest."""
-    label_weight: tuple[Share, Share] = (1.0, 0.0)
+    label_weight: tuple[float, float] = default(single_stage, "label_weight")
     """Weight of the labels against the teacher's, at the first and at the last step."""
-    clip: Rate = 1.0
+    clip: float = default(single_stage, "clip")
     """Limit of the elements of the gradient."""
 
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        epochs = self.schedule.epochs
-        if self.label_weight == (0, 0) and self.largest is None and epochs < _EPOCHS_LABEL_FREE:
-            raise ValueError(
-                f"label_weight [0, 0] in {epochs} epochs: in fewer than {_EPOCHS_LABEL_FREE} the teacher is too poor; "
-                "use [1, 0], or train the largest network first with `largest`"
-            )
-        return self
+    def phases(
+        self, space: SearchSpace, roles: Mapping[str, Role] = ROLES, imitation: Imitation | None = None
+    ) -> tuple[Phase, ...]:
+        """See `TrainedSettings`."""
+        return single_stage(
+            space,
+            self.schedule.schedule,
+            self.n_random,
+            self.label_weight,
+            self.largest and self.largest.schedule,
+            self.label_smoothing,
+            self.clip,
+            imitation or self.imitation.imitation,
+        )
 
 
 class SubnetsPerStep(Section):
     """Sub-networks per step of the phases of progressive shrinking, by what they open; what a supernet does not have
     is refused."""
 
-    kernel: Count | None = None
-    """In the kernel phase; default 1."""
-    depth: Count | None = None
-    """In the depth phases; default 2."""
-    middle_width: Count | None = None
-    """In the phases of widths inside blocks and of heads; default 4."""
-    outer_width: Count | None = None
-    """In the phases of widths between blocks and of embeddings; default 4."""
+    kernel: int = SUBNETS["kernel"]
+    """In the kernel phase."""
+    depth: int = SUBNETS["depth"]
+    """In the depth phases."""
+    middle_width: int = SUBNETS["middle_width"]
+    """In the phases of widths inside blocks and of heads."""
+    outer_width: int = SUBNETS["outer_width"]
+    """In the phases of widths between blocks and of embeddings."""
 
 
-class ProgressiveShrinkingSettings(_Training):
+class ProgressiveShrinkingSettings(TrainedSettings):
     """The largest network first, then ever smaller ones with it, taught by the largest (Cai et al. 2020)."""
 
     method: Literal["progressive_shrinking"]
@@ -228,16 +290,30 @@ class ProgressiveShrinkingSettings(_Training):
     """Of the phases that open the smallest depth or width."""
     subnets: SubnetsPerStep = SubnetsPerStep()
     """Sub-networks per step."""
-    distillation_weight: Annotated[float, Field(ge=0)] = 1.0
+    distillation_weight: NotNegative = default(progressive_shrinking, "distillation_weight")
     """Weight of the teacher beside the labels; 0: no teacher."""
 
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        _refuse_alpha_from_frozen(self.imitation)
-        return self
+    def phases(
+        self, space: SearchSpace, roles: Mapping[str, Role] = ROLES, imitation: Imitation | None = None
+    ) -> tuple[Phase, ...]:
+        """See `TrainedSettings`."""
+        if space is _ANY and self.full is None:
+            space = _NO_KERNELS
+        return progressive_shrinking(
+            space,
+            largest=self.largest and self.largest.schedule,
+            full=self.full and self.full.schedule,
+            step=self.step.schedule,
+            last_step=self.last_step.schedule,
+            subnets=self.subnets.model_dump(include=self.subnets.model_fields_set),
+            distillation_weight=self.distillation_weight,
+            label_smoothing=self.label_smoothing,
+            imitation=imitation or self.imitation.imitation,
+            roles=roles,
+        )
 
 
-class FineTuningSettings(_Training):
+class FineTuningSettings(TrainedSettings):
     """Fine-tuning of a pretrained network with sub-networks beside it (InstaTune)."""
 
     method: Literal["fine_tuning"]
@@ -246,28 +322,33 @@ class FineTuningSettings(_Training):
     """Of the fine-tuning."""
     largest: ScheduleSettings | None = None
     """Of the full network alone before that; default none."""
-    n_random: Count = 1
+    n_random: int = default(fine_tuning, "n_random")
     """Random sub-networks per step, beside the full network."""
     teacher: Literal["in_place", "frozen"] = "in_place"
     """The full network in the same step, or as it was before the sub-networks came."""
-    distillation_weight: Rate = 1.0
+    distillation_weight: float = default(fine_tuning, "distillation_weight")
     """Weight of the teacher beside the labels."""
-    clip: Rate | None = None
+    clip: float | None = default(fine_tuning, "clip")
     """Limit of the elements of the gradient; default none."""
 
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.teacher == "frozen":
-            _refuse_alpha_from_frozen(self.imitation)
-        elif self.imitation.is_alpha:
-            if self.clip is None:
-                raise ValueError("an α-divergence without clip lets single steps destroy the weights; set clip = 1.0")
-            if self.distillation_weight != 1:
-                raise ValueError("the weight of an α-divergence is imitation.weight; remove distillation_weight")
-        return self
+    def phases(
+        self, space: SearchSpace, roles: Mapping[str, Role] = ROLES, imitation: Imitation | None = None
+    ) -> tuple[Phase, ...]:
+        """See `TrainedSettings`."""
+        return fine_tuning(
+            space,
+            self.schedule.schedule,
+            self.n_random,
+            "frozen" if self.teacher == "frozen" else "in place",
+            self.distillation_weight,
+            self.largest and self.largest.schedule,
+            self.label_smoothing,
+            self.clip,
+            imitation or self.imitation.imitation,
+        )
 
 
-class RandomSamplingSettings(_Training):
+class RandomSamplingSettings(TrainedSettings):
     """Drawn sub-networks in every step and nothing else (single path one-shot; SortedNet)."""
 
     method: Literal["random_sampling"]
@@ -276,40 +357,37 @@ class RandomSamplingSettings(_Training):
     """Of the training of all sub-networks."""
     largest: ScheduleSettings | None = None
     """Of the largest network alone before that; default none."""
-    n: Count = 1
+    n: int = default(random_sampling, "n")
     """Sub-networks per step."""
-    split_batch: bool = False
+    split_batch: bool = default(random_sampling, "split_batch")
     """Each of them on its own share of the images, as SortedNet does, instead of on all."""
-    distillation_weight: Annotated[float, Field(ge=0)] = 0.0
+    distillation_weight: NotNegative = default(random_sampling, "distillation_weight")
     """Weight of the teacher, the network that `largest` leaves, beside the labels; 0: no teacher."""
-    clip: Rate | None = None
+    clip: float | None = default(random_sampling, "clip")
     """Limit of the elements of the gradient; default none."""
 
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        _refuse_alpha_from_frozen(self.imitation)
-        if self.distillation_weight and self.largest is None:
-            raise ValueError(
-                f"distillation_weight {self.distillation_weight:g} needs a trained teacher: give `largest`, or weight 0"
-            )
-        if self.split_batch and (self.sampling.attentive is not None or self.sampling.shift is not None):
-            raise ValueError(
-                "with split_batch the losses of a step are of different images, which attentive and shift cannot "
-                "compare; remove one"
-            )
-        return self
-
-
-TrainedSettings = SingleStageSettings | ProgressiveShrinkingSettings | FineTuningSettings | RandomSamplingSettings
-"""Of a method that trains the supernet."""
-
-TrainingSettings = TrainedSettings | NoTrainingSettings
-"""Of any method."""
-
-
-def _refuse_alpha_from_frozen(imitation: ImitationSettings) -> None:
-    if imitation.is_alpha:
-        raise ValueError(
-            "an α-divergence from a frozen teacher explodes on small sub-networks, which are far from it at "
-            "first; use imitation.kind 'soft_labels'"
+    def phases(
+        self, space: SearchSpace, roles: Mapping[str, Role] = ROLES, imitation: Imitation | None = None
+    ) -> tuple[Phase, ...]:
+        """See `TrainedSettings`."""
+        return random_sampling(
+            space,
+            self.schedule.schedule,
+            self.n,
+            self.distillation_weight,
+            self.largest and self.largest.schedule,
+            self.label_smoothing,
+            self.clip,
+            self.split_batch,
+            imitation or self.imitation.imitation,
         )
+
+
+TrainingSettings = (
+    SingleStageSettings
+    | ProgressiveShrinkingSettings
+    | FineTuningSettings
+    | RandomSamplingSettings
+    | NoTrainingSettings
+)
+"""Of any method."""

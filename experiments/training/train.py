@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from experiments.task import try_task
 from experiments.training.phases import alone_phases, training_phases
 from experiments.training.tensorboard_log import tensorboard_log
 from experiments.training.validation import Validation, validated_archs
+from experiments.training.watching import Shown
 from supernet.files import replacing
 from supernet.networks.dropout import set_dropout
 from supernet.networks.measured import MeasuredSupernet
@@ -31,13 +33,8 @@ from supernet.registry import AnySupernet
 from supernet.scoring.images import resize
 from supernet.training import (
     Engine,
-    Epoch,
-    Mixing,
     Phase,
-    Progress,
-    Resumption,
     Rollback,
-    RollbackRecord,
     Static,
     Trainer,
     World,
@@ -52,8 +49,6 @@ __all__ = [
     "train_module",
     "train_supernet",
 ]
-
-_SECONDS_BETWEEN_PICTURES = 60.0
 
 
 def train_supernet(run: RunFolder, report: Reporter, world: World) -> None:
@@ -202,48 +197,13 @@ def train_module(
         validate_every=max(1, settings.validate_every),
     )
     n_steps = sum(phase.schedule.epochs for phase in phases) * run.data.steps_per_epoch
-    drawn_at, shown = [time.monotonic()], quality(run.recipe.kinds)
     watched = settings.tensorboard and world.is_first
     with (
         report.bar(what, n_steps) as advance,
         tensorboard_log(run.path / "tensorboard" / folder.name) if watched else nullcontext() as log,
     ):
-
-        def on_step(progress: Progress) -> None:
-            losses = ", ".join(f"{kind} {loss:.2f}" for kind, loss in progress.losses.items())
-            note = f"epoch {progress.epoch + 1}/{progress.n_epochs} ({progress.phase}), loss {losses}"
-            advance(progress.step, f"{note}, {progress.images_per_second:.0f} images/s")
-            if log is not None:
-                log.step(progress)
-
-        def on_epoch(epoch: Epoch) -> None:
-            losses = ", ".join(f"{kind} {loss:.3f}" for kind, loss in epoch.losses.items())
-            found = ", ".join(f"{name} {shown.format(value)}" for name, value in epoch.validation.items())
-            report.say(
-                f"  epoch {epoch.epoch + 1} ({epoch.phase}): loss {losses}" + (f"; validation {found}" if found else "")
-            )
-            if log is not None:
-                log.epoch(epoch)
-            if time.monotonic() - drawn_at[0] > _SECONDS_BETWEEN_PICTURES:
-                _draw_course(run, folder)
-                drawn_at[0] = time.monotonic()
-
-        def on_rollback(rollback: RollbackRecord) -> None:
-            report.say(
-                f"  training collapsed: {rollback.reason}; back to step {rollback.back_to_step}, with "
-                f"{rollback.rate_factor:g} times the learning rates"
-            )
-
-        def on_resume(resumption: Resumption) -> None:
-            if resumption.step:
-                report.say(f"  carrying on from step {resumption.step} of {resumption.n_steps}")
-            if resumption.processes != resumption.processes_before:
-                report.say(
-                    f"  the checkpoint is by {resumption.processes_before} processes, now there are "
-                    f"{resumption.processes}: training goes on, but not with the bits of an uninterrupted run"
-                )
-
-        trainer.run(on_step, on_epoch, on_rollback, on_resume)
+        draw = partial(_draw_course, run, folder)
+        trainer.run(Shown(report, advance, draw, quality(run.recipe.kinds), log))
     supernet.to("cpu")
     if world.is_first:
         _draw_course(run, folder)
@@ -259,8 +219,8 @@ def _write_weights(module: nn.Module, path: Path) -> None:
 def _rollback(run: RunFolder) -> Rollback:
     """As the recipe has it; how far a metric of one's own may fall nobody knows, so there only what is not finite is a
     collapse."""
-    settings = run.recipe.engine.rollback.model_dump()
-    return Rollback(**(settings if run.recipe.task is None else settings | {"margin": None}))
+    rollback = run.recipe.engine.rollback.rollback
+    return rollback if run.recipe.task is None else replace(rollback, margin=None)
 
 
 def _draw_course(run: RunFolder, folder: Path) -> None:
@@ -280,22 +240,8 @@ def _set_dropout(network: nn.Module, drop_rate: float, drop_path_rate: float) ->
 
 
 def _engine(run: RunFolder, supernet: Supernet) -> Engine:
-    settings = run.recipe.engine
-    mixing = None
-    if settings.mixup or settings.cutmix:
-        mixing = Mixing(
-            run.n_outputs, settings.mixup, settings.cutmix, settings.mix_probability, settings.cutmix_probability
-        )
-    return Engine(
-        settings.optimizer,
-        settings.precision,
-        settings.channels_last,
-        settings.accumulation,
-        settings.ema,
-        settings.sync_batch_norm,
-        settings.compile and not isinstance(supernet, Static),
-        mixing,
-    )
+    engine = run.recipe.engine.engine(run.n_outputs)
+    return replace(engine, compile=engine.compile and not isinstance(supernet, Static))
 
 
 def _timm_model(run: RunFolder, name: str) -> nn.Module:

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from hardware.evaluating import evaluating
 from hardware.onnx.graph import INPUT, OPSET, OUTPUT
 from hardware.onnx.recorder import UnsupportedError, record
+from supernet.scoring.evaluating import evaluating
 
 __all__ = ["ParityError", "export_onnx", "onnx_parity"]
 

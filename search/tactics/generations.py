@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 import numpy as np
 
 from search.front import Values
+from search.tactic import FEWEST
 from search.tactics.unseen import Unseen
 from supernet.space import Genes, SearchSpace
 
@@ -32,8 +33,8 @@ class Generational(ABC):
     """
 
     def __init__(self, space: SearchSpace, n_objectives: int, seed: int, population: int) -> None:
-        if population < 4:
-            raise ValueError(f"a population of {population}; a generation needs at least 4")
+        if population < FEWEST:
+            raise ValueError(f"a population of {population}; a generation needs at least {FEWEST}")
         self.space = space
         self.n_objectives = n_objectives
         self.seed = seed

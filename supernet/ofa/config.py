@@ -8,7 +8,16 @@ from typing import Any
 from supernet.architecture import Architecture, Block, Number, Settings
 from supernet.space import SearchSpace, Stage
 
-__all__ = ["from_ofa", "to_ofa"]
+__all__ = ["CHOICES", "WIDTHS", "from_ofa", "to_ofa"]
+
+CHOICES: Mapping[str, tuple[int, ...]] = {
+    "kernels": (3, 5, 7),
+    "expands": (3, 4, 6),
+    "depths": (2, 3, 4),
+    "resolutions": (224,),
+}
+WIDTHS = {"stem_width": 16, "head_width": 960, "feature_width": 1280}
+"""Of the once-for-all MobileNetV3 (Cai et al. 2020), and of networks of its class where nothing else is said."""
 
 # Block positions per stage as the published lists count them, also where a space has been restricted.
 _INVERTED_POSITIONS = {5: (4, 4, 4, 4, 4), 6: (4, 4, 4, 4, 4, 1)}

@@ -13,6 +13,7 @@ from timm.models.mobilenetv3 import MobileNetV3
 from torch import nn
 
 from supernet.families.inverted_residual import InvertedResidualSupernet
+from supernet.ofa.config import CHOICES, WIDTHS
 from supernet.registry import register_supernet
 from supernet.space import SearchSpace, Stage
 
@@ -27,14 +28,14 @@ def mobilenetv3(
     in_chans: int,
     *,
     stages: Sequence[Mapping[str, Any]],
-    kernels: Sequence[int] = (3, 5, 7),
-    expands: Sequence[float] = (3, 4, 6),
-    depths: Sequence[int] = (2, 3, 4),
-    resolutions: Sequence[int] = (224,),
-    stem_width: int = 16,
+    kernels: Sequence[int] = CHOICES["kernels"],
+    expands: Sequence[float] = CHOICES["expands"],
+    depths: Sequence[int] = CHOICES["depths"],
+    resolutions: Sequence[int] = CHOICES["resolutions"],
+    stem_width: int = WIDTHS["stem_width"],
     stem_stride: int = 2,
-    head_width: int = 960,
-    feature_width: int = 1280,
+    head_width: int = WIDTHS["head_width"],
+    feature_width: int = WIDTHS["feature_width"],
 ) -> InvertedResidualSupernet:
     """A supernet of the once-for-all MobileNetV3 class with stages of one's own.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
@@ -11,16 +11,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from supernet.scoring.evaluating import evaluating
 from supernet.scoring.images import resize
 from supernet.task import CLASSIFICATION, Task
 
-__all__ = ["Score", "batch_norms", "batch_statistics", "evaluate", "evaluate_all", "recalibrate"]
+__all__ = ["Evaluation", "batch_norms", "batch_statistics", "evaluate", "evaluate_all", "recalibrate"]
 
 _M = TypeVar("_M", bound=nn.Module)
 
 
 @dataclass(frozen=True)
-class Score:
+class Evaluation:
     """The metric and the mean loss of a task over `n_images`: top-1 accuracy in [0, 1] and cross-entropy in nats."""
 
     value: float
@@ -92,7 +93,7 @@ def evaluate(
     batches: Iterable[tuple[Tensor, Tensor]],
     resolution: int | None = None,
     task: Task = CLASSIFICATION,
-) -> Score:
+) -> Evaluation:
     """Score of `module` in eval mode on batches of images (n, channels, height, width) and labels (n,), or whatever
     targets (n, ...) the task has.
 
@@ -108,48 +109,29 @@ def evaluate_all(
     batches: Iterable[tuple[Tensor, Tensor]],
     resolution: int | None = None,
     task: Task = CLASSIFICATION,
-    *,
-    stop: Callable[[int, int, int], bool] | None = None,
-) -> list[Score]:
+) -> list[Evaluation]:
     """The same for several modules on one device, which share the reading and resizing of the images.
-
-    After each batch, `stop(number of the module, sum of the rows, images)` may end the evaluation of one: its score is
-    then of the images that it has seen. For classification the sum is the number of correct images.
 
     Raises:
         ValueError: there is no image.
     """
-    flags = [module.training for module in modules]
     device = next((p.device for module in modules for p in module.parameters()), torch.device("cpu"))
     rows: list[list[Tensor]] = [[] for _ in modules]
     loss = torch.zeros(len(modules), device=device)
-    n_images, going = [0] * len(modules), list(range(len(modules)))
-    try:
-        for module in modules:
-            module.eval()
+    n_images = 0
+    with evaluating(*modules):
         for images, labels in batches:
             images, labels = images.to(device), labels.to(device)
             images = images if resolution is None else resize(images, resolution)
-            for number in going:
-                outputs = modules[number](images)
+            n_images += len(labels)
+            for number, module in enumerate(modules):
+                outputs = module(images)
                 rows[number].append(task.metric.rows(outputs, labels))
                 loss[number] += task.loss(outputs, labels) * len(labels)
-                n_images[number] += len(labels)
-            if stop is not None:
-                going = [number for number in going if not stop(number, _sum(rows[number]), n_images[number])]
-                if not going:
-                    break
-    finally:
-        for module, flag in zip(modules, flags, strict=True):
-            module.train(flag)
-    if not all(n_images):
+    if not n_images:
         raise ValueError("evaluating needs at least one batch of images; got none")
     values = [float(task.metric.summary(torch.cat(found).cpu())) for found in rows]
-    return [Score(v, e / n, n) for v, e, n in zip(values, loss.tolist(), n_images, strict=True)]
-
-
-def _sum(rows: Sequence[Tensor]) -> int:
-    return int(sum(found.sum() for found in rows))
+    return [Evaluation(value, of / n_images, n_images) for value, of in zip(values, loss.tolist(), strict=True)]
 
 
 class _Average:

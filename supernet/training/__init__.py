@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from supernet.training.methods import fine_tuning, plain, random_sampling, single_stage
     from supernet.training.mixing import Mixing
     from supernet.training.phases import Phase, Schedule, with_draw, with_loss
-    from supernet.training.records import Epoch, Progress, Resumption, RollbackRecord
+    from supernet.training.records import Epoch, Progress, Record, Resumption, RollbackRecord, Watch, only
     from supernet.training.samplers import AdaptiveSampler, Largest, Sampler, Sandwich, Uniform
     from supernet.training.shrinking import progressive_shrinking
     from supernet.training.static import Static

@@ -14,6 +14,8 @@ from typing import Any, cast
 
 import torch
 
+from supernet.training.engine import KEEP
+
 __all__ = ["CheckpointFolder", "as_plain", "first_difference", "load_checkpoint"]
 
 _NAME = re.compile(r"step-(?P<step>\d{9})(-r(?P<rollbacks>\d+))?-(?P<digest>[0-9a-f]{16})(?P<good>-good)?\.pt")
@@ -29,7 +31,7 @@ class CheckpointFolder:
     """
 
     folder: Path
-    keep: int = 2
+    keep: int = KEEP
 
     def __post_init__(self) -> None:
         if self.keep < 1:

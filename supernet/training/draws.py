@@ -15,7 +15,7 @@ from supernet.space import Genes, SearchSpace
 from supernet.space.nested import NestedFamily
 from supernet.space.sampling import CostBins, bins_of
 
-__all__ = ["CountsMacs", "Draw", "Evenly", "MacBins", "Nested"]
+__all__ = ["CountsMacs", "Draw", "Evenly", "MacBins", "Nested", "check_level_weights"]
 
 _PER_BIN = 512
 _STEPS_PER_POOL = 4096
@@ -148,17 +148,20 @@ class Nested:
     weights: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        if not self.weights:
-            return
-        if len(self.weights) != len(self.family.levels):
-            raise ValueError(f"{len(self.weights)} weights for a family of {len(self.family.levels)} levels")
-        if min(self.weights) < 0 or sum(self.weights) <= 0:
-            raise ValueError(f"weights {list(self.weights)} of levels must not be negative, nor all 0")
+        check_level_weights(self.weights, len(self.family.levels))
 
     def __call__(self, space: SearchSpace, n: int, seed: int, step: int) -> list[Architecture]:
         weights = np.asarray(self.weights or (1,) * len(self.family.levels), dtype=float)
         chosen = np.random.default_rng((seed, step)).choice(len(weights), size=n, p=weights / weights.sum())
         return [self.family.levels[i] for i in chosen]
+
+
+def check_level_weights(weights: Sequence[float], n_levels: int) -> None:
+    """Raises ValueError where these are no weights of the levels of a nested family; () is all alike."""
+    if weights and len(weights) != n_levels:
+        raise ValueError(f"{len(weights)} weights of levels for a family of {n_levels}; give one for each")
+    if weights and (min(weights) < 0 or sum(weights) <= 0):
+        raise ValueError(f"weights {list(weights)} of levels must not be negative, nor all 0")
 
 
 def _warn_of_empty(bins: CostBins) -> None:

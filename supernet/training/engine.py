@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
-
-import torch
+from typing import TYPE_CHECKING, Literal
 
 from supernet.training.mixing import Mixing
 
-__all__ = ["Engine"]
+if TYPE_CHECKING:
+    import torch
 
-_DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+__all__ = ["KEEP", "MOMENTUM", "WEIGHT_DECAY", "Engine"]
+
+MOMENTUM, WEIGHT_DECAY = 0.9, 3e-5
+KEEP = 2  # checkpoints, beside the last good one
+
+_DTYPES = {"fp32": None, "bf16": "bfloat16", "fp16": "float16"}
 
 
 @dataclass(frozen=True)
@@ -50,4 +54,7 @@ class Engine:
     @property
     def autocast_dtype(self) -> torch.dtype | None:
         """The type of activations; None: that of the weights."""
-        return _DTYPES[self.precision]
+        import torch
+
+        name = _DTYPES[self.precision]
+        return None if name is None else getattr(torch, name)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import torch
-from torch import Tensor
-from torch.nn import functional as F
+if TYPE_CHECKING:  # as in losses.py
+    from torch import Tensor
 
 __all__ = ["AlphaDivergence", "Imitation", "MeanSquare", "SoftLabels", "alpha_divergence", "soft_cross_entropy"]
 
@@ -24,6 +23,8 @@ class Imitation(Protocol):
 
 def soft_cross_entropy(logits: Tensor, teacher: Tensor) -> Tensor:
     """Cross-entropy of logits (n, n_classes) against the softmax of the teacher's, at temperature 1; mean over n."""
+    from torch.nn import functional as F
+
     return F.cross_entropy(logits, teacher.softmax(dim=1))
 
 
@@ -38,6 +39,8 @@ def alpha_divergence(logits: Tensor, teacher: Tensor, alpha: float, clamp: float
     Raises:
         ValueError: α = 0, where the formula has no value.
     """
+    import torch
+
     if alpha == 0:
         raise ValueError("alpha 0 has no divergence of this form; take one of the other side, such as 0.01")
     log_p, log_q = teacher.log_softmax(dim=1), logits.log_softmax(dim=1)
@@ -64,6 +67,8 @@ class MeanSquare:
     """Mean square of the difference of logits, over the batch and the classes."""
 
     def __call__(self, logits: Tensor, teacher: Tensor, /) -> Tensor:
+        from torch.nn import functional as F
+
         return F.mse_loss(logits, teacher)
 
 
@@ -96,5 +101,7 @@ class AlphaDivergence:
             )
 
     def __call__(self, logits: Tensor, teacher: Tensor, /) -> Tensor:
+        import torch
+
         first, second = (alpha_divergence(logits, teacher, alpha, self.clamp) for alpha in self.alphas)
         return self.weight * torch.where(first.detach() > second.detach(), first, second).mean()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -21,7 +21,7 @@ from supernet.training.gradients import freeze
 from supernet.training.interruption import StopSignals, TrainingInterrupted
 from supernet.training.optimisation import Optimisation
 from supernet.training.phases import Phase, check_phases
-from supernet.training.records import Epoch, Log, Means, Progress, Resumption, RollbackRecord, Step
+from supernet.training.records import Epoch, Log, Means, Progress, Resumption, RollbackRecord, Step, Watch
 from supernet.training.samplers import AdaptiveSampler
 from supernet.training.step import Stepper
 
@@ -36,17 +36,9 @@ _FORMAT = 2
 class Loop:
     """The state of one training run, all of which goes into a checkpoint: weights, optimiser, teacher, position."""
 
-    def __init__(
-        self,
-        trainer: Trainer,
-        on_step: Callable[[Progress], None],
-        on_epoch: Callable[[Epoch], None],
-        on_rollback: Callable[[RollbackRecord], None],
-        on_resume: Callable[[Resumption], None],
-    ) -> None:
+    def __init__(self, trainer: Trainer, watch: Watch) -> None:
         check_phases(trainer.phases, trainer.supernet.space, roles_of(trainer.supernet))
-        self.trainer, self.world = trainer, trainer.world
-        self.on_step, self.on_epoch, self.on_rollback, self.on_resume = on_step, on_epoch, on_rollback, on_resume
+        self.trainer, self.world, self.watch = trainer, trainer.world, watch
         self.module = _as_module(trainer)
         self.device = next(self.module.parameters()).device
         self.ends = list(itertools.accumulate(phase.schedule.epochs for phase in trainer.phases))  # in epochs
@@ -140,7 +132,7 @@ class Loop:
                 if self.step % trainer.log_steps == 0:
                     own_rate = result.n_images / result.seconds
                     self.step_log.append(Step(self.step, phase.name, lr, losses, own_rate, share_talking), False)
-                self.on_step(
+                self.watch(
                     Progress(phase.name, epoch, self.ends[-1], self.step, self.n_steps, lr, losses, rate, share_talking)
                 )
             self.losses.add(result.losses)
@@ -178,7 +170,7 @@ class Loop:
         self.epoch += 1
         self._save(good=True)
         if world.is_first:
-            self.on_epoch(record)
+            self.watch(record)
 
     # -- parts --------------------------------------------------------------------------------------------------------
 
@@ -263,7 +255,7 @@ class Loop:
             self._load(state, [RollbackRecord(**record) for record in state["rollbacks"]])
             if self.world.is_first:
                 size = self.world.size
-                self.on_resume(Resumption(self.step, self.n_steps, state.get("processes", size), size))
+                self.watch(Resumption(self.step, self.n_steps, state.get("processes", size), size))
         else:
             self.world.spread([*self.module.parameters(), *self.module.buffers()])
         self._cut_logs()
@@ -324,7 +316,7 @@ class Loop:
         self.rollback_log.append(record)
         self._save(good=True)  # ranks above all that was saved before, so that a kill does not undo the rollback
         if self.world.is_first:
-            self.on_rollback(record)
+            self.watch(record)
 
 
 class _Sortable(Protocol):

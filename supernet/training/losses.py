@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
-
-from torch import Tensor
-from torch.nn import functional as F
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from supernet.training.imitation import AlphaDivergence, Imitation, SoftLabels
 
-__all__ = ["CrossEntropy", "Distillation", "InPlaceDistillation", "Loss", "OwnLoss", "Teacher"]
+if TYPE_CHECKING:  # recipes make losses to check themselves, and must not wait for torch
+    from torch import Tensor
+
+__all__ = ["LABEL_SMOOTHING", "CrossEntropy", "Distillation", "InPlaceDistillation", "Loss", "OwnLoss", "Teacher"]
+
+LABEL_SMOOTHING = 0.1
 
 Teacher = Literal["none", "frozen", "in place"]
 """Nobody; the largest network as it was before the first phase that asks for it; the largest network of the step."""
@@ -42,7 +44,7 @@ class Loss(Protocol):
 class CrossEntropy:
     """The labels only."""
 
-    label_smoothing: float = 0.1
+    label_smoothing: float = LABEL_SMOOTHING
 
     @property
     def teacher(self) -> Teacher:
@@ -52,7 +54,7 @@ class CrossEntropy:
         _check_share("label smoothing", self.label_smoothing)
 
     def __call__(self, logits: Tensor, labels: Tensor, teacher: Tensor | None, progress: float) -> Tensor:
-        return F.cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        return _cross_entropy(logits, labels, self.label_smoothing)
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,7 @@ class Distillation:
     """
 
     weight: float = 1.0
-    label_smoothing: float = 0.1
+    label_smoothing: float = LABEL_SMOOTHING
     teacher: Literal["frozen", "in place"] = "frozen"
     imitation: Imitation = field(default_factory=SoftLabels)
     own: OwnLoss | None = None  # in the place of the cross-entropy with the labels
@@ -118,7 +120,7 @@ class InPlaceDistillation:
     """
 
     label_weight: tuple[float, float] = (1.0, 0.0)
-    label_smoothing: float = 0.1
+    label_smoothing: float = LABEL_SMOOTHING
     imitation: Imitation = field(default_factory=SoftLabels)
     own: OwnLoss | None = None  # in the place of the cross-entropy with the labels
 
@@ -147,7 +149,13 @@ class InPlaceDistillation:
 def _of_targets(loss: Distillation | InPlaceDistillation, logits: Tensor, labels: Tensor, progress: float) -> Tensor:
     if loss.own is not None:
         return loss.own(logits, labels, None, progress)
-    return F.cross_entropy(logits, labels, label_smoothing=loss.label_smoothing)
+    return _cross_entropy(logits, labels, loss.label_smoothing)
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
+    from torch.nn import functional as F
+
+    return F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
 
 
 def _check_share(name: str, value: float) -> None:

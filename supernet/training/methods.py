@@ -6,7 +6,7 @@ from typing import Literal
 
 from supernet.space import SearchSpace
 from supernet.training.imitation import Imitation, SoftLabels
-from supernet.training.losses import CrossEntropy, Distillation, InPlaceDistillation
+from supernet.training.losses import LABEL_SMOOTHING, CrossEntropy, Distillation, InPlaceDistillation
 from supernet.training.phases import Phase, Schedule
 from supernet.training.samplers import Largest, Sandwich, Uniform
 
@@ -14,7 +14,7 @@ __all__ = ["fine_tuning", "plain", "random_sampling", "single_stage"]
 
 
 def plain(
-    space: SearchSpace, schedule: Schedule, label_smoothing: float = 0.1, clip: float | None = None
+    space: SearchSpace, schedule: Schedule, label_smoothing: float = LABEL_SMOOTHING, clip: float | None = None
 ) -> tuple[Phase]:
     """Ordinary training of the largest network, as for a baseline: one phase."""
     return (Phase("plain", space, schedule, Largest(), CrossEntropy(label_smoothing), clip=clip),)
@@ -26,7 +26,7 @@ def single_stage(
     n_random: int = 2,
     label_weight: tuple[float, float] = (1.0, 0.0),
     warmup: Schedule | None = None,
-    label_smoothing: float = 0.1,
+    label_smoothing: float = LABEL_SMOOTHING,
     clip: float | None = 1.0,
     imitation: Imitation | None = None,
 ) -> tuple[Phase, ...]:
@@ -48,7 +48,7 @@ def fine_tuning(
     teacher: Literal["in place", "frozen"] = "in place",
     distillation_weight: float = 1.0,
     largest: Schedule | None = None,
-    label_smoothing: float = 0.1,
+    label_smoothing: float = LABEL_SMOOTHING,
     clip: float | None = None,
     imitation: Imitation | None = None,
 ) -> tuple[Phase, ...]:
@@ -71,7 +71,7 @@ def random_sampling(
     n: int = 1,
     distillation_weight: float = 0.0,
     largest: Schedule | None = None,
-    label_smoothing: float = 0.1,
+    label_smoothing: float = LABEL_SMOOTHING,
     clip: float | None = None,
     split_batch: bool = False,
     imitation: Imitation | None = None,

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-from timm.data.mixup import Mixup
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = ["Mixing"]
 
@@ -32,6 +34,9 @@ class Mixing:
     cutmix_probability: float = 0.5
 
     def __post_init__(self) -> None:
+        for name, value in (("probability", self.probability), ("cutmix_probability", self.cutmix_probability)):
+            if not 0 <= value <= 1:
+                raise ValueError(f"{name} {value} of mixing is not in [0, 1]")
         if min(self.mixup, self.cutmix) < 0 or not self.mixup + self.cutmix > 0:
             raise ValueError(f"mixup {self.mixup} and cutmix {self.cutmix} mix nothing; set one above 0, or leave both")
 
@@ -41,6 +46,8 @@ class Mixing:
         Raises:
             ValueError: `n` is odd; images are mixed in pairs.
         """
+        from timm.data.mixup import Mixup
+
         if len(images) % 2:
             raise ValueError(
                 f"mixup and cutmix need an even number of images per process; got {len(images)}: change data.batch_size"

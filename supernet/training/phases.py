@@ -31,7 +31,7 @@ class Schedule:
 
     epochs: int
     peak_lr: float
-    warmup_epochs: float = 0
+    warmup_epochs: float = 0.0
     warmup_lr: float = 0.0
     final_share: float = 0.0
 

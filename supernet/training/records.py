@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 
 from supernet.files import write_text
 
-__all__ = ["Epoch", "Log", "Means", "Progress", "Resumption", "RollbackRecord", "Step"]
+__all__ = ["Epoch", "Log", "Means", "Progress", "Record", "Resumption", "RollbackRecord", "Step", "Watch", "only"]
 
 _R = TypeVar("_R")
 
@@ -85,6 +85,23 @@ class Resumption:
     n_steps: int
     processes_before: int
     processes: int
+
+
+Record = Progress | Epoch | RollbackRecord | Resumption
+"""Whatever a run reports, as it happens."""
+
+Watch = Callable[[Record], None]
+"""Who is told."""
+
+
+def only(kind: type[_R], tell: Callable[[_R], object]) -> Watch:
+    """A watcher that is told records of one kind: ``trainer.run(only(Epoch, print))``."""
+
+    def watch(record: Record) -> None:
+        if isinstance(record, kind):
+            tell(record)
+
+    return watch
 
 
 class Log(Generic[_R]):

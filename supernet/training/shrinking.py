@@ -9,11 +9,11 @@ from supernet.architecture import Number
 from supernet.space import SearchSpace
 from supernet.space.roles import ROLES, Role
 from supernet.training.imitation import Imitation, SoftLabels
-from supernet.training.losses import CrossEntropy, Distillation, Loss
+from supernet.training.losses import LABEL_SMOOTHING, CrossEntropy, Distillation, Loss
 from supernet.training.phases import Phase, Schedule, Sort, has_widths, is_width
 from supernet.training.samplers import Uniform
 
-__all__ = ["keep_largest", "progressive_shrinking"]
+__all__ = ["SUBNETS", "keep_largest", "progressive_shrinking"]
 
 Group = tuple[Role, ...]
 
@@ -25,7 +25,7 @@ _LAST_STEP = Schedule(125, 7.5e-3, 5, 7.5e-3)
 
 _AT_ONCE: tuple[Group, ...] = (("kernel",),)
 _STEP_BY_STEP: tuple[Group, ...] = (("depth", "switch"), ("middle_width", "heads"), ("outer_width", "embedding"))
-_SUBNETS: Mapping[str, int] = {"kernel": 1, "depth": 2, "middle_width": 4, "outer_width": 4}
+SUBNETS: Mapping[str, int] = {"kernel": 1, "depth": 2, "middle_width": 4, "outer_width": 4}
 
 
 def progressive_shrinking(
@@ -38,7 +38,7 @@ def progressive_shrinking(
     step_by_step: Sequence[Group] = _STEP_BY_STEP,
     subnets: Mapping[str, int] | None = None,
     distillation_weight: float = 1.0,
-    label_smoothing: float = 0.1,
+    label_smoothing: float = LABEL_SMOOTHING,
     imitation: Imitation | None = None,
     roles: Mapping[str, Role] = ROLES,
 ) -> tuple[Phase, ...]:
@@ -90,7 +90,7 @@ def progressive_shrinking(
                 f"subnets for {role}: nothing of that is chosen in this space, only {', '.join(phased) or 'nothing'}; "
                 "remove it"
             )
-    n_subnets = {**_SUBNETS, **(subnets or {})}
+    n_subnets = {**SUBNETS, **(subnets or {})}
     loss: Loss = CrossEntropy(label_smoothing)
     if distillation_weight:
         loss = Distillation(distillation_weight, label_smoothing, "frozen", imitation or SoftLabels())

@@ -12,11 +12,11 @@ from torch import Tensor
 from supernet.protocol import Supernet
 from supernet.training.collapse import Rollback
 from supernet.training.distributed import World
-from supernet.training.engine import Engine
+from supernet.training.engine import KEEP, MOMENTUM, WEIGHT_DECAY, Engine
 from supernet.training.loop import Loop
 from supernet.training.memory import keep_freed_memory
 from supernet.training.phases import Phase
-from supernet.training.records import Epoch, Progress, Resumption, RollbackRecord
+from supernet.training.records import Epoch, Watch
 
 __all__ = ["Trainer", "TrainingData"]
 
@@ -51,7 +51,7 @@ class Trainer:
 
     On n processes every one trains on its share of each batch, and the gradients are averaged: the same run with the
     same learning rates, but for BatchNorm, which sees the share only (see `Engine.sync_batch_norm`). The first process
-    alone writes and calls `on_step`, `on_epoch` and `on_rollback`.
+    alone writes, and tells the watcher.
 
     Attributes:
         supernet: an `nn.Module` that is a `Supernet`, on the device of `world`.
@@ -79,28 +79,24 @@ class Trainer:
     phases: Sequence[Phase]
     data: TrainingData
     seed: int = 0
-    weight_decay: float = 3e-5
-    momentum: float = 0.9
+    weight_decay: float = WEIGHT_DECAY
+    momentum: float = MOMENTUM
     engine: Engine = field(default_factory=Engine)
     rollback: Rollback = field(default_factory=Rollback)
     world: World = field(default_factory=World)
     folder: Path | None = None
     save_steps: int | None = None
     save_seconds: float | None = None
-    keep: int = 2
+    keep: int = KEEP
     log_steps: int = 20
     identity: Mapping[str, Any] = field(default_factory=dict)
     validate: Callable[[Supernet], Mapping[str, float]] | None = None
     validate_every: int = 1
 
-    def run(
-        self,
-        on_step: Callable[[Progress], None] | None = None,
-        on_epoch: Callable[[Epoch], None] | None = None,
-        on_rollback: Callable[[RollbackRecord], None] | None = None,
-        on_resume: Callable[[Resumption], None] | None = None,
-    ) -> list[Epoch]:
+    def run(self, watch: Watch = lambda record: None) -> list[Epoch]:
         """Train to the end; returns all epochs, those of interrupted runs included.
+
+        `watch` is told of every step, epoch, rollback and resumption on the first process; see `only`.
 
         Raises:
             ValueError: phases that do not fit the supernet, or a checkpoint of another configuration.
@@ -109,9 +105,4 @@ class Trainer:
             LostProcessError: another process of the run is gone.
         """
         with keep_freed_memory():
-            hooks = (on_step or _ignore, on_epoch or _ignore, on_rollback or _ignore, on_resume or _ignore)
-            return Loop(self, *hooks).to_the_end()
-
-
-def _ignore(_: object) -> None:
-    pass
+            return Loop(self, watch).to_the_end()
