@@ -9,7 +9,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from search.front import Axis, Candidate, ParetoFront, Values, hypervolume, non_dominated
+from search.front import Axis, Candidate, ParetoFront, Values, non_dominated
 from search.tactics.unseen import Unseen
 from supernet.space import Genes, SearchSpace
 
@@ -111,23 +111,6 @@ class Archive:
             for arch, row in zip(self.space.decode(self.genes[rows]), self.values[rows], strict=True)
         ]
         return ParetoFront(candidates, self.axes)
-
-    def worst(self) -> dict[str, float]:
-        """The worst value on every axis, feasible or not, by name: a reference for hypervolumes."""
-        return {axis.name: float(axis.loss(axis.loss(self.values[:, i]).max())) for i, axis in enumerate(self.axes)}
-
-    def growth(self, reference: Mapping[str, float], n_steps: int = 100) -> tuple[tuple[int, float], ...]:
-        """The hypervolume of the front after so many evaluations, at the ends of at most `n_steps` batches."""
-        corner = np.array([axis.loss(float(reference[axis.name])) for axis in self.axes])
-        ends = np.cumsum([len(genes) for genes in self._genes[1:]])
-        ends = ends[np.unique(np.linspace(0, len(ends) - 1, min(n_steps, len(ends))).astype(int))]
-        losses, feasible = self.losses, self.feasible
-        front, steps = losses[:0], []
-        for start, end in itertools.pairwise([0, *ends.tolist()]):
-            merged = np.concatenate([front, losses[start:end][feasible[start:end]]])
-            front = merged[non_dominated(merged)]
-            steps.append((end, hypervolume(front, corner)))
-        return tuple(steps)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,6 @@ def run_search(
     seed: int,
     constraints: Sequence[Constraint] = (),
     initial: Genes | None = None,
-    reference: Mapping[str, float] | None = None,
     batch: int | None = None,
     archive: Archive | None = None,
     **options: Any,
@@ -45,7 +44,6 @@ def run_search(
         seed: everything random follows from it; the same seed gives the same result.
         constraints: architectures that hold them go before all others.
         initial: genes (n, n_genes) to begin with, such as the front of another device; they need not be canonical.
-        reference: value per objective at which hypervolume ends; by default the worst that was evaluated.
         batch: how many architectures are evaluated at a time, at most; by default as many as the tactic likes.
         archive: of these objectives and constraints, to go on with; it grows in place, so that whoever keeps it
             can go on from anywhere.
@@ -57,7 +55,7 @@ def run_search(
     """
     started = time.perf_counter()
     archive = Archive(space, objectives) if archive is None else archive
-    _check(archive, space, objectives, budget, reference, batch)
+    _check(archive, space, objectives, budget, batch)
     if isinstance(tactic, str):
         name, tactic = tactic, create_tactic(tactic, space, len(objectives), seed, **options)
     elif options:
@@ -83,7 +81,6 @@ def run_search(
     while (left := budget - len(archive)) > 0 and len(genes := tactic.ask(min(left, batch or left))):
         tactic.tell(genes, *evaluate(genes))
 
-    reference = dict(reference or archive.worst())
     return SearchResult(
         tactic=name,
         seed=seed,
@@ -92,8 +89,6 @@ def run_search(
         values=archive.values,
         feasible=archive.feasible,
         front=archive.front(),
-        reference=reference,
-        hypervolumes=archive.growth(reference),
     )
 
 
@@ -104,12 +99,7 @@ def _first(space: SearchSpace, initial: Genes | None) -> Genes:
 
 
 def _check(
-    archive: Archive,
-    space: SearchSpace,
-    objectives: Sequence[Objective],
-    budget: int,
-    reference: Mapping[str, float] | None,
-    batch: int | None,
+    archive: Archive, space: SearchSpace, objectives: Sequence[Objective], budget: int, batch: int | None
 ) -> None:
     axes = tuple(Axis(axis.name, axis.unit, axis.maximize) for axis in objectives)
     if archive.axes != axes or archive.space != space:
@@ -119,6 +109,3 @@ def _check(
         raise ValueError(f"a budget of {budget} evaluations; at least 1 is needed")
     if batch is not None and batch < 1:
         raise ValueError(f"a batch of {batch} architectures; at least 1 is needed")
-    if reference is not None and reference.keys() != {axis.name for axis in axes}:
-        names = ", ".join(axis.name for axis in axes)
-        raise ValueError(f"reference of {', '.join(reference) or 'nothing'}; it needs a value of {names}")

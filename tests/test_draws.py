@@ -254,7 +254,7 @@ def test_shifting_waits_and_updates_now_and_then() -> None:
 
 @pytest.mark.parametrize("sampler", [Attentive, Shift])
 def test_adaptive_samplers_need_bins_and_no_family(sampler: type[Attentive] | type[Shift]) -> None:
-    with pytest.raises(ValueError, match="compares MAC bins, which Evenly has not; use draw=MacBins"):
+    with pytest.raises(ValueError, match="compares MAC bins; draw by these"):
         sampler(Sandwich(2))
     with pytest.raises(ValueError, match="both decide what is trained how often"):
         sampler(Uniform(2, Nested(FAMILY)))

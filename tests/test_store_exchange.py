@@ -137,24 +137,16 @@ def test_more_turns_than_a_cell_usually_holds(path):
         ({"seconds": "[true]"}, "is not of the right form"),
         ({"seconds": "0.1, 0.2"}, "seconds .* cannot be read"),
         ({"seconds": "[" * 32_767}, "cannot be read: .*do not save it with a spreadsheet"),
-        ({"seconds": json.dumps([0.1] * 10)}, "was changed after it was exported"),
         ({"turns": "[0, 1]"}, "2 turns, but 10 seconds"),
         ({"turns": json.dumps([0, 1, 2, 4, 5, 6, 8, 9, 10, 12])}, "turns must ascend from 0 to 11"),
         ({"turns": json.dumps([0, 0, 2, 4, 5, 6, 8, 9, 10, 11])}, "turns must ascend"),
-        ({"turns": json.dumps([0, 1, 2, 3, 5, 6, 8, 9, 10, 11])}, "was changed after it was exported"),
         ({"turns": "[0.5]"}, "is not of the right form"),
         ({"started": json.dumps([-1.0] * 10)}, "started before its session"),
-        ({"started": json.dumps([None] * 10)}, "was changed after it was exported"),
-        ({"doubts": json.dumps([""] * 12)}, "was changed after it was exported"),
         ({"doubts": "[1]"}, "doubts .* is not of the right form"),
         ({"doubts": json.dumps([""] * 100_001)}, "100001 turns; at most 100000"),
-        ({"latency": "0.1"}, "was changed after it was exported"),
         ({"latency": '"fast"'}, "latency 'fast' is not of the right form"),
-        ({"key": "another"}, "was changed after it was exported"),
         ({"key": ""}, "has no name"),
         ({"session": ""}, "has no name"),
-        ({"session": "another"}, "was changed after it was exported"),
-        ({"purpose": "final!"}, "was changed after it was exported"),
         ({"began": "1700000000"}, "began .* is not of the right form"),
         ({"began": "Infinity"}, "Infinity is not a number"),
         ({"notes": '"none"'}, "notes 'none' is not of the right form"),
@@ -163,7 +155,6 @@ def test_more_turns_than_a_cell_usually_holds(path):
         ({"device.threads": "4"}, "that of the device described is"),
         ({"device.threads": "4.0"}, "threads 4.0 is not of type int"),
         ({"device.runtime_version": "3.0"}, "that of the device described is"),
-        ({"device.name": "other"}, "was changed after it was exported"),
         ({"fingerprint": "0" * 12}, "the fingerprint is '000000000000'"),
         ({"resolution": "32.5"}, "resolution '32.5' is not of the right form"),
         ({"resolution": "-1"}, "has resolution -1"),
@@ -186,7 +177,7 @@ def test_rows_of_one_session_must_agree(tmp_path):
     rows = rows_of(path)
     for change, message in (
         (rows[0], "row 2: session 'one' has 'a' in row 1 already"),
-        (rows[3] | {"session": "one"}, "row 2: what is said of 'b' was changed"),
+        (rows[3] | {"session": "one"}, "row 2: notes of session 'one' is not what row 1 has"),
     ):
         edit(path, 1, **change)
         with pytest.raises(ValueError, match=message):
@@ -207,7 +198,6 @@ def test_parquet_rows_are_checked_in_the_same_way(tmp_path):
     for name, value, message in (
         ("seconds", [[float("nan")], good[1]], "is not of the right form"),
         ("seconds", [None, good[1]], "a cell is missing"),
-        ("seconds", [[0.1] * len(good[0]), good[1]], "was changed after"),
         ("seconds", [["x"], ["y"]], "is not of the right form"),
         ("device.name", [None, "x"], "a cell is missing"),
         ("device.options", [[None], ["x"]], "options"),

@@ -1,7 +1,6 @@
 """Every law of a tactic for every registered one, that broken tactics break the laws, and the loop itself."""
 
 import dataclasses
-import itertools
 import json
 import subprocess
 import sys
@@ -22,8 +21,7 @@ from search import (
     select_spread,
     tactic_names,
 )
-from search.result import SearchResult
-from search.tactics.nsga2 import _vary
+from search.tactics.array_nsga2 import _vary
 from search.tactics.random_search import RandomTactic
 from search.testing import SPACES, TacticContract, Toy
 from supernet.space import Genes, SearchSpace, Stage
@@ -261,17 +259,13 @@ def test_relations_of_the_space_hold_for_everything_that_is_evaluated(tactic):
 
 
 @two_tactics
-def test_history_and_front_agree(tactic):
-    result = run_search(SPACE, OBJECTIVES, tactic=tactic, budget=500, seed=1, reference=REFERENCE, batch=30)
-    evaluated, volumes = zip(*result.hypervolumes, strict=True)
-    assert evaluated[-1] == 500 and np.diff([2, *evaluated]).max() <= 30
-    assert all(b >= a for a, b in itertools.pairwise(volumes))
-    assert volumes[-1] == pytest.approx(result.front.hypervolume(REFERENCE))
+def test_everything_evaluated_and_the_front_agree(tactic):
+    result = run_search(SPACE, OBJECTIVES, tactic=tactic, budget=500, seed=1, batch=30)
+    assert result.n_evaluated == 500
     rows = {row.tobytes() for row in result.genes}
     front = SPACE.encode([candidate.arch for candidate in result.front])
     assert all(row.tobytes() in rows for row in front)
     np.testing.assert_allclose([c.values["cost"] for c in result.front], cost(front))
-    assert SearchResult.from_dict(json.loads(json.dumps(result.to_dict()))).front == result.front
 
 
 @two_tactics
@@ -282,7 +276,7 @@ def test_constraints_hold_on_the_front(tactic):
     assert all(250 <= candidate.values["cost"] <= 330 for candidate in result.front)
     never = (Constraint("cost", cost, upper=-1.0),)
     nothing = run_search(SPACE, OBJECTIVES, tactic=tactic, budget=60, seed=0, constraints=never)
-    assert len(nothing.front) == 0 and nothing.hypervolumes[-1][1] == 0
+    assert len(nothing.front) == 0
 
 
 def test_a_tiny_space_is_searched_completely():
@@ -329,7 +323,7 @@ def test_a_search_that_was_stopped_goes_on_as_if_it_had_not_been(tactic):
         assert 0 < len(kept) <= stop
         result = run_search(SPACE, OBJECTIVES, tactic=tactic, budget=200, seed=0, population=30, batch=17, archive=kept)
         np.testing.assert_array_equal(result.genes, whole.genes)
-        assert result.front == whole.front and result.hypervolumes == whole.hypervolumes
+        assert result.front == whole.front
 
 
 def test_a_search_begins_where_one_of_another_tactic_has_ended():
@@ -376,7 +370,6 @@ def test_mutation_is_no_mere_rounding():
         (OBJECTIVES, {"budget": 0}, "at least 1"),
         (OBJECTIVES, {"batch": 0}, "at least 1"),
         (OBJECTIVES, {"population": 2}, "at least 4"),
-        (OBJECTIVES, {"reference": {"cost": 1.0}}, "needs a value of quality, cost"),
         (OBJECTIVES, {"archive": Archive(SPACE, OBJECTIVES[:1])}, "an archive of quality"),
         (OBJECTIVES, {"tactic": RandomTactic(SPACE, 0, 10), "population": 5}, "option population for a tactic that is"),
     ],

@@ -123,22 +123,25 @@ class SamplingSettings(Section):
             if draw != self.draw and (foreign := sorted(names & given)):
                 raise ValueError(f"{foreign[0]} has no meaning for draw {self.draw!r}; remove it, or set {draw!r}")
         check_level_weights(self.level_weights, self.levels)
-        self.apply([Phase("any", _ANY, Schedule(1, 1.0), Uniform())], _ANY, cast(CountsMacs, None))
+        self.apply([Phase("any", _ANY, Schedule(1, 1.0), Uniform())], _ANY)
         return self
 
-    def apply(self, phases: Sequence[Phase], space: SearchSpace, supernet: CountsMacs) -> tuple[Phase, ...]:
-        """The phases with their random sub-networks drawn so; MACs are counted by the supernet.
+    def apply(
+        self, phases: Sequence[Phase], space: SearchSpace, supernet: CountsMacs | None = None
+    ) -> tuple[Phase, ...]:
+        """The phases with their random sub-networks drawn so; MACs are counted by the supernet. Without one, only for a
+        look at what goes together.
 
         Raises:
             ValueError: something does not go together, or does not fit the space.
         """
         return with_draw(phases, self._draw(space, supernet), self._adapt())
 
-    def _draw(self, space: SearchSpace, supernet: CountsMacs) -> Draw | None:
+    def _draw(self, space: SearchSpace, supernet: CountsMacs | None) -> Draw | None:
         if self.draw == "mac_bins":
-            return MacBins(supernet, self.n_bins, self.prior)
+            return MacBins(cast(CountsMacs, supernet), self.n_bins, self.prior)
         if self.draw == "nested":
-            if space is _ANY:  # which is too small for many levels; their weights were looked at
+            if supernet is None:  # the space may be too small for many levels
                 return Nested(NestedFamily.between(space, 2))
             return Nested(NestedFamily.between(space, self.levels), self.level_weights)
         return Evenly("architectures") if self.draw == "architectures" else None
@@ -209,9 +212,16 @@ class TrainedSettings(OptimisationSettings):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        phases = self.phases(_ANY)
-        check_phases(self.sampling.apply(phases, _ANY, cast(CountsMacs, None)), _ANY)
+        phases = self.phases(self._trial_space)
+        check_phases(self.sampling.apply(phases, self._trial_space), self._trial_space)
+        if getattr(self, "distillation_weight", 1) == 0 and "kind" in self.imitation.model_fields_set:
+            raise ValueError("imitation is of a teacher, and with distillation_weight 0 there is none; remove one")
         return self
+
+    @property
+    def _trial_space(self) -> SearchSpace:
+        """Where the method is tried out."""
+        return _ANY
 
     @abstractmethod
     def phases(
@@ -293,12 +303,14 @@ class ProgressiveShrinkingSettings(TrainedSettings):
     distillation_weight: NotNegative = default(progressive_shrinking, "distillation_weight")
     """Weight of the teacher beside the labels; 0: no teacher."""
 
+    @property
+    def _trial_space(self) -> SearchSpace:
+        return _NO_KERNELS if self.full is None else _ANY
+
     def phases(
         self, space: SearchSpace, roles: Mapping[str, Role] = ROLES, imitation: Imitation | None = None
     ) -> tuple[Phase, ...]:
         """See `TrainedSettings`."""
-        if space is _ANY and self.full is None:
-            space = _NO_KERNELS
         return progressive_shrinking(
             space,
             largest=self.largest and self.largest.schedule,

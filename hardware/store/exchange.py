@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -39,7 +38,7 @@ def write_sessions(sessions: Sequence[Session], path: str | Path) -> None:
     purpose, notes and ``session_extras``, as ``device.…`` its device, and the doubts of all its turns), what the
     network did there (``turns``, the numbers of those it took part in from 0 on, ``started`` and ``seconds`` of its
     repeat in each), and what follows from that: its latency in seconds on the session's own level with the 95 %
-    interval, the fingerprint of the device, and a digest of the row by which `read_sessions` notices edits.
+    interval, and the fingerprint of the device.
 
     Raises:
         ValueError: a suffix other than .csv and .parquet, or pyarrow is missing.
@@ -109,7 +108,6 @@ def _columns() -> dict[str, Any]:
         "session_extras": Extras,
         "extras": Extras,
         "fingerprint": str,
-        "digest": str,
     }
 
 
@@ -147,8 +145,7 @@ def _rows(session: Session) -> Iterator[Row]:
             "seconds": session.seconds[number, turns].tolist(),
             "extras": _floats(network.extras),
         }  # fmt: skip
-        row = {name: row[name] for name in _columns() if name != "digest"}
-        yield row | {"digest": _digest(row)}
+        yield {name: row[name] for name in _columns()}
 
 
 def _floats(extras: Extras) -> dict[str, float]:
@@ -224,8 +221,6 @@ def _check_row(row: Row) -> None:
             f"the fingerprint is {row['fingerprint']!r}, but that of the device described is "
             f"{device.fingerprint}: the row was edited, or comes from another version of the project"
         )
-    if row["digest"] != _digest({name: row[name] for name in _columns() if name != "digest"}):
-        raise ValueError(f"what is said of {row['key']!r} was changed after it was exported; export it again")
 
 
 def _check_beside(row: Row, others: Mapping[Network, tuple[int, Row]]) -> None:
@@ -248,11 +243,6 @@ def _is_of(value: Any, kind: Any, name: str) -> bool:
     if kind in (Texts, Numbers):
         return type(value) is list and all(type(one) is (str if kind == Texts else int) for one in value)
     return type(value) is kind
-
-
-def _digest(values: Mapping[str, Any]) -> str:
-    """Sixteen hexadecimal digits of everything the row says; numbers keep all their digits in JSON."""
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _value(name: str, text: Any) -> Any:

@@ -13,7 +13,7 @@ __all__ = ["age_moea", "age_moea2", "c_taea", "moead", "nsga2", "nsga3", "pymoo"
 
 def nsga2(space: SearchSpace, n_objectives: int, seed: int, population: int = POPULATION) -> Tactic:
     """NSGA-II (Deb et al. 2002), our own on arrays: the fastest, and good for two objectives."""
-    from search.tactics.nsga2 import Nsga2
+    from search.tactics.array_nsga2 import Nsga2
 
     return Nsga2(space, n_objectives, seed, population)
 

@@ -25,8 +25,8 @@ from pymoo.util.ref_dirs import get_reference_directions
 from scipy.optimize import linear_sum_assignment
 
 from search.front import Values
+from search.tactics.array_nsga2 import ETA, MUTATED
 from search.tactics.generations import Generational
-from search.tactics.nsga2 import ETA, MUTATED
 from supernet.space import Genes, SearchSpace
 
 __all__ = ["PymooTactic", "reference_directions"]

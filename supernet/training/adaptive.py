@@ -138,10 +138,7 @@ class Shift:
 
 def _bins_of(places: Uniform | Sandwich, what: str) -> MacBins:
     if isinstance(places.draw, Nested):
-        raise ValueError(
-            f"{what} and a nested family both decide what is trained how often; take one of them, with draw=MacBins "
-            "for the first"
-        )
+        raise ValueError(f"{what} and a nested family both decide what is trained how often; take one of them")
     if not isinstance(places.draw, MacBins):
-        raise ValueError(f"{what} compares MAC bins, which {type(places.draw).__name__} has not; use draw=MacBins")
+        raise ValueError(f"{what} compares MAC bins; draw by these: `MacBins`, or draw = 'mac_bins' in a recipe")
     return cast(MacBins, places.draw)

@@ -100,10 +100,13 @@ class Distillation:
             if self.teacher == "frozen":
                 raise ValueError(
                     "an α-divergence from a frozen teacher explodes on small sub-networks, which are far from it at "
-                    "first; use SoftLabels, or a teacher in place"
+                    "first; imitate soft labels, or take the teacher in place"
                 )
             if self.weight != 1:
-                raise ValueError(f"weight {self.weight} belongs to the AlphaDivergence, whose safe range depends on it")
+                raise ValueError(
+                    f"distillation weight {self.weight:g} beside an α-divergence, whose safe range depends on its own "
+                    "weight: set that, and leave this at 1"
+                )
 
     def __call__(self, logits: Tensor, labels: Tensor, teacher: Tensor | None, progress: float) -> Tensor:
         loss = _of_targets(self, logits, labels, progress)

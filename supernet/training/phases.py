@@ -39,11 +39,11 @@ class Schedule:
         if self.epochs < 1:
             raise ValueError(f"{self.epochs} epochs: the least is 1")
         if not 0 <= self.warmup_epochs < self.epochs:
-            raise ValueError(f"a warm-up of {self.warmup_epochs} epochs does not fit into {self.epochs} epochs")
-        if not 0 <= self.warmup_lr <= self.peak_lr or self.peak_lr <= 0:
-            raise ValueError(
-                f"learning rates must satisfy 0 <= warmup_lr {self.warmup_lr} <= peak_lr {self.peak_lr} > 0"
-            )
+            raise ValueError(f"warmup_epochs {self.warmup_epochs:g} must be from 0 to below epochs {self.epochs}")
+        if not self.peak_lr > 0:
+            raise ValueError(f"peak_lr {self.peak_lr:g} must be above 0")
+        if not 0 <= self.warmup_lr <= self.peak_lr:
+            raise ValueError(f"warmup_lr {self.warmup_lr:g} must be from 0 to peak_lr {self.peak_lr:g}")
         if not 0 <= self.final_share <= 1:
             raise ValueError(f"final_share {self.final_share} of the learning rate is not in [0, 1]")
 
@@ -94,7 +94,7 @@ class Phase:
                     "give; use Sandwich"
                 )
         if self.clip is None and _has_alpha(self.loss):
-            return "an α-divergence without clip lets single steps destroy the weights; use clip=1.0"
+            return "an α-divergence without clip lets single steps destroy the weights; set clip = 1.0"
         if self.split_batch and self.loss.teacher == "in place":
             return "with split_batch the largest network sees other images than those it should teach; use CrossEntropy"
         if self.split_batch and isinstance(self.sampler, AdaptiveSampler):
@@ -176,7 +176,7 @@ def check_phases(phases: Sequence[Phase], space: SearchSpace, roles: Mapping[str
         if i == 0 and label_free and phase.schedule.epochs < _EPOCHS_LABEL_FREE:
             raise ValueError(
                 f"phase {phase.name!r} starts from soft labels alone and has {phase.schedule.epochs} epochs; in fewer "
-                f"than {_EPOCHS_LABEL_FREE} the teacher is too poor: use label_weight (1, 0), or a warm-up phase"
+                f"than {_EPOCHS_LABEL_FREE} it teaches badly: set label_weight [1, 0], or train the largest first"
             )
         trained_widths |= not isinstance(phase.sampler, Largest) and has_widths(phase.space, roles)
 
