@@ -17,7 +17,7 @@ _IMAGES = (4, 64)  # at least and at most in a call
 
 
 class OnnxModule(nn.Module):
-    """Computes the outputs (n, ...) of float32 images (n, channels, height, width) on the CPU, as logits (n, n_classes).
+    """Computes the outputs (n, ...) of float32 images (n, channels, height, width) on the CPU.
 
     The file has BatchNorms folded into convolutions, and ONNX Runtime fuses what is left: two to five times as fast
     as the torch module.
