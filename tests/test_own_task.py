@@ -211,7 +211,7 @@ def test_masks_are_learned_and_scored_over_all_images(folder, recipe_path):
     from experiments.scoring.scorer import Scorer
     from supernet.training import World
 
-    (folder / "overlap.py").write_text(OVERLAP.replace('masks."""\n', f'masks."""\n{IMPORTS}', 1) + NETWORK)
+    (folder / "overlap.py").write_text(OVERLAP.replace("\nimport torch\n", IMPORTS) + NETWORK)
     (folder / "overlap.toml").write_text(segmentation(recipe_path.read_text()))
     run = RunFolder.start(folder / "overlap.toml", folder / "masks")
     from experiments.training.train import check_beginning

@@ -61,7 +61,8 @@ class MeasuredSupernet(nn.Module):
         return self._supernet.space
 
     def forward(self, images: Tensor, arch: Architecture) -> Tensor:
-        """Logits (batch, n_classes) of the sub-network `arch` on images (batch, channels, height, width)."""
+        """Logits (batch, n_classes), or outputs (batch, ...) of another task, of the sub-network `arch` on images
+        (batch, channels, height, width)."""
         return self._supernet(images, arch)
 
     def extract(self, arch: Architecture) -> nn.Module:
