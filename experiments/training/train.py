@@ -259,8 +259,8 @@ def _write_weights(module: nn.Module, path: Path) -> None:
 def _rollback(run: RunFolder) -> Rollback:
     """As the recipe has it; how far a metric of one's own may fall nobody knows, so there only what is not finite is a
     collapse."""
-    settings = run.recipe.engine.rollback.model_dump()
-    return Rollback(**(settings if run.recipe.task is None else settings | {"margin": None}))
+    settings = run.recipe.engine.rollback
+    return Rollback(settings.at_most, settings.factor, settings.margin if run.recipe.task is None else None)
 
 
 def _draw_course(run: RunFolder, folder: Path) -> None:
