@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from experiments.files import read_json, write_json
+from experiments.measuring.block_profiles import measured_blocks
 from experiments.quantities import Quantity
 from experiments.run_folder import RunFolder
 from predictors.card import error_card
+from predictors.cost_terms import KnownCosts
 from predictors.protocol import Predictor, Values
 from predictors.registry import Subject, create_predictor, suitable_predictors
 from predictors.selection import fit_best
@@ -20,10 +22,7 @@ from predictors.storage import load_predictor, save_predictor
 from supernet.architecture import Architecture
 from supernet.space import Genes
 
-if TYPE_CHECKING:
-    from supernet.registry import AnySupernet
-
-__all__ = ["Fitted", "fit_and_save", "load", "predictor_folder"]
+__all__ = ["Fitted", "fit_and_save", "load", "predictor_folder", "subject"]
 
 
 @dataclass(frozen=True)
@@ -66,8 +65,8 @@ def fit_and_save(
     path = folder / f"{name}.card.json"
     if path.exists() and read_json(path)["values"] == learned:
         return f"  {name}: fitted to these {len(y)} architectures already"
-    makers = suitable_predictors(_subject(supernet), target, seed, run.recipe.fit.predictors)
-    best = fit_best(makers, genes, y, target=target, seed=seed)
+    makers = suitable_predictors(subject(run, quantity), target, seed, run.recipe.fit.predictors)
+    best = fit_best(makers, genes, y, target=target)
     card = error_card(makers[best.name], genes, y, seed=seed)
     folder.mkdir(parents=True, exist_ok=True)
     save_predictor(best.predictor, folder / f"{name}.json")  # type: ignore[arg-type]
@@ -103,15 +102,20 @@ def load(run: RunFolder, quantity: Quantity, device: str | None = None) -> Fitte
     run.require(path, "fit")
     content = read_json(path)
     target = quantity.kind.learned or "value"
-    like = create_predictor(content["chosen"], _subject(run.untrained_supernet), target, run.recipe.seed)
+    like = create_predictor(content["chosen"], subject(run, quantity), target, run.recipe.seed)
     return Fitted(load_predictor(folder / f"{quantity.name}.json", like), content["out_of_fold"], content["level"])
 
 
-def _subject(supernet: AnySupernet) -> Subject:
-    def macs(genes: Genes) -> Values:
-        return supernet.costs(genes).macs.astype(float)
+def subject(run: RunFolder, quantity: Quantity) -> Subject:
+    """What predictors of a quantity can know of the networks of a run without measuring them."""
+    supernet = run.untrained_supernet
+    blocks = measured_blocks(run, quantity.device) if quantity.device and quantity.kind.name == "latency" else None
+    if (table := supernet.cost_table) is not None:
+        return Subject(supernet.space, table, blocks)
 
-    def written(genes: Genes) -> Values:
-        return supernet.costs(genes).activations.astype(float)
+    def count(name: str, genes: Genes) -> Values:
+        return getattr(supernet.costs(genes), name).astype(float)
 
-    return Subject(supernet.space, {"macs": macs, "activations": written})
+    names = ("macs", "parameters", "activations")
+    counts = KnownCosts(supernet.space, {name: partial(count, name) for name in names})
+    return Subject(supernet.space, counts, blocks)

@@ -6,7 +6,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from predictors.boosting import BoostingPredictor
     from predictors.card import ErrorCard, error_card
+    from predictors.cost_terms import CostTerms, KnownCosts
+    from predictors.ensemble import EnsemblePredictor
     from predictors.features import BlockCosts, BlockTerms, Features, Joined, OneHot
+    from predictors.gaussian import GaussianProcessPredictor
+    from predictors.levels import Levels
+    from predictors.nearest import NearestPredictor
     from predictors.protocol import Predictor, Target
     from predictors.registry import (
         NotSuitedError,
@@ -24,9 +29,15 @@ __all__ = [
     "BlockCosts",
     "BlockTerms",
     "BoostingPredictor",
+    "CostTerms",
+    "EnsemblePredictor",
     "ErrorCard",
     "Features",
+    "GaussianProcessPredictor",
     "Joined",
+    "KnownCosts",
+    "Levels",
+    "NearestPredictor",
     "NotSuitedError",
     "OneHot",
     "Predictor",
@@ -64,6 +75,12 @@ _HOME = {
     "load_predictor": "storage",
     "predictor_names": "registry",
     "register_predictor": "registry",
+    "CostTerms": "cost_terms",
+    "EnsemblePredictor": "ensemble",
+    "GaussianProcessPredictor": "gaussian",
+    "KnownCosts": "cost_terms",
+    "Levels": "levels",
+    "NearestPredictor": "nearest",
     "save_predictor": "storage",
     "suitable_predictors": "registry",
 }

@@ -206,7 +206,7 @@ def test_wrong_requests_are_one_line(command, run):
     for arguments, message in (
         (("--minutes", "0"), "--minutes 0 must be above 0"),
         (("--minutes", "nan"), "--minutes nan must be above 0"),
-        (("--blocks", "--n", "5"), "--n is for sub-networks"),
+        (("--blocks", "--n", "5"), "--n and --until are for sub-networks"),
         (("--arch", "abc"), "--arch needs --blocks"),
     ):
         done = command("profile", run, *arguments, check=2)
