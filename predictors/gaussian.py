@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
@@ -23,17 +23,17 @@ Numbers = NDArray[np.float64]
 _CHUNK = 4096  # rows predicted at once, each with a number for every architecture that was learned from
 _LEARN_FROM = 300  # rows: more of them hardly change the variances, and cost the third power
 _SPREAD = 2.0  # sd of the prior of every logarithm
-# Prior means of logarithms, for values of variance 1.
-_LINEAR, _CURVED, _RELEVANCE, _NOISE = -4.0, -2.0, -1.5, -4.0
+# Prior means of logarithms, for values of variance 1; those of linear groups by the first word of the group's name.
+_LINEAR = {"network": -4.0, "stage": -5.0, "block": -6.0}
+_CURVED, _RELEVANCE, _NOISE = -2.0, -1.5, -4.0
 
 
 class GaussianProcessPredictor:
     """Additive in every group of features, with a smooth function of all of them on top.
 
     The covariance of two architectures is a constant, a linear kernel per group with a variance of its own, and one
-    squared-exponential kernel over the groups together with a relevance of each (Rasmussen & Williams 2006, chapters
-    2, 4 and 5); single blocks are left out of the latter, since nothing could be said of how twenty of them interact.
-    Variances, relevances and noise maximise the marginal likelihood. Values between 0 and 1, such as accuracies, are
+    squared-exponential kernel over all groups together with a relevance of each (Rasmussen & Williams 2006, chapters
+    2, 4 and 5). Variances, relevances and noise maximise the marginal likelihood. Values between 0 and 1, such as accuracies, are
     learned as ``-log(1 - y)`` where that makes them more likely: near the top half an error is as much as half of two.
 
     Args:
@@ -131,7 +131,7 @@ class _Process:
     offset: float
     level: float
     spread: float
-    logs: Numbers  # (n_groups + 1 + n_curved + 1,): linear, curved, relevances, noise
+    logs: Numbers  # (2 n_groups + 2,): linear, curved, relevances, noise
     loss: float
 
     @classmethod
@@ -146,13 +146,12 @@ class _Process:
         unit = 1 / np.sqrt(np.where(sizes > 1e-12, sizes, np.inf))[groups.member]
         rows = rows * unit
         standard = (aim - level) / spread
-        curved = _curved(groups)
-        n_linear, n_curved = len(groups.names), len(curved)
-        means = np.r_[np.full(n_linear, _LINEAR), _CURVED, np.full(n_curved, _RELEVANCE), _NOISE]
+        linear = [_LINEAR.get(name.split(" ")[0], _LINEAR["network"]) for name in groups.names]
+        means = np.r_[linear, _CURVED, np.full(len(linear), _RELEVANCE), _NOISE]
         some = np.linspace(0, n - 1, min(n, _LEARN_FROM)).astype(int)
-        loss = _loss(rows[some], standard[some], groups, curved)
+        loss = _loss(rows[some], standard[some], groups)
         logs = maximize(loss, means, _SPREAD, start, 60 if start is None else 20)
-        covariance = _linear(rows, rows, groups, logs) + _smooth(rows, rows, groups, curved, logs)
+        covariance = _linear(rows, rows, groups, logs) + _smooth(rows, rows, groups, logs)
         covariance[np.diag_indices(n)] += np.exp(logs[-1])
         found = posterior(covariance, standard, np.ones(n))
         value = loss(logs)[0] + len(some) * np.log(spread)
@@ -161,9 +160,8 @@ class _Process:
     def __call__(self, columns: Numbers) -> Numbers:
         """(n_rows,) of columns (n_rows, n_columns)."""
         rows = (columns - self.center) * self.unit
-        curved = _curved(self.groups)
         straight = rows @ (np.exp(self.logs)[: len(self.groups.names)][self.groups.member] * (self.rows.T @ self.pulls))
-        bent = _smooth(rows, self.rows, self.groups, curved, self.logs) @ self.pulls
+        bent = _smooth(rows, self.rows, self.groups, self.logs) @ self.pulls
         return self.level + self.spread * (self.offset + straight + bent)
 
     def to_dict(self) -> dict[str, Any]:
@@ -187,28 +185,20 @@ class _Process:
         n = len(names)
         if arrays["rows"].shape != (len(arrays["pulls"]), n) or {arrays[a].shape for a in ("center", "unit")} != {(n,)}:
             raise ValueError(f"rows {arrays['rows'].shape} for {n} features")
-        if arrays["logs"].shape != (len(groups.names) + len(_curved(groups)) + 2,):
+        if arrays["logs"].shape != (2 * len(groups.names) + 2,):
             raise ValueError(f"{len(arrays['logs'])} variances for {len(groups.names)} groups")
         return cls(groups, **arrays, **numbers)
-
-
-def _curved(groups: Groups) -> list[int]:
-    """The numbers of the groups that the smooth kernel sees."""
-    return [i for i, name in enumerate(groups.names) if not name.startswith("block ")]
 
 
 def _linear(a: Numbers, b: Numbers, groups: Groups, logs: Numbers) -> Numbers:
     return (a * np.exp(logs[: len(groups.names)])[groups.member]) @ b.T
 
 
-def _smooth(a: Numbers, b: Numbers, groups: Groups, curved: list[int], logs: Numbers) -> Numbers:
+def _smooth(a: Numbers, b: Numbers, groups: Groups, logs: Numbers) -> Numbers:
     """(n_a, n_b) the squared-exponential kernel."""
-    n_linear = len(groups.names)
-    relevance = np.zeros(n_linear)
-    relevance[curved] = np.exp(logs[n_linear + 1 : -1])
-    root = np.sqrt(relevance)[groups.member]
-    kept = root > 0
-    return np.exp(logs[n_linear] - 0.5 * _distances(a[:, kept] * root[kept], b[:, kept] * root[kept]))
+    n = len(groups.names)
+    root = np.exp(0.5 * logs[n + 1 : -1])[groups.member]
+    return np.exp(logs[n] - 0.5 * _distances(a * root, b * root))
 
 
 def _distances(a: Numbers, b: Numbers) -> Numbers:
@@ -217,11 +207,11 @@ def _distances(a: Numbers, b: Numbers) -> Numbers:
     return np.maximum(squares - 2 * a @ b.T, 0.0)
 
 
-def _loss(rows: Numbers, aim: Numbers, groups: Groups, curved: list[int]):
+def _loss(rows: Numbers, aim: Numbers, groups: Groups) -> Callable[[Numbers], tuple[float, Numbers]]:
     """Minus the log marginal likelihood of logarithms of variances, with its gradient."""
     n_linear = len(groups.names)
-    distances = np.array([_distances(rows[:, groups.member == i], rows[:, groups.member == i]) for i in curved])
-    distances = distances.reshape(len(curved), -1)
+    own = [rows[:, groups.member == i] for i in range(n_linear)]
+    distances = np.array([_distances(one, one) for one in own]).reshape(n_linear, -1)
     n = len(aim)
 
     def loss(logs: Numbers) -> tuple[float, Numbers]:

@@ -1,4 +1,4 @@
-"""How far every choice is up its scale, at three levels: what accuracy depends on, as few columns as that takes."""
+"""Choices as levels and as counts, at three levels of sharing, and sizes: what accuracy depends on."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from predictors.cost_terms import PartCounts
+from predictors.features import OneHot
 from supernet.networks.counting import COUNTS
 from supernet.space import Gene, Genes, SearchSpace
 
@@ -18,11 +19,13 @@ Columns = NDArray[np.float64]
 
 
 class Levels:
-    """A choice as a number from 0, the lowest, to 1, the highest: of every block, summed by stage, and by network.
+    """How far every choice is up its scale, which choice it is, and how large the network and its stages are.
 
-    Each name of a gene (depth, kernel, expand, ...) is a group at each level; the resolution and the logarithms of the
-    multiply-accumulates and of the parameters, with which accuracy grows, are groups of the network. Blocks that do not
-    exist add nothing.
+    A choice is a number from 0, the lowest, to 1, the highest: of every block, summed by stage, and by network. Choices
+    of blocks of which there are three or more are also counted, one column for each, at the same places. The
+    multiply-accumulates of each stage enter plainly and as logarithms, those of the network and its parameters as
+    logarithms, with which accuracy grows. A kind of column at one level is a group. Blocks that do not exist add
+    nothing.
 
     Args:
         space: the space of the genes.
@@ -32,52 +35,72 @@ class Levels:
     def __init__(self, space: SearchSpace, parts: PartCounts | None = None) -> None:
         self.space = space
         self.parts = parts
-        places = [i for i, gene in enumerate(space.genes) if len(gene.choices) > 1]
-        sums: dict[tuple[str, str], list[int]] = {}
-        for i in places:
-            gene = space.genes[i]
-            own = f"{gene.label} level"
-            sums.setdefault((own, _level(gene)), []).append(i)
-            if gene.stage is not None:
-                if gene.block is not None:
-                    sums.setdefault((f"stage{gene.stage + 1} {gene.name}", "stage"), []).append(i)
-                sums.setdefault((f"all {gene.name}", "network"), []).append(i)
-        self._sums = np.zeros((len(space.genes), len(sums)))
-        for j, members in enumerate(sums.values()):
-            self._sums[members, j] = 1.0
-        names = [name for name, _ in sums]
-        groups = [f"{level} {space.genes[members[0]].name}" for (_, level), members in sums.items()]
-        logs = ["network log macs", "network log parameters"] if parts is not None else []
-        self.names, self.groups = (*names, *logs), (*groups, *logs)
+        self._one_hot = OneHot(space)
+        members: dict[tuple[str, str], list[int]] = {}
+        for i, gene in enumerate(space.genes):
+            if len(gene.choices) > 1:
+                for place, level in _places(gene, gene.stage is not None):
+                    members.setdefault((f"{place} {gene.name}", f"{level} {gene.name}"), []).append(i)
+        for i, (gene, k) in enumerate(self._one_hot.columns):
+            if gene.block is not None and len(gene.choices) > 2:
+                for place, level in _places(gene, True):
+                    key = (f"{place} n({gene.name}={gene.choices[k]:g})", f"{level} {gene.name} choice")
+                    members.setdefault(key, []).append(len(space.genes) + i)
+        self._sums = np.zeros((len(space.genes) + len(self._one_hot.names), len(members)))
+        for j, rows in enumerate(members.values()):
+            self._sums[rows, j] = 1.0
+        self._sizes = _sizes(parts)
+        sizes: list[tuple[str, str]] = []
+        self._unit = np.ones(len(self._sizes))
+        if parts is not None:
+            stages = range(len(self._sizes) - 2)
+            sizes = [(f"size{i + 1} {name}", f"stage {name}") for name in ("macs", "log macs") for i in stages]
+            sizes += [(name, name) for name in ("network log macs", "network log parameters")]
+            largest = space.encode([space.largest])
+            self._unit = np.maximum([parts.weighted(largest, weights)[0] for weights in self._sizes], 1.0)
+        self.names = tuple(name for name, _ in (*members, *sizes))
+        self.groups = tuple(group for _, group in (*members, *sizes))
         # A function has no digest; what it says about some fixed architectures has.
         probes = space.canonical(space.sample_genes(16, np.random.default_rng(0)))
-        seen = np.round(self._logs(probes), 6).tolist() if parts is not None else []
-        text = json.dumps([space.to_dict(), seen], sort_keys=True)
+        text = json.dumps([space.to_dict(), np.round(self._of_size(probes), 6).tolist()], sort_keys=True)
         self.digest = hashlib.sha256(f"Levels {text}".encode()).hexdigest()[:16]
 
     def __call__(self, genes: Genes) -> Columns:
         """(n_archs, n_features)."""
-        up = genes / np.maximum(self.space.n_choices - 1, 1)
-        columns = np.where(self.space.active(genes), up, 0.0) @ self._sums
-        return columns if self.parts is None else np.concatenate([columns, self._logs(genes)], axis=1)
+        up = np.where(self.space.active(genes), genes / np.maximum(self.space.n_choices - 1, 1), 0.0)
+        choices = np.concatenate([up, self._one_hot(genes)], axis=1) @ self._sums
+        return np.concatenate([choices, self._of_size(genes)], axis=1)
 
     def dot(self, genes: Genes, coefficients: Columns) -> Columns:
         """(n_archs,)."""
         return self(genes) @ coefficients
 
-    def _logs(self, genes: Genes) -> Columns:
-        """(n_archs, 2) logarithms of multiply-accumulates and parameters."""
-        assert self.parts is not None
-        which = np.zeros((len(self.parts.stages), len(COUNTS)))
-        logs = []
-        for count in ("macs", "parameters"):
-            which[:] = 0.0
-            which[:, COUNTS.index(count)] = 1.0
-            logs.append(np.log(np.maximum(self.parts.weighted(genes, which), 1.0)))
-        return np.stack(logs, axis=1)
+    def _of_size(self, genes: Genes) -> Columns:
+        """(n_archs, 2 n_stages + 2) shares of what the largest network has in stages, then all logarithms."""
+        if self.parts is None:
+            return np.empty((len(genes), 0))
+        found = [self.parts.weighted(genes, weights) for weights in self._sizes]
+        sizes = np.stack(found, axis=1) / self._unit
+        logs = np.log(np.maximum(sizes, 1e-6))
+        return np.concatenate([sizes[:, :-2], logs], axis=1)
 
 
-def _level(gene: Gene) -> str:
-    if gene.block is not None:
-        return "block"
-    return "network" if gene.stage is None else "stage"
+def _places(gene: Gene, shared: bool) -> list[tuple[str, str]]:
+    """Where a gene adds to a column, for names, and the level of each: its own place and, if it is shared, above."""
+    own = f"stage{gene.stage + 1}" if gene.stage is not None else "network"
+    if gene.block is None:
+        return [(own, "network" if gene.stage is None else "stage"), *([("all", "network")] if shared else [])]
+    return [(f"{own}.block{gene.block + 1}", "block"), (own, "stage"), ("all", "network")]
+
+
+def _sizes(parts: PartCounts | None) -> list[Columns]:
+    """Weights (n_parts, n_counts) of each size: multiply-accumulates of the stages and the network, parameters."""
+    if parts is None:
+        return []
+    stages = sorted({stage for stage in parts.stages if stage is not None})
+    everywhere = [True] * len(parts.stages)
+    of = [([s == stage for s in parts.stages], "macs") for stage in stages]
+    weights = np.zeros((len(stages) + 2, len(parts.stages), len(COUNTS)))
+    for own, (mask, count) in zip(weights, [*of, (everywhere, "macs"), (everywhere, "parameters")], strict=True):
+        own[mask, COUNTS.index(count)] = 1.0
+    return list(weights)

@@ -17,7 +17,7 @@ __all__ = ["Groups", "Line"]
 
 Numbers = NDArray[np.float64]
 
-_LEARN_FROM = 250  # rows: more of them hardly change the variances, and cost the third power
+_LEARN_FROM = 120  # rows: more of them hardly change the variances, and cost the third power
 _SPREAD = 2.5  # sd of the prior of every logarithm
 _ROUNDS = 4  # of re-weighting
 _FREEDOM = 2.0  # degrees of freedom of the noise
@@ -50,6 +50,10 @@ class Groups:
         """(n_groups + 1,) prior means of the logarithms of the variances; the noise is last."""
         return np.array([*map(_prior_mean, self.names), _LOG_NOISE])
 
+    def some(self, logs: Numbers, others: Groups) -> Numbers:
+        """Logarithms of variances for `others`, groups that are among these, out of those for these."""
+        return np.array([logs[self.names.index(name)] for name in others.names] + [logs[-1]])
+
     def sums(self, per_column: Numbers) -> Numbers:
         """(n_groups,) sums of what is per column (n_columns,)."""
         return np.bincount(self.member, per_column, minlength=len(self.names))
@@ -74,7 +78,15 @@ class Line:
     """(n_groups + 1,) logarithms of the variances: where the next fit of the like may begin."""
 
     @classmethod
-    def fit(cls, columns: Numbers, y: Numbers, target: Target, groups: Groups, start: Numbers | None = None) -> Self:
+    def fit(
+        cls,
+        columns: Numbers,
+        y: Numbers,
+        target: Target,
+        groups: Groups,
+        start: Numbers | None = None,
+        learn: bool = True,
+    ) -> Self:
         """Of columns (n_rows, n_columns) and y (n_rows,), with errors counted in `target`.
 
         The prior of a column is Normal(0, variance of its group / mean squared norm of the group's rows). The
@@ -84,6 +96,7 @@ class Line:
 
         Args:
             start: `logs` of an earlier fit.
+            learn: whether the variances are learned; else they are those of `start`.
         """
         n = len(y)
         # Dividing an equation by y turns its error into a share of y, and y into 1.
@@ -94,12 +107,13 @@ class Line:
         sizes = np.maximum(groups.sums(np.einsum("ij,ij->j", design, design)) / n, 1e-12)
         unit = 1 / np.sqrt(sizes[groups.member])
         rows = np.linspace(0, n - 1, min(n, _LEARN_FROM)).astype(int)
-        weights, logs = np.ones(n), start
+        weights, logs = np.ones(n), groups.means if start is None and not learn else start
         for last in (*[False] * _ROUNDS, True):
             root = np.sqrt(weights)
             scaled, target_, flat = design * (root[:, None] * unit), aim * root, constant * root
-            loss = _loss(scaled[rows], target_[rows], flat[rows], groups)
-            logs = maximize(loss, groups.means, _SPREAD, logs, 60 if logs is None else 15)
+            if learn:
+                loss = _loss(scaled[rows], target_[rows], flat[rows], groups)
+                logs = maximize(loss, groups.means, _SPREAD, logs, 60 if logs is None else 15)
             noise = float(np.exp(logs[-1]))
             prior = np.exp(0.5 * logs[:-1])[groups.member]
             solution, errors, leverage = _solve(scaled * prior, target_, flat, noise)

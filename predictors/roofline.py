@@ -14,7 +14,7 @@ from predictors.protocol import Target
 __all__ = ["Roofline"]
 
 Numbers = NDArray[np.float64]
-Indices = NDArray[np.intp]
+Mask = NDArray[np.bool_]
 
 _STARTS = (0.35, 0.6)  # shares of the rows that begin on the launch line: those with the least work per layer
 _PASSES = 6  # of assigning rows to the lines
@@ -37,82 +37,112 @@ class Roofline:
     """(n_lines,) in the unit of y."""
     without_itself: Numbers
     """(n_rows,) every row predicted from the others, with the variances and the assignment of all."""
-    lines: tuple[Line, ...]
-    """The computing one first."""
+    logs: tuple[Numbers, ...]
+    """Logarithms of the variances of each line; see `Line.logs`. The computing line is first."""
 
     @classmethod
     def fit(
         cls, columns: Numbers, y: Numbers, target: Target, groups: tuple[str, ...], start: Roofline | None = None
-    ) -> Self:
+    ) -> Roofline:
         """Of columns (n_rows, n_columns), y (n_rows,) and the name of each column's group (n_columns,).
 
-        Two lines are tried where columns count layers and errors are relative.
+        Two lines are tried where columns count layers and errors are relative. They are kept where a paired test of
+        leave-one-out errors says so.
 
         Args:
             start: an earlier fit to rows of the like, near which the variances are sought.
         """
-        compute = Line.fit(columns, y, target, Groups.of(groups), start.lines[0].logs if start else None)
-        one = cls(compute.coefficients[None], np.array([compute.intercept]), compute.without_itself, (compute,))
-        launches = np.array([i for i, group in enumerate(groups) if group.endswith(" layers")], dtype=np.intp)
-        if target != "relative" or not len(launches):
+        line = Line.fit(columns, y, target, Groups.of(groups), start.logs[0] if start else None)
+        one = cls(line.coefficients[None], np.array([line.intercept]), line.without_itself, (line.logs,))
+        if target != "relative":
             return one
-        warm = (compute.logs, start.lines[1].logs if start is not None and len(start.lines) > 1 else None)
-        tried = [_two(cls, columns, y, groups, launches, below, warm) for below in _starts(columns, groups)]
-        found = [two for two in tried if two is not None]
-        if not found:
+        errors = _errors(one.without_itself, y)
+        # Rows are assigned with the variances of the one line: most devices need no second one, and that is soon seen.
+        tried = [_Pair.assigned(columns, y, groups, below, one.logs) for below in _starts(columns, groups)]
+        pairs = [pair for pair in tried if pair is not None and pair.errors.mean() < errors.mean()]
+        if not pairs:
             return one
-        errors = [np.minimum(np.abs(model.without_itself / y - 1), 1) for model in (one, *found)]
-        best = 1 + int(np.argmin([error.mean() for error in errors[1:]]))
-        gain = errors[0] - errors[best]
-        sure = gain.mean() > max(_ERRORS * gain.std(ddof=1) / np.sqrt(len(y)), _GAIN * errors[0].mean())
-        return found[best - 1] if sure else one
+        pair = min(pairs, key=lambda pair: pair.errors.mean())
+        logs = start.logs if start is not None and len(start.logs) > 1 else pair.logs
+        learned = pair.learned(columns, y, groups, logs)
+        gain = errors - learned.errors
+        sure = gain.mean() > max(_ERRORS * gain.std(ddof=1) / np.sqrt(len(y)), _GAIN * errors.mean())
+        return learned.model(columns) if sure else one
 
     def predict(self, columns: Numbers) -> Numbers:
         """(n_rows,) of columns (n_rows, n_columns)."""
         return (columns @ self.coefficients.T + self.intercepts).max(axis=1)
 
 
-def _starts(columns: Numbers, groups: tuple[str, ...]) -> list[NDArray[np.bool_]]:
+@dataclass(frozen=True)
+class _Pair:
+    """A line for the rows that are launched and one for those that are computed."""
+
+    compute: Line
+    launch: Line
+    use: NDArray[np.intp]  # the columns of the launch line
+    below: Mask  # (n_rows,) which rows the launch line is of
+    without_itself: Numbers  # (n_rows,)
+    errors: Numbers  # (n_rows,)
+
+    @property
+    def logs(self) -> tuple[Numbers, Numbers]:
+        return self.compute.logs, self.launch.logs
+
+    @classmethod
+    def fit(
+        cls, columns: Numbers, y: Numbers, names: tuple[str, ...], below: Mask, logs: tuple[Numbers, ...], learn: bool
+    ) -> Self:
+        """To rows that are assigned. Without two lines' logarithms, the launch line takes its own from the one's."""
+        use = np.flatnonzero([name.endswith(" layers") for name in names])
+        groups, layers = Groups.of(names), Groups.of(tuple(names[i] for i in use))
+        of_launch = logs[1] if len(logs) > 1 else groups.some(logs[0], layers)
+        launch = Line.fit(columns[np.ix_(below, use)], y[below], "relative", layers, of_launch, learn)
+        compute = Line.fit(columns[~below], y[~below], "relative", groups, logs[0], learn)
+        launching, computing = launch(columns[:, use]), compute(columns)
+        launching[below], computing[~below] = launch.without_itself, compute.without_itself
+        highest = np.maximum(launching, computing)
+        return cls(compute, launch, use, below, highest, _errors(highest, y))
+
+    @classmethod
+    def assigned(
+        cls, columns: Numbers, y: Numbers, names: tuple[str, ...], below: Mask, logs: tuple[Numbers, ...]
+    ) -> Self | None:
+        """To the rows on which each is the higher one, found in turn; None where a line is left with too few."""
+        for _ in range(_PASSES):
+            if min(below.sum(), (~below).sum()) < _FEWEST:
+                return None
+            pair = cls.fit(columns, y, names, below, logs, learn=False)
+            before, below = below, pair.launch(columns[:, pair.use]) > pair.compute(columns)
+            if (below == before).all():
+                break
+        return pair
+
+    def learned(self, columns: Numbers, y: Numbers, names: tuple[str, ...], logs: tuple[Numbers, ...]) -> Self:
+        """With variances that are learned, and rows assigned once more by the lines that come of it."""
+        pair = self.fit(columns, y, names, self.below, logs, learn=True)
+        return (
+            self.assigned(columns, y, names, pair.launch(columns[:, self.use]) > pair.compute(columns), pair.logs)
+            or pair
+        )
+
+    def model(self, columns: Numbers) -> Roofline:
+        coefficients = np.zeros((2, columns.shape[1]))
+        coefficients[0], coefficients[1, self.use] = self.compute.coefficients, self.launch.coefficients
+        intercepts = np.array([self.compute.intercept, self.launch.intercept])
+        return Roofline(coefficients, intercepts, self.without_itself, self.logs)
+
+
+def _errors(predicted: Numbers, y: Numbers) -> Numbers:
+    """(n_rows,) errors as shares of y, of which none counts for more than all of it."""
+    return np.minimum(np.abs(predicted / y - 1), 1)
+
+
+def _starts(columns: Numbers, groups: tuple[str, ...]) -> list[Mask]:
     """Which rows (n_rows,) may begin on the launch line: those with the least work in the network per layer."""
-    of_network = [group.startswith("network ") for group in groups]
-    is_layers = [group == "network layers" for group in groups]
-    if not any(is_layers) or sum(of_network) == sum(is_layers):
+    is_layers = np.array([group == "network layers" for group in groups])
+    is_work = np.array([group.startswith("network ") for group in groups]) & ~is_layers
+    if not is_layers.any() or not is_work.any():
         return []
-    layers = columns[:, is_layers].sum(axis=1)
-    work = columns[:, of_network].sum(axis=1) - layers
-    per_layer = work / np.maximum(layers, 1e-12)
+    per_layer = columns[:, is_work].sum(axis=1) / np.maximum(columns[:, is_layers].sum(axis=1), 1e-12)
     return [per_layer <= np.quantile(per_layer, share) for share in _STARTS]
-
-
-def _two(
-    cls: type[Roofline],
-    columns: Numbers,
-    y: Numbers,
-    groups: tuple[str, ...],
-    launches: Indices,
-    below: NDArray[np.bool_],
-    warm: tuple[Numbers, Numbers | None],
-) -> Roofline | None:
-    """Both lines, each from the rows on which it is the higher one; None where a line is left with too few."""
-    layers = Groups.of(tuple(groups[i] for i in launches))
-    compute_logs, launch_logs = warm
-    for _ in range(_PASSES):
-        if min(below.sum(), (~below).sum()) < _FEWEST:
-            return None
-        launch = Line.fit(columns[np.ix_(below, launches)], y[below], "relative", layers, launch_logs)
-        compute = Line.fit(columns[~below], y[~below], "relative", Groups.of(groups), compute_logs)
-        compute_logs, launch_logs = compute.logs, launch.logs
-        launching, computing = launch(columns[:, launches]), compute(columns)
-        before, below = below, launching > computing
-        if (below == before).all():
-            break
-    coefficients = np.zeros((2, columns.shape[1]))
-    coefficients[0], coefficients[1, launches] = compute.coefficients, launch.coefficients
-    launching[before] = launch.without_itself
-    computing[~before] = compute.without_itself
-    return cls(
-        coefficients,
-        np.array([compute.intercept, launch.intercept]),
-        np.maximum(launching, computing),
-        (compute, launch),
-    )

@@ -48,7 +48,7 @@ class Goal:
         return goal
 
     def __str__(self) -> str:
-        return f"error <= {self.limit:.2%}" if self.of_error else f"tau >= {self.limit:.3g}"
+        return f"error <= {100 * self.limit:g}%" if self.of_error else f"tau >= {self.limit:.3g}"
 
     def progress(self, y: Values, out_of_fold: Values) -> Progress:
         """Of y (n,) and predictions (n,) by models fitted anew without the architecture."""

@@ -64,7 +64,7 @@ def test_gradients_are_those_of_the_likelihood(module):
     if module is line_module:
         loss, n = module._loss(rows, aim, rng.uniform(0.5, 2, 15), groups), 4
     else:
-        loss, n = module._loss(rows, aim, groups, [0, 1]), 3 + 1 + 2 + 1
+        loss, n = module._loss(rows, aim, groups), 3 + 1 + 3 + 1
     at = rng.uniform(-2, 0, n)
     assert check_grad(lambda logs: loss(logs)[0], lambda logs: loss(logs)[1], at) < 1e-4
 
