@@ -33,8 +33,9 @@ class GaussianProcessPredictor:
 
     The covariance of two architectures is a constant, a linear kernel per group with a variance of its own, and one
     squared-exponential kernel over all groups together with a relevance of each (Rasmussen & Williams 2006, chapters
-    2, 4 and 5). Variances, relevances and noise maximise the marginal likelihood. Values between 0 and 1, such as accuracies, are
-    learned as ``-log(1 - y)`` where that makes them more likely: near the top half an error is as much as half of two.
+    2, 4 and 5). Variances, relevances and noise maximise the marginal likelihood. Values between 0 and 1, such as
+    accuracies, are learned as ``-log(1 - y)`` where that makes them more likely: what counts near the top is by how
+    much the errors that are left become fewer.
 
     Args:
         features: what the model sees; `Levels` for accuracy.

@@ -26,6 +26,8 @@ SPACE = SearchSpace(
     {"stem_width": (8, 12)},
 )
 
+_FITTED: dict[tuple[Any, ...], Predictor] = {}
+
 
 def subject(known: bool = True) -> Subject:
     """Some 10^8 networks, of which the costs of all blocks are known or not."""
@@ -230,4 +232,9 @@ class PredictorContract:
         return genes, self._truth(genes, seed=seed)
 
     def _fitted(self, create: Any, target: Target, seed: int = 0) -> Predictor:
-        return create(subject(), target, seed).fit(*self._training(seed))
+        """One that learned from `_training`; fitted once for all laws of a test class."""
+        made = create(subject(), target, seed)
+        key = (type(self), type(made), made.features.digest, target, seed)
+        if key not in _FITTED:
+            _FITTED[key] = made.fit(*self._training(seed))
+        return _FITTED[key]

@@ -141,8 +141,16 @@ def test_costs_that_nobody_counts_are_refused():
 def test_levels_are_sums_over_blocks():
     levels = Levels(SPACE)
     row = dict(zip(levels.names, levels(top())[0], strict=True))
-    assert row["all kernel"] == 10 and row["stage2 expand"] == 3 and row["resolution level"] == 1
-    assert not levels(np.zeros_like(top())).any()
+    assert row["all kernel"] == 10 and row["stage2 expand"] == 3 and row["network resolution"] == 1
+    lowest = dict(zip(levels.names, levels(np.zeros_like(top()))[0], strict=True))
+    assert {name for name, value in lowest.items() if value} == {
+        *(
+            f"{place} n({choice})"
+            for choice in ("kernel=3", "expand=2")
+            for place in ("all", "stage1", "stage2", "stage3")
+        ),
+        *(f"stage{s}.block1 n({choice})" for choice in ("kernel=3", "expand=2") for s in (1, 2, 3)),
+    }
 
 
 # -- the process ------------------------------------------------------------------------------------------------------
