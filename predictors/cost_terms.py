@@ -33,7 +33,8 @@ class PartCounts(Protocol):
         ...
 
     def weighted(self, genes: Genes, weights: Columns, /) -> Columns:
-        """(n_archs,) the sum over parts and counts of the counts times weights (n_parts, n_counts)."""
+        """(n_archs,) the sum over parts and counts of the counts times weights (n_parts, n_counts); or several sums
+        (n_archs, n_sums) with weights (n_parts, n_counts, n_sums)."""
         ...
 
 
@@ -66,7 +67,7 @@ class KnownCosts:
         return np.stack([found.get(name, nothing) for name in COUNTS], axis=2)
 
     def weighted(self, genes: Genes, weights: Columns) -> Columns:
-        """(n_archs,)."""
+        """(n_archs,) or (n_archs, n_sums)."""
         return np.tensordot(self.counts(genes), weights, axes=2)
 
 

@@ -51,13 +51,11 @@ class Levels:
             self._sums[rows, j] = 1.0
         self._sizes = _sizes(parts)
         sizes: list[tuple[str, str]] = []
-        self._unit = np.ones(len(self._sizes))
-        if parts is not None:
-            stages = range(len(self._sizes) - 2)
+        if parts is not None and self._sizes is not None:
+            stages = range(self._sizes.shape[2] - 2)
             sizes = [(f"size{i + 1} {name}", f"stage {name}") for name in ("macs", "log macs") for i in stages]
             sizes += [(name, name) for name in ("network log macs", "network log parameters")]
-            largest = space.encode([space.largest])
-            self._unit = np.maximum([parts.weighted(largest, weights)[0] for weights in self._sizes], 1.0)
+            self._sizes /= np.maximum(parts.weighted(space.encode([space.largest]), self._sizes), 1.0)
         self.names = tuple(name for name, _ in (*members, *sizes))
         self.groups = tuple(group for _, group in (*members, *sizes))
         # A function has no digest; what it says about some fixed architectures has.
@@ -77,10 +75,9 @@ class Levels:
 
     def _of_size(self, genes: Genes) -> Columns:
         """(n_archs, 2 n_stages + 2) shares of what the largest network has in stages, then all logarithms."""
-        if self.parts is None:
+        if self.parts is None or self._sizes is None:
             return np.empty((len(genes), 0))
-        found = [self.parts.weighted(genes, weights) for weights in self._sizes]
-        sizes = np.stack(found, axis=1) / self._unit
+        sizes = self.parts.weighted(genes, self._sizes)
         logs = np.log(np.maximum(sizes, 1e-6))
         return np.concatenate([sizes[:, :-2], logs], axis=1)
 
@@ -93,14 +90,15 @@ def _places(gene: Gene, shared: bool) -> list[tuple[str, str]]:
     return [(f"{own}.block{gene.block + 1}", "block"), (own, "stage"), ("all", "network")]
 
 
-def _sizes(parts: PartCounts | None) -> list[Columns]:
-    """Weights (n_parts, n_counts) of each size: multiply-accumulates of the stages and the network, parameters."""
+def _sizes(parts: PartCounts | None) -> Columns | None:
+    """Weights (n_parts, n_counts, n_sizes): multiply-accumulates of the stages and of the network, parameters."""
     if parts is None:
-        return []
+        return None
     stages = sorted({stage for stage in parts.stages if stage is not None})
     everywhere = [True] * len(parts.stages)
     of = [([s == stage for s in parts.stages], "macs") for stage in stages]
-    weights = np.zeros((len(stages) + 2, len(parts.stages), len(COUNTS)))
-    for own, (mask, count) in zip(weights, [*of, (everywhere, "macs"), (everywhere, "parameters")], strict=True):
-        own[mask, COUNTS.index(count)] = 1.0
-    return list(weights)
+    of += [(everywhere, "macs"), (everywhere, "parameters")]
+    weights = np.zeros((len(parts.stages), len(COUNTS), len(of)))
+    for i, (mask, count) in enumerate(of):
+        weights[mask, COUNTS.index(count), i] = 1.0
+    return weights

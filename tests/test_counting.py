@@ -66,6 +66,8 @@ def test_weighing_by_table_is_weighing(found):
     dead = np.random.default_rng(2).integers(supernet.space.n_choices, size=genes.shape)
     scrambled = np.where(supernet.space.active(genes), genes, dead)
     np.testing.assert_allclose(table.weighted(scrambled, weights), expected, rtol=1e-9)
+    several = table.weighted(scrambled, np.stack([weights, -weights], axis=2))
+    np.testing.assert_allclose(several, np.stack([expected, -expected], axis=1), rtol=1e-9)
 
 
 def test_terms_of_every_family_are_multiplied_by_table(found):

@@ -102,24 +102,46 @@ class CostTable:
         return counts
 
     def weighted(self, genes: Genes, weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        """(n_archs,) the sum over parts and counts of ``counts(genes) * weights`` (n_parts, n_counts).
+        """The sum over parts and counts of ``counts(genes) * weights``, of genes (n_archs, n_genes).
 
         The products are formed once per entry of a table, not once per architecture.
+
+        Args:
+            weights: (n_parts, n_counts) for one sum, or (n_parts, n_counts, n_sums).
+
+        Returns:
+            (n_archs,), or (n_archs, n_sums).
         """
-        genes = np.ascontiguousarray(self.space.canonical(genes).T)
-        depths = self.space.depths(genes.T)
-        everywhere = np.zeros(len(self.space.resolutions))
-        total = np.zeros(genes.shape[1])
+        rows = np.ascontiguousarray((genes if self._masked else self.space.canonical(genes)).T)
+        depths = np.ascontiguousarray(self.space.depths(genes).T)
+        lowest = [stage.depths[0] for stage in self.space.stages]
+        n_sums = weights.shape[2:]
+        everywhere = np.zeros((len(self.space.resolutions), *n_sums))
+        total = np.zeros((len(genes), *n_sums))
         for part, table, weight in zip(self.parts, self._tables, weights, strict=True):
             products = table @ weight
             if not part.genes and part.block is None:
                 everywhere += products
                 continue
-            looked_up = products.ravel()[np.ravel_multi_index([genes[i] for i in (0, *part.genes)], products.shape)]
-            if part.stage is not None and part.block is not None:
-                looked_up *= depths[:, part.stage] > part.block
+            index = rows[0]
+            for gene, n_choices in zip(part.genes, table.shape[1:-1], strict=True):
+                index = index * n_choices + rows[gene]
+            looked_up = products.reshape(-1, *n_sums)[index]
+            if part.stage is not None and part.block is not None and part.block >= lowest[part.stage]:
+                looked_up[depths[part.stage] <= part.block] = 0.0
             total += looked_up
-        return total + everywhere[genes[0]]
+        return total + everywhere[rows[0]]
+
+    @cached_property
+    def _masked(self) -> bool:
+        """Whether no part that exists depends on a gene that may be inactive."""
+        genes = self.space.genes
+        return all(
+            genes[i].stage is None or (genes[i].stage == part.stage and genes[i].block in (None, part.block))
+            for part in self.parts
+            for i in part.genes
+            if genes[i].name != "depth"
+        )
 
     def _table(self, part: Part) -> Numbers:
         shape = tuple(len(self.space.genes[i].choices) for i in part.genes)
