@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize
-from scipy.linalg import lapack
+from scipy.linalg import lapack as _lapack
 
 __all__ = ["Posterior", "maximize", "posterior"]
 
 Numbers = NDArray[np.float64]
+lapack: Any = _lapack  # made of Fortran, without types
 
 _LOG_RANGE = 12.0  # how far a logarithm may go from its prior mean: beyond, a variance is nothing or everything
 

@@ -181,14 +181,16 @@ class _Process:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], names: tuple[str, ...]) -> Self:
         groups = Groups.of(names)
-        arrays = {name: np.array(data[name], dtype=float) for name in ("center", "unit", "rows", "pulls", "logs")}
-        numbers = {name: float(data[name]) for name in ("offset", "level", "spread", "loss")}
         n = len(names)
-        if arrays["rows"].shape != (len(arrays["pulls"]), n) or {arrays[a].shape for a in ("center", "unit")} != {(n,)}:
-            raise ValueError(f"rows {arrays['rows'].shape} for {n} features")
-        if arrays["logs"].shape != (2 * len(groups.names) + 2,):
-            raise ValueError(f"{len(arrays['logs'])} variances for {len(groups.names)} groups")
-        return cls(groups, **arrays, **numbers)
+        center, unit, rows, pulls, logs = (
+            np.array(data[name], dtype=float) for name in ("center", "unit", "rows", "pulls", "logs")
+        )
+        if rows.shape != (len(pulls), n) or center.shape != (n,) or unit.shape != (n,):
+            raise ValueError(f"rows {rows.shape} for {n} features")
+        if logs.shape != (2 * len(groups.names) + 2,):
+            raise ValueError(f"{len(logs)} variances for {len(groups.names)} groups")
+        offset, level, spread, loss = (float(data[name]) for name in ("offset", "level", "spread", "loss"))
+        return cls(groups, center, unit, rows, pulls, offset, level, spread, logs, loss)
 
 
 def _linear(a: Numbers, b: Numbers, groups: Groups, logs: Numbers) -> Numbers:

@@ -56,7 +56,7 @@ class Groups:
 
     def sums(self, per_column: Numbers) -> Numbers:
         """(n_groups,) sums of what is per column (n_columns,)."""
-        return np.bincount(self.member, per_column, minlength=len(self.names))
+        return np.bincount(self.member, per_column, minlength=len(self.names)).astype(float)
 
 
 def _prior_mean(group: str) -> float:
@@ -102,41 +102,68 @@ class Line:
         # Dividing an equation by y turns its error into a share of y, and y into 1.
         scale = 1 / y if target == "relative" else np.full(n, 1 / (_SHARE * (float(y.std()) or 1.0)))
         shift = 0.0 if target == "relative" else float(y.mean())
-        constant = scale / scale.mean()
-        design, aim = columns * scale[:, None], (y - shift) * scale
-        sizes = np.maximum(groups.sums(np.einsum("ij,ij->j", design, design)) / n, 1e-12)
+        sizes = np.maximum(groups.sums(((columns * scale[:, None]) ** 2).sum(axis=0)) / n, 1e-12)
         unit = 1 / np.sqrt(sizes[groups.member])
-        rows = np.linspace(0, n - 1, min(n, _LEARN_FROM)).astype(int)
-        weights, logs = np.ones(n), groups.means if start is None and not learn else start
-        for last in (*[False] * _ROUNDS, True):
-            root = np.sqrt(weights)
-            scaled, target_, flat = design * (root[:, None] * unit), aim * root, constant * root
-            if learn:
-                loss = _loss(scaled[rows], target_[rows], flat[rows], groups)
-                logs = maximize(loss, groups.means, _SPREAD, logs, 60 if logs is None else 15)
-            noise = float(np.exp(logs[-1]))
-            prior = np.exp(0.5 * logs[:-1])[groups.member]
-            solution, errors, leverage = _solve(scaled * prior, target_, flat, noise)
-            outside = errors / (1 - leverage) / root
-            if not last:
-                weights = _weights(errors / root, noise * leverage / weights, outside, noise)
-        intercept = shift + float(solution[-1] / scale.mean())
-        return cls(unit * prior * solution[:-1], intercept, y - outside / scale, logs)
+        design, aim, constant = columns * (scale[:, None] * unit), (y - shift) * scale, scale / scale.mean()
+
+        def fitted(weights: Numbers, logs: Numbers) -> _Weighted:
+            deviations = np.exp(0.5 * logs[:-1])[groups.member]
+            return _Weighted.of(design, aim, constant, weights, deviations, float(np.exp(logs[-1])))
+
+        def learned(weights: Numbers, logs: Numbers | None) -> Numbers:
+            if not learn:
+                return groups.means if logs is None else logs
+            some = np.linspace(0, n - 1, min(n, _LEARN_FROM)).astype(int)
+            root = np.sqrt(weights[some])
+            loss = _loss(design[some] * root[:, None], aim[some] * root, constant[some] * root, groups)
+            return maximize(loss, groups.means, _SPREAD, logs, 60 if logs is None else 15)
+
+        weights = np.ones(n)
+        logs = learned(weights, start)
+        for _ in range(_ROUNDS):
+            weights = fitted(weights, logs).weights(float(np.exp(logs[-1])))
+            logs = learned(weights, logs)
+        found = fitted(weights, logs)
+        intercept = shift + found.offset / float(scale.mean())
+        return cls(unit * found.coefficients, intercept, y - found.outside / scale, logs)
 
     def __call__(self, columns: Numbers) -> Numbers:
         """(n_rows,) of columns (n_rows, n_columns)."""
         return columns @ self.coefficients + self.intercept
 
 
-def _solve(design: Numbers, aim: Numbers, constant: Numbers, noise: float) -> tuple[Numbers, Numbers, Numbers]:
-    """Coefficients (n_columns + 1,), the constant's last, with unit priors; errors and leverages (n_rows,)."""
-    columns = np.column_stack([design, constant])
-    gram = columns.T @ columns
-    gram[np.diag_indices(len(gram) - 1)] += noise
-    factor = linalg.cho_factor(gram, lower=True)
-    solution = linalg.cho_solve(factor, columns.T @ aim)
-    leverage = np.einsum("ij,ji->i", columns, linalg.cho_solve(factor, columns.T))
-    return solution, aim - columns @ solution, np.minimum(leverage, 1 - 1e-6)
+@dataclass(frozen=True)
+class _Weighted:
+    """The least squares of rows that have weights, under priors."""
+
+    coefficients: Numbers  # (n_columns,)
+    offset: float  # of the constant
+    inside: Numbers  # (n_rows,) errors
+    outside: Numbers  # (n_rows,) errors without the row
+    variance: Numbers  # (n_rows,) of the line at the row
+
+    @classmethod
+    def of(
+        cls, design: Numbers, aim: Numbers, constant: Numbers, weights: Numbers, deviations: Numbers, noise: float
+    ) -> Self:
+        """With prior standard deviations (n_columns,) and the variance of the noise of a row of weight 1."""
+        root = np.sqrt(weights)
+        columns = np.column_stack([design * deviations, constant]) * root[:, None]
+        gram = columns.T @ columns
+        gram[np.diag_indices(len(gram) - 1)] += noise  # not of the constant, of which nothing is known
+        factor = linalg.cho_factor(gram, lower=True)
+        solution = linalg.cho_solve(factor, columns.T @ (aim * root))
+        leverage = np.minimum(np.einsum("ij,ji->i", columns, linalg.cho_solve(factor, columns.T)), 1 - 1e-6)
+        inside = aim - columns @ solution / root
+        offset = float(solution[-1])
+        return cls(deviations * solution[:-1], offset, inside, inside / (1 - leverage), noise * leverage / weights)
+
+    def weights(self, noise: float) -> Numbers:
+        """(n_rows,) Student's, from the expected squared errors."""
+        # A row's own error is too small where the row leads the line, its leave-one-out error too large: their mean.
+        outside = np.minimum(self.outside**2, _FARTHEST**2 * noise)
+        expected = 0.5 * (self.inside**2 + self.variance + outside)
+        return (_FREEDOM + 1) / (_FREEDOM + expected / noise)
 
 
 def _loss(
@@ -154,10 +181,3 @@ def _loss(
         return found.loss, 0.5 * np.append(slopes, noise) * np.exp(logs)
 
     return loss
-
-
-def _weights(inside: Numbers, variance: Numbers, outside: Numbers, noise: float) -> Numbers:
-    """(n_rows,) Student's weights, from errors with and without the row, the variance of the line at it, the noise."""
-    # A row's own error is too small where the row leads the line, its leave-one-out error too large: their mean.
-    expected = 0.5 * (inside**2 + variance + np.minimum(outside**2, _FARTHEST**2 * noise))
-    return (_FREEDOM + 1) / (_FREEDOM + expected / noise)

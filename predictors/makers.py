@@ -6,7 +6,7 @@ from predictors.features import Joined
 from predictors.protocol import Predictor, Target
 from predictors.registry import NotSuitedError, Subject
 
-__all__ = ["block_table", "boosting", "ensemble", "gaussian_process", "nearest", "ridge"]
+__all__ = ["block_table", "boosting", "ensemble", "gaussian_process", "k_nearest", "ridge"]
 
 
 def ridge(subject: Subject, target: Target, seed: int) -> Predictor:
@@ -31,7 +31,7 @@ def boosting(subject: Subject, target: Target, seed: int) -> Predictor:
     return BoostingPredictor(features, target, seed=seed)
 
 
-def nearest(subject: Subject, target: Target, seed: int) -> Predictor:
+def k_nearest(subject: Subject, target: Target, seed: int) -> Predictor:
     """The mean of the most similar architectures."""
     from predictors.nearest import NearestPredictor
 

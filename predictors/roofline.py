@@ -15,6 +15,7 @@ __all__ = ["Roofline"]
 
 Numbers = NDArray[np.float64]
 Mask = NDArray[np.bool_]
+Logs = tuple[Numbers, Numbers | None]
 
 _STARTS = (0.35, 0.6)  # shares of the rows that begin on the launch line: those with the least work per layer
 _PASSES = 6  # of assigning rows to the lines
@@ -37,8 +38,8 @@ class Roofline:
     """(n_lines,) in the unit of y."""
     without_itself: Numbers
     """(n_rows,) every row predicted from the others, with the variances and the assignment of all."""
-    logs: tuple[Numbers, ...]
-    """Logarithms of the variances of each line; see `Line.logs`. The computing line is first."""
+    logs: Logs
+    """Logarithms of the variances of the computing and, if there is one, of the launching line; see `Line.logs`."""
 
     @classmethod
     def fit(
@@ -53,7 +54,7 @@ class Roofline:
             start: an earlier fit to rows of the like, near which the variances are sought.
         """
         line = Line.fit(columns, y, target, Groups.of(groups), start.logs[0] if start else None)
-        one = cls(line.coefficients[None], np.array([line.intercept]), line.without_itself, (line.logs,))
+        one = cls(line.coefficients[None], np.array([line.intercept]), line.without_itself, (line.logs, None))
         if target != "relative":
             return one
         errors = _errors(one.without_itself, y)
@@ -63,7 +64,7 @@ class Roofline:
         if not pairs:
             return one
         pair = min(pairs, key=lambda pair: pair.errors.mean())
-        logs = start.logs if start is not None and len(start.logs) > 1 else pair.logs
+        logs = start.logs if start is not None and start.logs[1] is not None else pair.logs
         learned = pair.learned(columns, y, groups, logs)
         gain = errors - learned.errors
         sure = gain.mean() > max(_ERRORS * gain.std(ddof=1) / np.sqrt(len(y)), _GAIN * errors.mean())
@@ -86,17 +87,15 @@ class _Pair:
     errors: Numbers  # (n_rows,)
 
     @property
-    def logs(self) -> tuple[Numbers, Numbers]:
+    def logs(self) -> Logs:
         return self.compute.logs, self.launch.logs
 
     @classmethod
-    def fit(
-        cls, columns: Numbers, y: Numbers, names: tuple[str, ...], below: Mask, logs: tuple[Numbers, ...], learn: bool
-    ) -> Self:
+    def fit(cls, columns: Numbers, y: Numbers, names: tuple[str, ...], below: Mask, logs: Logs, learn: bool) -> Self:
         """To rows that are assigned. Without two lines' logarithms, the launch line takes its own from the one's."""
         use = np.flatnonzero([name.endswith(" layers") for name in names])
         groups, layers = Groups.of(names), Groups.of(tuple(names[i] for i in use))
-        of_launch = logs[1] if len(logs) > 1 else groups.some(logs[0], layers)
+        of_launch = groups.some(logs[0], layers) if logs[1] is None else logs[1]
         launch = Line.fit(columns[np.ix_(below, use)], y[below], "relative", layers, of_launch, learn)
         compute = Line.fit(columns[~below], y[~below], "relative", groups, logs[0], learn)
         launching, computing = launch(columns[:, use]), compute(columns)
@@ -105,26 +104,26 @@ class _Pair:
         return cls(compute, launch, use, below, highest, _errors(highest, y))
 
     @classmethod
-    def assigned(
-        cls, columns: Numbers, y: Numbers, names: tuple[str, ...], below: Mask, logs: tuple[Numbers, ...]
-    ) -> Self | None:
+    def assigned(cls, columns: Numbers, y: Numbers, names: tuple[str, ...], below: Mask, logs: Logs) -> Self | None:
         """To the rows on which each is the higher one, found in turn; None where a line is left with too few."""
+        pair = None
         for _ in range(_PASSES):
             if min(below.sum(), (~below).sum()) < _FEWEST:
                 return None
             pair = cls.fit(columns, y, names, below, logs, learn=False)
-            before, below = below, pair.launch(columns[:, pair.use]) > pair.compute(columns)
+            before, below = below, pair.launches(columns)
             if (below == before).all():
                 break
         return pair
 
-    def learned(self, columns: Numbers, y: Numbers, names: tuple[str, ...], logs: tuple[Numbers, ...]) -> Self:
+    def learned(self, columns: Numbers, y: Numbers, names: tuple[str, ...], logs: Logs) -> Self:
         """With variances that are learned, and rows assigned once more by the lines that come of it."""
         pair = self.fit(columns, y, names, self.below, logs, learn=True)
-        return (
-            self.assigned(columns, y, names, pair.launch(columns[:, self.use]) > pair.compute(columns), pair.logs)
-            or pair
-        )
+        return self.assigned(columns, y, names, pair.launches(columns), pair.logs) or pair
+
+    def launches(self, columns: Numbers) -> Mask:
+        """(n_rows,) where launching takes longer than computing."""
+        return self.launch(columns[:, self.use]) > self.compute(columns)
 
     def model(self, columns: Numbers) -> Roofline:
         coefficients = np.zeros((2, columns.shape[1]))

@@ -1,5 +1,7 @@
 """Counts of parts: kinds of layers are parts of the whole, and weighing by table is weighing."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import timm
@@ -9,17 +11,18 @@ from predictors import CostTerms
 from supernet import create_supernet, elastic
 from supernet.networks.counting import COUNTS
 from supernet.networks.measured import MeasuredSupernet
+from supernet.networks.timm_supernet import TimmSupernet
 
-STAGES = [{"width": 8, "stride": 2, "act": "relu"}, {"width": 16, "stride": 2, "se": True}]
-WIDTHS = {"stem_width": 8, "head_width": 32, "feature_width": 32}
-CHOICES = {"depths": [1, 2], "kernels": [3, 5], "expands": [2, 3], "resolutions": [16, 20]}
+STAGES: Any = [{"width": 8, "stride": 2, "act": "relu"}, {"width": 16, "stride": 2, "se": True}]
+WIDTHS: Any = {"stem_width": 8, "head_width": 32, "feature_width": 32}
+CHOICES: Any = {"depths": [1, 2], "kernels": [3, 5], "expands": [2, 3], "resolutions": [16, 20]}
 
 
-def make(family):
+def make(family) -> TimmSupernet[Any] | MeasuredSupernet:
     if family == "inverted residual":
         return create_supernet("mobilenetv3", num_classes=10, stages=STAGES, **WIDTHS, **CHOICES).eval()
     if family == "one's own":
-        choices = {"depths": [1, 2], "kernels": [3], "expands": [2, 3], "resolutions": [16]}
+        choices: Any = {"depths": [1, 2], "kernels": [3], "expands": [2, 3], "resolutions": [16]}
         supernet = create_supernet("mobilenetv3", num_classes=10, stages=STAGES[:1], **WIDTHS, **choices).eval()
         return MeasuredSupernet(_Bare(supernet), 3, None)
     if family == "residual":
@@ -80,15 +83,15 @@ def test_terms_of_every_family_are_multiplied_by_table(found):
 
 def test_kinds_of_a_mobile_block():
     supernet = make("inverted residual")
-    arch = supernet.space.smallest
-    counts = supernet.cost_table.counts(supernet.space.encode([arch]))[0]
+    table = supernet.cost_table
+    assert table is not None
+    counts = table.counts(supernet.space.encode([supernet.space.smallest]))[0]
     of = {
-        part.name: dict(zip(COUNTS, row.tolist(), strict=True))
-        for part, row in zip(supernet.cost_table.parts, counts, strict=True)
+        part.name: dict(zip(COUNTS, row.tolist(), strict=True)) for part, row in zip(table.parts, counts, strict=True)
     }
     block = of["blocks.2.0"]  # 8 channels in, 16 in the middle and out, a 3x3 kernel, from 4x4 to 2x2 pixels
     assert block["widening"] == 8 * 16 * 4**2
     assert block["depth-wise"] == 16 * 9 * 2**2
     assert block["narrowing"] == 16 * 16 * 2**2
     assert block["pooled"] > 0 and block["layers"] == 5
-    assert supernet.cost_table.stages[list(of).index("blocks.2.0")] == 1
+    assert table.stages[list(of).index("blocks.2.0")] == 1

@@ -23,10 +23,10 @@ from predictors import registry as registry_module
 from predictors.lookup import BlockSum
 from predictors.testing import SPACE, PredictorContract, subject
 
-OWN = {"block_table", "boosting", "ensemble", "gaussian_process", "nearest", "ridge"}
+OWN = {"block_table", "boosting", "ensemble", "gaussian_process", "k_nearest", "ridge"}
 
 
-@pytest.mark.parametrize("name", sorted(set(predictor_names()) - {"nearest"}))
+@pytest.mark.parametrize("name", sorted(set(predictor_names()) - {"k_nearest"}))
 class TestRegistered(PredictorContract):
     @pytest.fixture
     def create(self, name):
@@ -38,7 +38,7 @@ class TestNearest(PredictorContract):
 
     @pytest.fixture
     def create(self):
-        return lambda subject, target, seed: create_predictor("nearest", subject, target, seed)
+        return lambda subject, target, seed: create_predictor("k_nearest", subject, target, seed)
 
 
 def with_blocks(subject):

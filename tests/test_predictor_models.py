@@ -1,5 +1,7 @@
 """What is inside the predictors: evidence, robust lines, the roofline, scales, neighbours, ensembles, errors."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from scipy.optimize import check_grad
@@ -24,6 +26,7 @@ from predictors.protocol import Residuals
 from predictors.testing import SPACE, subject
 
 TERMS = subject().terms
+COSTS: Any = subject().costs
 
 
 def sample(n, seed=0):
@@ -32,8 +35,14 @@ def sample(n, seed=0):
 
 def prices(genes, launch=1e-5, price=2e-9):
     """Seconds (n_archs,) to launch the blocks, and to compute them."""
-    costs = subject().costs.counts(genes)[..., 0]
+    costs = COSTS.counts(genes)[..., 0]
     return 2e-5 + launch * (costs > 0).sum(axis=1), price * costs.sum(axis=1)
+
+
+def seconds(genes):
+    """(n_archs,) for both."""
+    launch, compute = prices(genes)
+    return launch + compute
 
 
 # -- evidence ---------------------------------------------------------------------------------------------------------
@@ -83,7 +92,7 @@ def test_a_line_leaves_one_out_exactly_with_the_variances_of_all(target, monkeyp
     monkeypatch.setattr(line_module, "maximize", lambda loss, means, *rest: means)
     monkeypatch.setattr(line_module, "_ROUNDS", 0)
     columns, groups = TERMS(sample(30)), Groups.of(TERMS.groups)
-    y = sum(prices(sample(30))) * np.random.default_rng(0).uniform(0.9, 1.1, 30)
+    y = seconds(sample(30)) * np.random.default_rng(0).uniform(0.9, 1.1, 30)
     line = Line.fit(columns, y, target, groups)
     for row in (0, 7, 29):
         rest = np.delete(np.arange(30), row)
@@ -94,7 +103,7 @@ def test_a_line_leaves_one_out_exactly_with_the_variances_of_all(target, monkeyp
 
 def test_bursts_of_a_busy_device_move_little():
     train, test = sample(80), sample(400, 1)
-    truth, y = sum(prices(test)), sum(prices(train)) * np.random.default_rng(0).uniform(0.98, 1.02, 80)
+    truth, y = seconds(test), seconds(train) * np.random.default_rng(0).uniform(0.98, 1.02, 80)
     slow = np.where(np.arange(80) % 5 == 0, 1.4, 1.0)
     errors = [
         np.abs(RidgePredictor(TERMS, "relative").fit(train, one).predict(test) / truth - 1).mean()
@@ -121,9 +130,9 @@ def test_two_lines_where_launching_takes_over_and_one_where_it_does_not():
 def test_levels_of_cost_add_up():
     genes = sample(40)
     columns = dict(zip(TERMS.names, TERMS(genes).T, strict=True))
-    counts = subject().costs.counts(genes)
+    counts = COSTS.counts(genes)
     macs = counts[..., 0].sum(axis=1)
-    np.testing.assert_allclose(columns["network other"], macs / subject().costs.counts(top())[..., 0].sum())
+    np.testing.assert_allclose(columns["network other"], macs / COSTS.counts(top())[..., 0].sum())
     parts = [name for name in columns if name.startswith("part") and name.endswith("other")]
     np.testing.assert_allclose(sum(columns[name] for name in parts), columns["network other"])
     assert not any("pooled" in name for name in columns)  # nothing of that kind is known
@@ -188,7 +197,7 @@ def test_what_is_not_additive_is_learned_too():
 
 def test_one_that_is_known_is_its_own_nearest():
     genes = sample(60)
-    y = sum(prices(genes))
+    y = seconds(genes)
     predictor = NearestPredictor(Levels(SPACE), "relative").fit(genes, y)
     error = np.abs(predictor.predict(genes) / y - 1)
     assert error.mean() < 0.5 * np.abs(predictor.out_of_fold_ / y - 1).mean()
@@ -196,7 +205,7 @@ def test_one_that_is_known_is_its_own_nearest():
 
 def test_an_ensemble_leans_on_its_better_members():
     genes = sample(80)
-    y = sum(prices(genes)) * np.random.default_rng(0).uniform(0.98, 1.02, 80)
+    y = seconds(genes) * np.random.default_rng(0).uniform(0.98, 1.02, 80)
 
     def members():
         return RidgePredictor(TERMS, "relative"), NearestPredictor(Levels(SPACE), "relative")

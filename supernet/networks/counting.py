@@ -69,7 +69,7 @@ class CostTable:
         self.space = space
         self.parts = tuple(parts)
 
-    @cached_property
+    @property
     def stages(self) -> tuple[int | None, ...]:
         """Per part the stage whose blocks or genes, and no other's, it depends on; None where there is none."""
         genes = self.space.genes
