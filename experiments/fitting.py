@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
@@ -15,14 +16,16 @@ from experiments.quantities import Quantity
 from experiments.run_folder import RunFolder
 from predictors.card import error_card
 from predictors.cost_terms import KnownCosts
-from predictors.protocol import Predictor, Values
+from predictors.protocol import Predictor, Values, mean_error
 from predictors.registry import Subject, create_predictor, suitable_predictors
 from predictors.selection import fit_best
 from predictors.storage import load_predictor, save_predictor
 from supernet.architecture import Architecture
 from supernet.space import Genes
 
-__all__ = ["Fitted", "fit_and_save", "load", "predictor_folder", "subject"]
+__all__ = ["Fitted", "Promise", "fit_and_save", "load", "predictor_folder", "subject"]
+
+_COVERAGE = 0.9
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,9 @@ def fit_and_save(
     path = folder / f"{name}.card.json"
     if path.exists() and read_json(path)["values"] == learned:
         return f"  {name}: fitted to these {len(y)} architectures already"
+    promise = _promise(run, quantity, device, archs, y) if path.exists() else None
+    so_far = read_json(path).get("promise") if path.exists() else None
+    kept = promise if so_far is None else Promise(**so_far) + promise
     makers = suitable_predictors(subject(run, quantity), target, seed, run.recipe.fit.predictors)
     best = fit_best(makers, genes, y, target=target)
     card = error_card(makers[best.name], genes, y, seed=seed)
@@ -81,9 +87,74 @@ def fit_and_save(
             "values": learned,
             "out_of_fold": out_of_fold,
             "level": level,
+            "promise": None if kept is None else asdict(kept),
         },
     )
-    return f"  {name}: {best.name}; {card}"
+    return f"  {name}: {best.name}; {card}" + (f"\n    {kept}" if promise is not None else "")
+
+
+@dataclass(frozen=True)
+class Promise:
+    """How the predictors of a run did on architectures that became known after they were fitted."""
+
+    n: int
+    held: int
+    """Of `n`, those inside their intervals."""
+    coverage: float
+    """How many should be."""
+    error: float
+    """Mean, in units of the target."""
+
+    def __add__(self, other: Promise | None) -> Promise:
+        """Both together."""
+        if other is None:
+            return self
+        n = self.n + other.n
+        error = (self.n * self.error + other.n * other.error) / n
+        return Promise(n, self.held + other.held, self.coverage, error)
+
+    @property
+    def broken(self) -> bool:
+        """Whether so few intervals hold that chance does it less than once in a hundred times."""
+        terms = [
+            math.comb(self.n, k) * self.coverage**k * (1 - self.coverage) ** (self.n - k) for k in range(self.n + 1)
+        ]
+        return sum(terms[: self.held + 1]) < 0.01
+
+    def __str__(self) -> str:
+        """One line for people."""
+        text = f"of {self.n} new ones, {self.held} lie in the intervals of {self.coverage:.0%} that were predicted"
+        if not self.broken:
+            return text
+        return f"{text}: the promise of its card is broken, new networks are unlike those it was fitted to"
+
+
+def _promise(
+    run: RunFolder, quantity: Quantity, device: str | None, archs: Sequence[Architecture], y: Values
+) -> Promise | None:
+    """How the predictor that is there did on what it had not seen; None where it cannot be said.
+
+    Sessions may be on other levels since then: values are brought to the old one by the architectures known to both.
+    """
+    try:
+        before = load(run, quantity, device)
+    except ValueError:  # of an older version, or of other costs: it is fitted again anyway
+        return None
+    values = read_json(predictor_folder(run, device) / f"{quantity.name}.card.json")["values"]
+    new = np.array([arch.id not in values for arch in archs])
+    if not new.any() or new.all():
+        return None
+    if quantity.kind.source == "session":
+        y = y / float(np.median([value / values[a.id] for a, value in zip(archs, y, strict=True) if a.id in values]))
+    genes = run.untrained_supernet.space.encode([arch for arch, is_new in zip(archs, new, strict=True) if is_new])
+    predictor = before.predictor
+    try:
+        lower, upper = predictor.predict_interval(genes, _COVERAGE).T
+    except ValueError:  # too few for that coverage
+        return None
+    held = int(((lower <= y[new]) & (y[new] <= upper)).sum())
+    error = mean_error(y[new], predictor.predict(genes), predictor.target)
+    return Promise(len(genes), held, _COVERAGE, error)
 
 
 def predictor_folder(run: RunFolder, device: str | None) -> Path:

@@ -86,6 +86,7 @@ class Line:
         groups: Groups,
         start: Numbers | None = None,
         learn: bool = True,
+        rounds: int = _ROUNDS,
     ) -> Self:
         """Of columns (n_rows, n_columns) and y (n_rows,), with errors counted in `target`.
 
@@ -97,6 +98,7 @@ class Line:
         Args:
             start: `logs` of an earlier fit.
             learn: whether the variances are learned; else they are those of `start`.
+            rounds: of re-weighting.
         """
         n = len(y)
         # Dividing an equation by y turns its error into a share of y, and y into 1.
@@ -116,11 +118,11 @@ class Line:
             some = np.linspace(0, n - 1, min(n, _LEARN_FROM)).astype(int)
             root = np.sqrt(weights[some])
             loss = _loss(design[some] * root[:, None], aim[some] * root, constant[some] * root, groups)
-            return maximize(loss, groups.means, _SPREAD, logs, 60 if logs is None else 15)
+            return maximize(loss, groups.means, _SPREAD, logs, 60 if logs is None else 8)
 
         weights = np.ones(n)
         logs = learned(weights, start)
-        for _ in range(_ROUNDS):
+        for _ in range(rounds):
             weights = fitted(weights, logs).weights(float(np.exp(logs[-1])))
             logs = learned(weights, logs)
         found = fitted(weights, logs)

@@ -19,6 +19,7 @@ Logs = tuple[Numbers, Numbers | None]
 
 _STARTS = (0.35, 0.6)  # shares of the rows that begin on the launch line: those with the least work per layer
 _PASSES = 6  # of assigning rows to the lines
+_ROUNDS, _ROUGH = 4, 1  # of re-weighting: for what is kept, and to see whether two lines are worth trying
 _FEWEST = 8  # rows of a line
 _GAIN = 0.05  # of the mean leave-one-out error, without which one line is enough
 _ERRORS = 2.0  # standard errors of that gain
@@ -59,7 +60,7 @@ class Roofline:
             return one
         errors = _errors(one.without_itself, y)
         # Rows are assigned with the variances of the one line: most devices need no second one, and that is soon seen.
-        tried = [_Pair.assigned(columns, y, groups, below, one.logs) for below in _starts(columns, groups)]
+        tried = [_Pair.assigned(columns, y, groups, below, one.logs, _ROUGH) for below in _starts(columns, groups)]
         pairs = [pair for pair in tried if pair is not None and pair.errors.mean() < errors.mean()]
         if not pairs:
             return one
@@ -91,26 +92,30 @@ class _Pair:
         return self.compute.logs, self.launch.logs
 
     @classmethod
-    def fit(cls, columns: Numbers, y: Numbers, names: tuple[str, ...], below: Mask, logs: Logs, learn: bool) -> Self:
+    def fit(
+        cls, columns: Numbers, y: Numbers, names: tuple[str, ...], below: Mask, logs: Logs, learn: bool, rounds: int
+    ) -> Self:
         """To rows that are assigned. Without two lines' logarithms, the launch line takes its own from the one's."""
         use = np.flatnonzero([name.endswith(" layers") for name in names])
         groups, layers = Groups.of(names), Groups.of(tuple(names[i] for i in use))
         of_launch = groups.some(logs[0], layers) if logs[1] is None else logs[1]
-        launch = Line.fit(columns[np.ix_(below, use)], y[below], "relative", layers, of_launch, learn)
-        compute = Line.fit(columns[~below], y[~below], "relative", groups, logs[0], learn)
+        launch = Line.fit(columns[np.ix_(below, use)], y[below], "relative", layers, of_launch, learn, rounds)
+        compute = Line.fit(columns[~below], y[~below], "relative", groups, logs[0], learn, rounds)
         launching, computing = launch(columns[:, use]), compute(columns)
         launching[below], computing[~below] = launch.without_itself, compute.without_itself
         highest = np.maximum(launching, computing)
         return cls(compute, launch, use, below, highest, _errors(highest, y))
 
     @classmethod
-    def assigned(cls, columns: Numbers, y: Numbers, names: tuple[str, ...], below: Mask, logs: Logs) -> Self | None:
+    def assigned(
+        cls, columns: Numbers, y: Numbers, names: tuple[str, ...], below: Mask, logs: Logs, rounds: int
+    ) -> Self | None:
         """To the rows on which each is the higher one, found in turn; None where a line is left with too few."""
         pair = None
         for _ in range(_PASSES):
             if min(below.sum(), (~below).sum()) < _FEWEST:
                 return None
-            pair = cls.fit(columns, y, names, below, logs, learn=False)
+            pair = cls.fit(columns, y, names, below, logs, learn=False, rounds=rounds)
             before, below = below, pair.launches(columns)
             if (below == before).all():
                 break
@@ -118,8 +123,8 @@ class _Pair:
 
     def learned(self, columns: Numbers, y: Numbers, names: tuple[str, ...], logs: Logs) -> Self:
         """With variances that are learned, and rows assigned once more by the lines that come of it."""
-        pair = self.fit(columns, y, names, self.below, logs, learn=True)
-        return self.assigned(columns, y, names, pair.launches(columns), pair.logs) or pair
+        pair = self.fit(columns, y, names, self.below, logs, learn=True, rounds=_ROUNDS)
+        return self.assigned(columns, y, names, pair.launches(columns), pair.logs, _ROUNDS) or pair
 
     def launches(self, columns: Numbers) -> Mask:
         """(n_rows,) where launching takes longer than computing."""
