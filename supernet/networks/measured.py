@@ -74,6 +74,14 @@ class MeasuredSupernet(nn.Module):
         own = getattr(self.network, "costs", None)
         return self._measured(genes) if own is None else own(genes)
 
+    @property
+    def cost_table(self) -> CostTable | None:
+        """What `costs` looks up, if there is a table."""
+        if getattr(self.network, "costs", None) is None:
+            return self._measured if isinstance(self._measured, CostTable) else None
+        own = getattr(self.network, "cost_table", None)
+        return own if isinstance(own, CostTable) else None
+
     def macs(self, genes: Genes) -> Genes:
         """Multiply-accumulates (n_archs,) of convolutions and matrix products, for one image."""
         return self.costs(genes).macs.sum(axis=1)
