@@ -69,6 +69,12 @@ def print_answer(
         costs = [f"{one.kind.words} {one.format(value)}" for one, value in told.items() if one.kind.extra]
         if costs:
             console.print("  " + ", ".join(costs), soft_wrap=True)
+        slow = {
+            one: value for name, value in row["values"].items() if (one := quantity(name, devices, known)).kind.quantile
+        }
+        if slow:
+            calls = ", ".join(f"{one.kind.quantile:.0%} within {one.format(value)}" for one, value in slow.items())
+            console.print(f"  slow calls: {calls}", soft_wrap=True)
         for warning in row["warnings"]:
             console.print(f"  warning: {warning}", soft_wrap=True, markup=False)
     device = f" --device {next(iter(devices))}" if devices else ""
