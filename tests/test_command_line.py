@@ -165,7 +165,8 @@ def test_an_interrupted_step_is_done_again_and_no_more(command, finished_run, tm
         assert {c["id"] for c in results["candidates"]} == before.keys()
         for candidate in results["candidates"]:
             for quantity, value in before[candidate["id"]].items():
-                assert candidate["values"][quantity] == pytest.approx(value, rel=0.03)
+                near = 0.5 if ".p9" in quantity else 0.03  # of twenty repeats the slowest are chance
+                assert candidate["values"][quantity] == pytest.approx(value, rel=near), quantity
 
 
 @pytest.mark.parametrize(
