@@ -6,6 +6,7 @@ from supernet.lazy import lazy
 
 if TYPE_CHECKING:
     from search.archive import Archive
+    from search.exact import Points, StageSums
     from search.front import Axis, Candidate, ParetoFront, non_dominated
     from search.objectives import Constraint, Objective
     from search.result import SearchResult
