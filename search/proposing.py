@@ -3,23 +3,37 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from search.front import Values, hypervolume, non_dominated
 from search.objectives import Constraint, Objective
 from search.running import run_search
 from supernet.space import Genes, SearchSpace
 
-__all__ = ["Proposal", "choose", "hypervolume_gains", "one_gene_neighbours", "propose"]
+__all__ = ["Model", "Proposal", "among", "choose", "hypervolume_gains", "one_gene_neighbours", "propose"]
 
 _ROUNDS = 2  # of neighbours of the predicted front
 _MEMBERS = 60  # of the front whose neighbours are looked at
 _BEYOND = 0.05  # of the range of what is known: how far beyond its worst the reference point lies
 _POINTS = 20_000  # by which hypervolumes of three objectives and more are estimated
+
+
+@dataclass(frozen=True)
+class Model(Objective):
+    """An objective that is foretold: `evaluate` is its posterior mean, for canonical genes (n_archs, n_genes)."""
+
+    deviation: Callable[[Genes], Values] | None = None
+    """Genes to the standard deviations (n_archs,) of what is not known, in the unit of the objective; None where it is
+    known exactly."""
+
+    def deviations(self, genes: Genes) -> Values:
+        """(n_archs,)."""
+        return np.zeros(len(genes)) if self.deviation is None else np.asarray(self.deviation(genes), dtype=float)
 
 
 @dataclass(frozen=True)
@@ -102,7 +116,7 @@ def propose(
         n_predicted += len(found)
         genes, losses = np.concatenate([genes, found]), np.concatenate([losses, losses_of(found)])
     front = np.flatnonzero(non_dominated(losses))
-    new = front[~_among(genes[front], known)]
+    new = front[~among(genes[front], known)]
     _, first = np.unique(genes[new], axis=0, return_index=True)
     new = new[np.sort(first)]
     reference = before.max(axis=0) + _BEYOND * np.ptp(before, axis=0)
@@ -180,10 +194,10 @@ def one_gene_neighbours(space: SearchSpace, genes: Genes) -> Genes:
     neighbours[np.arange(len(neighbours)), np.tile(changes[:, 0], len(genes))] = np.tile(changes[:, 1], len(genes))
     neighbours = np.unique(space.canonical(neighbours), axis=0)
     neighbours = neighbours[space.holds(neighbours)]
-    return neighbours[~_among(neighbours, genes)]
+    return neighbours[~among(neighbours, genes)]
 
 
-def _among(genes: Genes, others: Genes) -> Values:
-    """(n,) whether a row is one of `others`."""
+def among(genes: Genes, others: Genes) -> NDArray[np.bool_]:
+    """(n,) whether a row (n_genes,) is one of `others`."""
     known = {row.tobytes() for row in np.ascontiguousarray(others, dtype=np.int64)}
     return np.array([row.tobytes() in known for row in np.ascontiguousarray(genes, dtype=np.int64)], dtype=bool)

@@ -31,9 +31,9 @@ from rich.table import Table
 
 from experiments.benchmarks.search_problems import Problem, competition, gpu_latency, imagenet, synthetic
 from predictors import GaussianProcessPredictor, Predictor, RidgePredictor, Subject
-from search import Constraint, Objective, StageSums, non_dominated, run_search, tactic_names
+from search import Objective, StageSums, non_dominated, run_search, tactic_names
 from search.front import Values, hypervolume
-from search.proposing import propose
+from search.proposing import Model, propose
 from search.tactics.model_based import ModelBased
 from supernet.space import Genes
 
@@ -49,15 +49,16 @@ class Learner:
         self.problem = problem
         self.subject = Subject(problem.space, problem.supernet.cost_table)
 
-    def __call__(
-        self, genes: Genes, losses: Values, violations: Values
-    ) -> tuple[Sequence[Objective], Sequence[Constraint]]:
-        """Losses (n, n_objectives) as they were told; what is predicted is a loss, too."""
+    def __call__(self, genes: Genes, losses: Values) -> list[Model]:
+        """See `Learn`."""
         models = []
         for i, one in enumerate(self.problem.objectives):
-            evaluate = one.evaluate if self.problem.exact[i] else self._predictor(one).fit(genes, one.loss(losses[:, i])).predict
-            models.append(Objective(one.name, one.unit, one.maximize, evaluate))
-        return models, ()
+            evaluate, deviation = one.evaluate, None
+            if not self.problem.exact[i]:
+                predictor = self._predictor(one).fit(genes, one.loss(losses[:, i]))
+                evaluate, deviation = predictor.predict, _deviation(predictor)
+            models.append(Model(one.name, one.unit, one.maximize, evaluate, deviation))
+        return models
 
     def _predictor(self, objective: Objective) -> Predictor:
         if objective.name == "latency":
@@ -65,10 +66,17 @@ class Learner:
         return GaussianProcessPredictor(self.subject.levels, n_folds=2)
 
 
+def _deviation(predictor: Predictor) -> Callable[[Genes], Values]:
+    """Of a Gaussian process its own; of others half the interval that holds two thirds."""
+    if isinstance(predictor, GaussianProcessPredictor):
+        return predictor.deviation
+    return lambda genes: np.ptp(predictor.predict_interval(genes, 0.68), axis=1) / 2
+
+
 def reported(problem: Problem, learner: Learner | None, genes: Genes, losses: Values) -> Genes:
     """The front that a search reports: of what its models say of what it evaluated, or of what it saw."""
     if learner is not None:
-        models, _ = learner(genes, losses, np.zeros(len(genes)))
+        models = learner(genes, losses)
         losses = np.stack([one.loss(one.values(genes)) for one in models], axis=1)
     return genes[non_dominated(losses)]
 
@@ -134,7 +142,9 @@ def inner_distance(problem: Problem, calls: Sequence[int], console: Console) -> 
         started = process_time()
         found = run_search(problem.space, models, tactic="nsga2", budget=n, seed=0)
         share = hypervolume(found.losses, corner) / hypervolume(front.losses, corner)
-        table.add_row(f"NSGA-II, {n:,} calls", f"{len(found.front):,}", f"{share:.2%}", f"{process_time() - started:.2f}")
+        table.add_row(
+            f"NSGA-II, {n:,} calls", f"{len(found.front):,}", f"{share:.2%}", f"{process_time() - started:.2f}"
+        )
     started = process_time()
     found = propose(problem.space, models, genes[:10], 4, seed=0)
     table.add_row("as in a proposal", f"{found.n_front:,}", "", f"{process_time() - started:.2f}")

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from search.front import Values
-from search.objectives import Constraint, Objective
-from search.proposing import propose
+from search.focus import Bound, focus
+from search.proposing import Model, propose
 from search.tactics.unseen import Unseen
 from supernet.space import Genes, SearchSpace
 
 __all__ = ["Learn", "ModelBased", "spread_start"]
 
-Learn = Callable[[Genes, Values, Values], tuple[Sequence[Objective], Sequence[Constraint]]]
-"""From what was told, genes, losses and violations in their order, models of the losses and of the constraints.
-
-It is a function: what it says follows from what it is given alone. A model of the losses is an objective that is to be
-small; one that is known exactly needs no learning."""
+Learn = Callable[[Genes, Values], Sequence[Model]]
+"""From what was told, genes and losses in their order, a model of every objective. It is a function: what it says follows
+from what it is given alone."""
 
 START = 10  # architectures before there is a model: with 20 and more, 50 evaluations reach less (measured)
 
@@ -28,59 +26,72 @@ class ModelBased:
 
     It is for objectives that cost minutes each: ask it for one to four at a time (16 cost one to two points of
     hypervolume at 50 evaluations). In the way of sequential model-based optimisation (ParEGO, Knowles 2006; LINAS,
-    Cummings et al. 2022), with `search.proposing.propose` for what comes next.
+    Cummings et al. 2022), with `search.proposing.propose` for what comes next. Constraints that `run_search` knows are no
+    models: here limits are of objectives.
 
     Args:
         space, n_objectives, seed: as for every tactic.
         learn: makes the models.
         start: how many architectures come before there is a model.
         calls: of the models for every call of `ask`.
+        limits: the largest loss of an objective, by its place, that a network to be used may have; the first objective
+            is what is to be best within them.
+        focus_from: with limits, how many architectures are told before the rest is chosen for what can be best within
+            them (`search.focus.focus`) and not for the front.
     """
 
     def __init__(
-        self, space: SearchSpace, n_objectives: int, seed: int, learn: Learn, start: int = START, calls: int = 5_000
+        self,
+        space: SearchSpace,
+        n_objectives: int,
+        seed: int,
+        learn: Learn,
+        start: int = START,
+        calls: int = 5_000,
+        limits: Mapping[int, float] | None = None,
+        focus_from: int | None = None,
     ) -> None:
+        if (limits is None) != (focus_from is None):
+            raise ValueError("limits and focus_from go together: what to keep, and from when on it is what counts")
         self.space = space
         self.n_objectives = n_objectives
         self.seed = seed
         self.learn = learn
         self.calls = calls
+        self.limits = dict(limits or {})
+        self.focus_from = focus_from
         self._start = spread_start(space, start, seed)
         self._unseen = Unseen(space)
         self._pending = np.empty((0, len(space.genes)), dtype=np.int64)
         self._genes = self._pending
         self._values = np.empty((0, n_objectives))
-        self._violations = np.empty(0)
 
     def ask(self, n: int) -> Genes:
         """Up to `n` rows: of the start as long as there are any, then of a proposal."""
         rng = np.random.default_rng([self.seed, len(self._genes), self._unseen.n_taken])
         asked = self._unseen.take(self._left_of_start()[:n])
         if len(asked) == 0 and len(self._genes) > 0:
-            objectives, constraints = self.learn(self._genes, self._values, self._violations)
-            proposal = propose(
-                self.space,
-                objectives,
-                np.concatenate([self._genes, self._pending]),
-                n,
-                constraints=constraints,
-                calls=self.calls,
-                seed=int(rng.integers(2**31)),
-            )
-            asked = self._unseen.take(proposal.genes)
+            asked = self._unseen.take(self._proposed(n, int(rng.integers(2**31))))
         if len(asked) == 0:  # the models know of nothing better
             asked = self._unseen.take_random(n, rng)
         self._pending = np.concatenate([self._pending, asked])
         return asked
 
     def tell(self, genes: Genes, values: Values, violations: Values) -> None:
-        """See `Tactic`."""
+        """See `Tactic`; violations are not learned from."""
         self._unseen.take(genes)
         told = {row.tobytes() for row in np.ascontiguousarray(genes)}
         self._pending = self._pending[[row.tobytes() not in told for row in self._pending]]
         self._genes = np.concatenate([self._genes, genes])
         self._values = np.concatenate([self._values, values])
-        self._violations = np.concatenate([self._violations, violations])
+
+    def _proposed(self, n: int, seed: int) -> Genes:
+        models = self.learn(self._genes, self._values)
+        known = np.concatenate([self._genes, self._pending])
+        if self.focus_from is not None and len(self._genes) >= self.focus_from:
+            bounds: list[Bound] = [(models[i], limit) for i, limit in self.limits.items()]
+            return focus(self.space, models[0], bounds, known, n, seed=seed).genes
+        return propose(self.space, models, known, n, calls=self.calls, seed=seed).genes
 
     def _left_of_start(self) -> Genes:
         known = {row.tobytes() for row in np.concatenate([self._genes, self._pending])}
