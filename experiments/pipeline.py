@@ -22,9 +22,10 @@ from experiments.measuring.quantized import compare_precisions
 from experiments.measuring.remote import runnable
 from experiments.plans import initial_plan, search_plans
 from experiments.progress import Reporter
+from experiments.rounds import Rounds
 from experiments.run_folder import RunFolder
 from experiments.scoring.scorer import Scorer
-from experiments.searching import front_of_run, propose, settle
+from experiments.searching import front_of_run, settle
 from experiments.training.background import baselines_in_background
 from experiments.training.train import check_beginning, train_supernet
 from hardware.device_changes import explain_earlier
@@ -122,13 +123,11 @@ def search(run: RunFolder, report: Reporter, device: str | None = None) -> None:
         raise ValueError(f"{device!r} is searched together with the other devices of the recipe: leave out --device")
     if device is not None:
         fit(run, report, device)
-    for number in range(1, run.recipe.search.rounds + 1):
-        report.say(f"search, round {number}")
-        if run.plan("round", number=number, device=device) is None:
-            propose(run, number, report, device)
-        profile(run, report, device)
-        score(run, report, device)
-        fit(run, report, device)
+    rounds = Rounds(run, report, device)
+    while rounds.next() is not None:
+        for verb in (profile, score, fit):
+            with rounds.cost.of(verb.__name__):
+                verb(run, report, device)
     report.say("search, final measuring")
     scorer = Scorer(run)
     settle(run, scorer, report, device)

@@ -203,8 +203,8 @@ def _distinct_front(losses: Values) -> Genes:
 def _envelope(network: _Network) -> Values:
     """(n, 2) corners, ordered by the second loss, of the lower convex envelope of the sums of stages.
 
-    The envelope of a sum is the sum of the envelopes: their edges in the order of their slopes. Its height at a limit is
-    the Lagrangian bound, the largest that a price of the second loss gives.
+    The envelope of a sum is the sum of the envelopes: their edges in the order of their slopes. Its height at a limit
+    is the Lagrangian bound, the largest that a price of the second loss gives.
     """
     start, edges = network.offset.copy(), []
     for table in network.losses:

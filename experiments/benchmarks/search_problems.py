@@ -79,7 +79,7 @@ class Problem:
 
     @cached_property
     def best(self) -> float:
-        """The hypervolume of the best front known: of long searches on the truth, and of neighbours until none helps."""
+        """The hypervolume of the best front known: long searches of the truth, and neighbours until none helps."""
         if self.ideal is not None:
             return self.ideal
         searches = [

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from search.focusing import Bound, focus
 from search.front import Values
-from search.focus import Bound, focus
 from search.proposing import Model, propose
 from search.tactics.unseen import Unseen
 from supernet.space import Genes, SearchSpace
@@ -15,8 +15,8 @@ from supernet.space import Genes, SearchSpace
 __all__ = ["Learn", "ModelBased", "spread_start"]
 
 Learn = Callable[[Genes, Values], Sequence[Model]]
-"""From what was told, genes and losses in their order, a model of every objective. It is a function: what it says follows
-from what it is given alone."""
+"""From what was told, genes and losses in their order, a model of every objective. It is a function: what it says
+follows from what it is given alone."""
 
 START = 10  # architectures before there is a model: with 20 and more, 50 evaluations reach less (measured)
 
@@ -26,8 +26,8 @@ class ModelBased:
 
     It is for objectives that cost minutes each: ask it for one to four at a time (16 cost one to two points of
     hypervolume at 50 evaluations). In the way of sequential model-based optimisation (ParEGO, Knowles 2006; LINAS,
-    Cummings et al. 2022), with `search.proposing.propose` for what comes next. Constraints that `run_search` knows are no
-    models: here limits are of objectives.
+    Cummings et al. 2022), with `search.propose` for what comes next. It does not learn constraints: its limits are of
+    objectives.
 
     Args:
         space, n_objectives, seed: as for every tactic.
@@ -37,7 +37,7 @@ class ModelBased:
         limits: the largest loss of an objective, by its place, that a network to be used may have; the first objective
             is what is to be best within them.
         focus_from: with limits, how many architectures are told before the rest is chosen for what can be best within
-            them (`search.focus.focus`) and not for the front.
+            them (`search.focus`) and not for the front.
     """
 
     def __init__(

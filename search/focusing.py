@@ -18,7 +18,8 @@ _BEST, _RANDOM, _CHILDREN, _GENERATIONS = 60, 100, 250, 10
 _SWEEPS = 4  # of all one-gene neighbours of the best, until there is nothing better
 _CHANGED = 1.5  # genes of a child that are drawn anew, on average
 _FAR = -1e3  # standard deviations
-_BROKEN = -1e6  # log probability of what breaks an exact limit, times by how much
+_HOPELESS = -1e5  # log of an improvement that cannot be told from none
+_BROKEN = -1e6  # log probability of what breaks an exact limit, times by how much: worse than hopeless
 
 Bound = tuple[Model, float]
 """A model, and the largest loss of it that is allowed."""
@@ -51,7 +52,9 @@ def focus(space: SearchSpace, good: Model, bounds: Sequence[Bound], known: Genes
 
         def score(genes: Genes, best: float = best) -> Values:
             value = log_feasibility(bounds, genes)
-            return value + log_expected_improvement(*_belief(good, genes), best) if np.isfinite(best) else value
+            if np.isfinite(best):
+                value += np.maximum(log_expected_improvement(*_belief(good, genes), best), _HOPELESS)
+            return value
 
         found, value, asked = _maximum(space, score, there, rng)
         n_predicted += asked

@@ -1,0 +1,104 @@
+"""How many rounds a search has and how many sub-networks are in each: by the budget, and by what a round costs."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from experiments.goals import goals
+from experiments.plans import N_ANCHORS, search_plans
+from experiments.progress import Reporter
+from experiments.proposing import propose_round
+from experiments.run_folder import Plan, RunFolder
+
+__all__ = ["LARGEST_BATCH", "RoundCost", "Rounds"]
+
+FIRST_BATCH, LARGEST_BATCH = 4, 16
+_NO_GAIN = 0.002  # of the hypervolume, predicted of a whole round
+
+
+@dataclass
+class RoundCost:
+    """What a round of `n` sub-networks took, in seconds of the clock on the wall."""
+
+    n: int
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def of(self, what: str) -> Iterator[None]:
+        """Add what runs inside to that part of the round."""
+        started = time.monotonic()
+        yield
+        self.seconds[what] = self.seconds.get(what, 0.0) + time.monotonic() - started
+
+    def batch(self) -> int:
+        """How many sub-networks the next round should have.
+
+        A round costs something however few there are in it: the anchors of its session, fitting and proposing. Smaller
+        rounds choose better, since each knows what those before it found: of hypervolume at 50 evaluations, rounds of
+        16 have one to two points less than rounds of one to four. So a round is as large as makes its sub-networks cost
+        as much as all the rest, and no larger: then at most half the time goes into rounds.
+        """
+        measuring, scoring = self.seconds.get("profile", 0.0), self.seconds.get("score", 0.0)
+        per_network = measuring / (self.n + N_ANCHORS)
+        each = per_network + scoring / self.n
+        rest = sum(self.seconds.values()) - measuring - scoring + N_ANCHORS * per_network
+        return min(max(math.ceil(rest / each), 1), LARGEST_BATCH) if each > 0 else LARGEST_BATCH
+
+
+class Rounds:
+    """The rounds of a search, one after the other, until its budget is spent.
+
+    What is planned already comes first, so a search that was killed goes on; `minutes` count from there.
+    """
+
+    def __init__(self, run: RunFolder, report: Reporter, device: str | None = None) -> None:
+        self._run, self._report, self._device = run, report, device
+        self._settings = run.recipe.search
+        self._started = time.monotonic()
+        self._number = 0
+        # A person carries the rounds of a device elsewhere: each is as large as it may be.
+        elsewhere = device is not None and device in run.added_devices()
+        self._batch = self._settings.batch or (LARGEST_BATCH if elsewhere else FIRST_BATCH)
+        self.cost = RoundCost(1)
+
+    def next(self) -> Plan | None:
+        """What is to be measured, scored and learned from next; None when the search is over."""
+        if self._number and self._settings.batch is None and self.cost.seconds:
+            self._batch = self.cost.batch()
+        self._number += 1
+        found = self._run.plan("round", number=self._number, device=self._device)
+        if found is not None:
+            self._report.say(f"search, round {self._number}")
+            self.cost = RoundCost(len(found.archs))
+            return found
+        return self._proposed()
+
+    def _proposed(self) -> Plan | None:
+        settings = self._settings
+        left = settings.evaluations - self._n_done()
+        late = settings.minutes is not None and time.monotonic() - self._started > 60 * settings.minutes
+        if left <= 0 or late:
+            return None
+        self._report.say(f"search, round {self._number}")
+        at_the_end = settings.focused * sum(bool(goal.limits) for goal in goals(self._run, self._device))
+        focused = left <= at_the_end
+        n = min(self._batch, left if focused else left - at_the_end)
+        self.cost = RoundCost(n)
+        with self.cost.of("propose"):
+            proposed = propose_round(self._run, self._number, n, self._report, self._device, focused)
+        if not proposed.archs:
+            return None
+        if settings.until == "no gain" and not focused and proposed.gain < _NO_GAIN:
+            self._report.say(f"  the search ends: its next {n} are expected to add less than {_NO_GAIN:.1%}")
+            return None
+        self.cost.n = len(proposed.archs)
+        return self._run.write_plan("round", proposed.archs, proposed.notes, number=self._number, device=self._device)
+
+    def _n_done(self) -> int:
+        """Sub-networks in rounds of this search, those of other devices aside."""
+        plans = search_plans(self._run, self._device)
+        return sum(len(plan.archs) for plan in plans if plan.kind == "round" and plan.device == self._device)
