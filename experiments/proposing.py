@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experiments import fitting
-from experiments.goals import Goal, goals
+from experiments.goals import Goal
 from experiments.plans import search_plans
 from experiments.progress import Reporter
 from experiments.quantities import Quantity
@@ -47,18 +47,26 @@ class _Foretold:
 
 
 def propose_round(
-    run: RunFolder, number: int, n: int, report: Reporter, device: str | None = None, focused: bool = False
+    run: RunFolder,
+    wanted: Sequence[Goal],
+    number: int,
+    n: int,
+    report: Reporter,
+    device: str | None = None,
+    focused: bool = False,
 ) -> Proposed:
-    """Up to `n` sub-networks that no plan has yet, shared among the goals, or for that of one device.
+    """Up to `n` sub-networks that no plan has yet, shared among the goals.
 
     A goal looks at everything that is known, what others have just proposed among it: scores serve them all.
 
     Args:
         focused: goals with limits look for the best within these (`search.focusing`) instead of for the front.
+
+    Raises:
+        ValueError: something was not fitted yet.
     """
     settings, space = run.recipe.search, run.untrained_supernet.space
     known = list(dict.fromkeys(arch for plan in search_plans(run, device) for arch in plan.archs))
-    wanted = goals(run, device)
     foretold = {one: _foretold(run, one, device) for goal in wanted for one in goal.quantities}
     chosen: dict[Architecture, dict[str, Any]] = {}
     gain = 0.0
@@ -94,7 +102,7 @@ def propose_round(
                 "origin": f"search round {number}",
                 "proposed_for": goal.name,
                 "evaluated": found.n_predicted,
-                "focused": focused and bool(goal.limits),
+                "within": [str(one) for one in goal.limits] if focused else [],
             }
         report.say(f"  {goal.name}: {len(found.genes)} of {_predicted(found)}, {what}")
     if chosen:

@@ -4,20 +4,31 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from experiments.goals import goals
+from experiments.goals import Goal, goals
 from experiments.plans import N_ANCHORS, search_plans
 from experiments.progress import Reporter
 from experiments.proposing import propose_round
+from experiments.quantities import Limit
 from experiments.run_folder import Plan, RunFolder
 
-__all__ = ["LARGEST_BATCH", "RoundCost", "Rounds"]
+__all__ = ["LARGEST_BATCH", "Focus", "RoundCost", "Rounds", "within"]
 
 FIRST_BATCH, LARGEST_BATCH = 4, 16
 _NO_GAIN = 0.002  # of the hypervolume, predicted of a whole round
+
+
+@dataclass(frozen=True)
+class Focus:
+    """What a search is asked for beside its fronts: the best within limits, with so many sub-networks."""
+
+    limits: tuple[Limit, ...]
+    evaluations: int
+    device: str | None = None
+    """Only for goals about this one."""
 
 
 @dataclass
@@ -53,11 +64,19 @@ class Rounds:
     """The rounds of a search, one after the other, until its budget is spent.
 
     What is planned already comes first, so a search that was killed goes on; `minutes` count from there.
+
+    Args:
+        focus: limits beyond those of the recipe, all of whose sub-networks are for the best within them.
+
+    Raises:
+        ValueError: a limit on something that is neither learned for a goal nor counted, or of no goal.
     """
 
-    def __init__(self, run: RunFolder, report: Reporter, device: str | None = None) -> None:
-        self._run, self._report, self._device = run, report, device
+    def __init__(self, run: RunFolder, report: Reporter, device: str | None = None, focus: Focus | None = None) -> None:
+        self._run, self._report, self._device, self._focus = run, report, device, focus
         self._settings = run.recipe.search
+        wanted = goals(run, device)
+        self._goals = wanted if focus is None else within(wanted, focus.limits, focus.device)
         self._started = time.monotonic()
         self._number = 0
         # A person carries the rounds of a device elsewhere: each is as large as it may be.
@@ -79,17 +98,17 @@ class Rounds:
 
     def _proposed(self) -> Plan | None:
         settings = self._settings
-        left = settings.evaluations - self._n_done()
+        left = (settings.evaluations if self._focus is None else self._focus.evaluations) - self._n_done()
         late = settings.minutes is not None and time.monotonic() - self._started > 60 * settings.minutes
         if left <= 0 or late:
             return None
         self._report.say(f"search, round {self._number}")
-        at_the_end = settings.focused * sum(bool(goal.limits) for goal in goals(self._run, self._device))
-        focused = left <= at_the_end
+        at_the_end = settings.focused * sum(bool(goal.limits) for goal in self._goals)
+        focused = self._focus is not None or left <= at_the_end
         n = min(self._batch, left if focused else left - at_the_end)
         self.cost = RoundCost(n)
         with self.cost.of("propose"):
-            proposed = propose_round(self._run, self._number, n, self._report, self._device, focused)
+            proposed = propose_round(self._run, self._goals, self._number, n, self._report, self._device, focused)
         if not proposed.archs:
             return None
         if settings.until == "no gain" and not focused and proposed.gain < _NO_GAIN:
@@ -99,6 +118,31 @@ class Rounds:
         return self._run.write_plan("round", proposed.archs, proposed.notes, number=self._number, device=self._device)
 
     def _n_done(self) -> int:
-        """Sub-networks in rounds of this search, those of other devices aside."""
-        plans = search_plans(self._run, self._device)
-        return sum(len(plan.archs) for plan in plans if plan.kind == "round" and plan.device == self._device)
+        """Sub-networks in rounds of this search, those of other devices and for other limits aside."""
+        plans = [plan for plan in search_plans(self._run, self._device) if plan.kind == "round"]
+        notes = [note for plan in plans if plan.device == self._device for note in plan.notes]
+        asked = set() if self._focus is None else {str(one) for one in self._focus.limits}
+        return sum(asked <= set(note.get("within", ())) for note in notes)
+
+
+def within(wanted: Sequence[Goal], limits: Sequence[Limit], device: str | None = None) -> list[Goal]:
+    """The goals that limits are about, with these; with a device, only goals that are about it as well.
+
+    Raises:
+        ValueError: a limit on something that is neither learned for a goal nor counted, or limits of no goal.
+    """
+    found = []
+    for goal in wanted:
+        devices = {device, *(one.quantity.device for one in limits)} - {None}
+        if devices <= set(goal.devices):
+            found.append(replace(goal, limits=(*goal.limits, *limits)))
+            for one in limits:
+                if one.quantity not in goal.quantities and one.quantity.kind.count is None:
+                    raise ValueError(
+                        f"{one}: nothing learns {one.quantity} for {goal.name}; give it in search.constraints of a recipe"
+                    )
+    if not found:
+        raise ValueError(
+            f"no goal is about {' and '.join(map(str, limits))}; goals are {'; '.join(g.name for g in wanted)}"
+        )
+    return found

@@ -108,10 +108,13 @@ def propose(
     )
     genes, losses = result.genes[result.feasible], result.losses[result.feasible]
     n_predicted = result.n_evaluated
+    looked_at = known[:0]
     for _ in range(_ROUNDS):
         front = np.flatnonzero(non_dominated(losses))
         front = front[np.argsort(losses[front, 0], kind="stable")]
+        front = front[~among(genes[front], looked_at)]
         some = front[np.unique(np.linspace(0, len(front) - 1, _MEMBERS).astype(int))] if len(front) else front
+        looked_at = np.concatenate([looked_at, genes[some]])
         found = holding(one_gene_neighbours(space, genes[some]))
         n_predicted += len(found)
         genes, losses = np.concatenate([genes, found]), np.concatenate([losses, losses_of(found)])
@@ -188,13 +191,17 @@ def _estimated_gains(losses: Values, known: Values, reference: Values) -> Values
 
 
 def one_gene_neighbours(space: SearchSpace, genes: Genes) -> Genes:
-    """(n, n_genes) everything, each once, that differs from one of the rows (n_archs, n_genes) in one gene."""
-    changes = np.concatenate([np.array([[g, c] for c in range(n)]) for g, n in enumerate(space.n_choices)])
-    neighbours = np.repeat(genes, len(changes), axis=0)
-    neighbours[np.arange(len(neighbours)), np.tile(changes[:, 0], len(genes))] = np.tile(changes[:, 1], len(genes))
-    neighbours = np.unique(space.canonical(neighbours), axis=0)
-    neighbours = neighbours[space.holds(neighbours)]
-    return neighbours[~among(neighbours, genes)]
+    """(n, n_genes), canonical, all that differ from one of the rows (n_archs, n_genes) in one gene of theirs.
+
+    What differs so from several rows is there as often.
+    """
+    gene = np.repeat(np.arange(len(space.n_choices)), space.n_choices)
+    choice = np.concatenate([np.arange(n) for n in space.n_choices])
+    row, change = np.nonzero(space.active(genes)[:, gene] & (genes[:, gene] != choice))
+    neighbours = genes[row]
+    neighbours[np.arange(len(row)), gene[change]] = choice[change]
+    neighbours = space.canonical(neighbours)
+    return neighbours[space.holds(neighbours)]
 
 
 def among(genes: Genes, others: Genes) -> NDArray[np.bool_]:
