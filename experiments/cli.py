@@ -81,21 +81,27 @@ def profile(
         bool, typer.Option("--blocks", help="Measure every block alone; see where the time goes.")
     ] = False,
     arch: Annotated[str | None, typer.Option("--arch", help="With --blocks: id of the sub-network to look at.")] = None,
+    until: Annotated[
+        str | None, typer.Option(help="A campaign until a predictor is so good: 'error <= 5%' or 'tau >= 0.9'.")
+    ] = None,
     again: Annotated[
         bool, typer.Option("--again", help="Measure what there is a doubt about, or everything, in a new session.")
     ] = False,
 ) -> None:
-    """Measure what is planned on every device of the recipe, or a campaign of --n sub-networks, or for --minutes."""
+    """Measure what is planned on every device of the recipe, or a campaign: --n sub-networks, --minutes, or --until."""
     if minutes is not None and not 0 < minutes < float("inf"):
         raise ValueError(f"--minutes {minutes:g} must be above 0")
-    if blocks and n is not None:
+    if blocks and (n is not None or until is not None):
         raise ValueError(
-            "--n is for sub-networks; with --blocks give --minutes, or neither: it carries on where it was"
+            "--n and --until are for sub-networks; with --blocks give --minutes, or neither: it carries on where it was"
         )
     if arch is not None and not blocks:
         raise ValueError("--arch needs --blocks")
-    if again and (blocks or n is not None or minutes is not None):
+    if again and (blocks or n is not None or minutes is not None or until is not None):
         raise ValueError("--again stands alone: it measures what is planned, in a new session")
+    from predictors.stopping import Goal
+
+    goal = None if until is None else Goal.parse(until)
     folder, report = _open(run)
     from experiments import pipeline
 
@@ -103,8 +109,8 @@ def profile(
         pipeline.profile_again(folder, report, device)
     elif blocks:
         pipeline.profile_blocks(folder, arch, device, minutes, report)
-    elif n is not None or minutes is not None:
-        pipeline.profile_campaign(folder, device, n, minutes, report)
+    elif n is not None or minutes is not None or goal is not None:
+        pipeline.profile_campaign(folder, device, n, minutes, goal, report)
     else:
         pipeline.profile(folder, report, device)
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from experiments.measuring.block_profiles import measured_blocks
 from experiments.quantities import Quantity
 from experiments.run_folder import RunFolder
 from predictors.card import error_card
-from predictors.protocol import Predictor, Values
+from predictors.cost_terms import KnownCosts
+from predictors.protocol import Predictor, Values, mean_error
 from predictors.registry import Subject, create_predictor, suitable_predictors
 from predictors.selection import fit_best
 from predictors.storage import load_predictor, save_predictor
@@ -20,10 +23,9 @@ from supernet.architecture import Architecture
 from supernet.files import read_json, write_json
 from supernet.space import Genes
 
-if TYPE_CHECKING:
-    from supernet.registry import AnySupernet
+__all__ = ["Fitted", "Promise", "fit_and_save", "load", "predictor_folder", "subject"]
 
-__all__ = ["Fitted", "fit_and_save", "load", "predictor_folder"]
+_COVERAGE = 0.9
 
 
 @dataclass(frozen=True)
@@ -66,8 +68,11 @@ def fit_and_save(
     path = folder / f"{name}.card.json"
     if path.exists() and read_json(path)["values"] == learned:
         return f"  {name}: fitted to these {len(y)} architectures already"
-    makers = suitable_predictors(_subject(supernet), target, seed, run.recipe.fit.predictors)
-    best = fit_best(makers, genes, y, target=target, seed=seed)
+    promise = _promise(run, quantity, device, archs, y) if path.exists() else None
+    so_far = read_json(path).get("promise") if path.exists() else None
+    kept = promise if so_far is None else Promise(**so_far) + promise
+    makers = suitable_predictors(subject(run, quantity), target, seed, run.recipe.fit.predictors)
+    best = fit_best(makers, genes, y, target=target)
     card = error_card(makers[best.name], genes, y, seed=seed)
     folder.mkdir(parents=True, exist_ok=True)
     save_predictor(best.predictor, folder / f"{name}.json")  # type: ignore[arg-type]
@@ -82,9 +87,74 @@ def fit_and_save(
             "values": learned,
             "out_of_fold": out_of_fold,
             "level": level,
+            "promise": None if kept is None else asdict(kept),
         },
     )
-    return f"  {name}: {best.name}; {card}"
+    return f"  {name}: {best.name}; {card}" + (f"\n    {kept}" if promise is not None else "")
+
+
+@dataclass(frozen=True)
+class Promise:
+    """How the predictors of a run did on architectures that became known after they were fitted."""
+
+    n: int
+    held: int
+    """Of `n`, those inside their intervals."""
+    coverage: float
+    """How many should be."""
+    error: float
+    """Mean, in units of the target."""
+
+    def __add__(self, other: Promise | None) -> Promise:
+        """Both together."""
+        if other is None:
+            return self
+        n = self.n + other.n
+        error = (self.n * self.error + other.n * other.error) / n
+        return Promise(n, self.held + other.held, self.coverage, error)
+
+    @property
+    def broken(self) -> bool:
+        """Whether so few intervals hold that chance does it less than once in a hundred times."""
+        terms = [
+            math.comb(self.n, k) * self.coverage**k * (1 - self.coverage) ** (self.n - k) for k in range(self.n + 1)
+        ]
+        return sum(terms[: self.held + 1]) < 0.01
+
+    def __str__(self) -> str:
+        """One line for people."""
+        text = f"of {self.n} new ones, {self.held} lie in the intervals of {self.coverage:.0%} that were predicted"
+        if not self.broken:
+            return text
+        return f"{text}: the promise of its card is broken, new networks are unlike those it was fitted to"
+
+
+def _promise(
+    run: RunFolder, quantity: Quantity, device: str | None, archs: Sequence[Architecture], y: Values
+) -> Promise | None:
+    """How the predictor that is there did on what it had not seen; None where it cannot be said.
+
+    Sessions may be on other levels since then: values are brought to the old one by the architectures known to both.
+    """
+    try:
+        before = load(run, quantity, device)
+    except ValueError:  # of an older version, or of other costs: it is fitted again anyway
+        return None
+    values = read_json(predictor_folder(run, device) / f"{quantity.name}.card.json")["values"]
+    new = np.array([arch.id not in values for arch in archs])
+    if not new.any() or new.all():
+        return None
+    if quantity.kind.source == "session":
+        y = y / float(np.median([value / values[a.id] for a, value in zip(archs, y, strict=True) if a.id in values]))
+    genes = run.untrained_supernet.space.encode([arch for arch, is_new in zip(archs, new, strict=True) if is_new])
+    predictor = before.predictor
+    try:
+        lower, upper = predictor.predict_interval(genes, _COVERAGE).T
+    except ValueError:  # too few for that coverage
+        return None
+    held = int(((lower <= y[new]) & (y[new] <= upper)).sum())
+    error = mean_error(y[new], predictor.predict(genes), predictor.target)
+    return Promise(len(genes), held, _COVERAGE, error)
 
 
 def predictor_folder(run: RunFolder, device: str | None) -> Path:
@@ -103,15 +173,20 @@ def load(run: RunFolder, quantity: Quantity, device: str | None = None) -> Fitte
     run.require(path, "fit")
     content = read_json(path)
     target = quantity.kind.learned or "value"
-    like = create_predictor(content["chosen"], _subject(run.untrained_supernet), target, run.recipe.seed)
+    like = create_predictor(content["chosen"], subject(run, quantity), target, run.recipe.seed)
     return Fitted(load_predictor(folder / f"{quantity.name}.json", like), content["out_of_fold"], content["level"])
 
 
-def _subject(supernet: AnySupernet) -> Subject:
-    def macs(genes: Genes) -> Values:
-        return supernet.costs(genes).macs.astype(float)
+def subject(run: RunFolder, quantity: Quantity) -> Subject:
+    """What predictors of a quantity can know of the networks of a run without measuring them."""
+    supernet = run.untrained_supernet
+    blocks = measured_blocks(run, quantity.device) if quantity.device and quantity.kind.name == "latency" else None
+    if (table := supernet.cost_table) is not None:
+        return Subject(supernet.space, table, blocks)
 
-    def written(genes: Genes) -> Values:
-        return supernet.costs(genes).activations.astype(float)
+    def count(name: str, genes: Genes) -> Values:
+        return getattr(supernet.costs(genes), name).astype(float)
 
-    return Subject(supernet.space, {"macs": macs, "activations": written})
+    names = ("macs", "parameters", "activations")
+    counts = KnownCosts(supernet.space, {name: partial(count, name) for name in names})
+    return Subject(supernet.space, counts, blocks)

@@ -29,6 +29,7 @@ from experiments.searching import front_of_run, settle
 from experiments.training.background import baselines_in_background
 from experiments.training.train import check_beginning, train_supernet
 from hardware.device_changes import explain_earlier
+from predictors.stopping import Goal
 from supernet.architecture import Architecture
 from supernet.files import write_json
 from supernet.training import World, join
@@ -67,12 +68,14 @@ def profile_again(run: RunFolder, report: Reporter, device: str | None = None) -
 
 
 def profile_campaign(
-    run: RunFolder, device: str | None, n: int | None, minutes: float | None, report: Reporter
+    run: RunFolder, device: str | None, n: int | None, minutes: float | None, until: Goal | None, report: Reporter
 ) -> None:
-    """Measure more sub-networks than the search needs, so many or for so long: ``store.sqlite``."""
+    """Measure more sub-networks than the search needs, so many or for so long, or as many as a predictor needs to be
+    as good as it should be: ``store.sqlite``.
+    """
     report.say("profile")
     _say_what_changed(run, report, device)
-    run_campaign(run, report, device=device, n=n, minutes=minutes)
+    run_campaign(run, report, device=device, n=n, minutes=minutes, until=until)
     _say_what_is_doubtful(run, report, device)
 
 

@@ -7,7 +7,12 @@ from supernet.lazy import lazy
 if TYPE_CHECKING:
     from predictors.boosting import BoostingPredictor
     from predictors.card import ErrorCard, error_card
+    from predictors.cost_terms import CostTerms, KnownCosts
+    from predictors.ensemble import EnsemblePredictor
     from predictors.features import BlockCosts, BlockTerms, Features, Joined, OneHot
+    from predictors.gaussian import GaussianProcessPredictor
+    from predictors.levels import Levels
+    from predictors.nearest import NearestPredictor
     from predictors.protocol import Predictor, Target
     from predictors.registry import (
         NotSuitedError,

@@ -25,7 +25,7 @@ class BoostingPredictor:
 
     Trees find interactions by themselves but cannot extrapolate: a prediction never leaves the range of the training
     values, so measure the smallest and the largest architecture, too. Below some hundred architectures
-    `RidgePredictor` with `BlockTerms` is better.
+    `RidgePredictor` with `CostTerms` is better.
 
     Args:
         features: what the model sees.
@@ -112,8 +112,7 @@ class BoostingPredictor:
             "target": self.target,
             "center": self.center_,
             "scale": self.scale_,
-            "out_of_fold": self.out_of_fold_.tolist(),
-            "errors": self.residuals_.errors.tolist(),
+            **self.residuals_.to_dict(),
             "booster": json.loads(self.booster_.save_raw("json")),
         }
 
@@ -124,8 +123,8 @@ class BoostingPredictor:
 
         predictor = cls(features, data["target"])
         predictor.center_, predictor.scale_ = float(data["center"]), float(data["scale"])
-        predictor.out_of_fold_ = np.array(data["out_of_fold"], dtype=float)
-        predictor.residuals_ = Residuals(data["target"], np.array(data["errors"], dtype=float))
+        predictor.residuals_ = Residuals.from_dict(data)
+        predictor.out_of_fold_ = predictor.residuals_.out_of_fold
         booster = xgboost.Booster({"nthread": predictor.n_threads})
         try:
             booster.load_model(bytearray(json.dumps(data["booster"]).encode()))

@@ -62,6 +62,11 @@ class OneHot:
         self._offsets = np.cumsum(np.where(several, space.n_choices, 0)) - space.n_choices
         self._several = np.flatnonzero(several)
 
+    @property
+    def columns(self) -> tuple[tuple[Gene, int], ...]:
+        """The gene of each column, and which of its choices lights it."""
+        return tuple(self._columns)
+
     def __call__(self, genes: Genes) -> Columns:
         """(n_archs, n_features) of zeros and ones."""
         n_features = len(self.names)
@@ -91,7 +96,7 @@ class BlockTerms:
     def __init__(self, space: SearchSpace) -> None:
         self.space = space
         self._one_hot = OneHot(space)
-        columns = self._one_hot._columns
+        columns = self._one_hot.columns
         self._varies = len(space.resolutions) > 1
         # Resolution is a quantity, not a name: it enters through the area.
         self._kept = np.array([i for i, (gene, _) in enumerate(columns) if gene.name != "resolution"], dtype=np.int64)

@@ -31,7 +31,7 @@ class BlockSum:
     """
 
     names = ("sum of blocks",)
-    groups = ("blocks",)
+    groups = ("network sum",)
 
     def __init__(self, space: SearchSpace, lookup: Callable[[Genes], Genes], costs: Columns) -> None:
         costs = np.asarray(costs, dtype=float)

@@ -4,28 +4,51 @@ from __future__ import annotations
 
 from predictors.features import Joined
 from predictors.protocol import Predictor, Target
-from predictors.registry import Subject
+from predictors.registry import NotSuitedError, Subject
 
-__all__ = ["boosting", "ridge", "ridge_with_costs"]
+__all__ = ["block_table", "boosting", "ensemble", "gaussian_process", "k_nearest", "ridge"]
 
 
 def ridge(subject: Subject, target: Target, seed: int) -> Predictor:
-    """A ridge on the terms of the blocks: latency from few measurements."""
+    """A robust ridge on the costs of the blocks: latency from few measurements."""
     from predictors.ridge import RidgePredictor
 
-    return RidgePredictor(subject.terms, target)
+    return RidgePredictor(subject.terms, target, seed=seed)
 
 
-def ridge_with_costs(subject: Subject, target: Target, seed: int) -> Predictor:
-    """A ridge on the terms and the counted costs of the blocks."""
-    from predictors.ridge import RidgePredictor
+def gaussian_process(subject: Subject, target: Target, seed: int) -> Predictor:
+    """A Gaussian process on the levels of all choices: accuracy from few scores."""
+    from predictors.gaussian import GaussianProcessPredictor
 
-    return RidgePredictor(Joined(subject.terms, subject.counted), target)
+    return GaussianProcessPredictor(subject.levels, target, seed=seed)
 
 
 def boosting(subject: Subject, target: Target, seed: int) -> Predictor:
     """XGBoost on all choices and the counted costs, where they are known."""
     from predictors.boosting import BoostingPredictor
 
-    features = Joined(subject.choices, subject.counted) if subject.costs else subject.choices
+    features = subject.choices if subject.costs is None else Joined(subject.choices, subject.counted)
     return BoostingPredictor(features, target, seed=seed)
+
+
+def k_nearest(subject: Subject, target: Target, seed: int) -> Predictor:
+    """The mean of the most similar architectures."""
+    from predictors.nearest import NearestPredictor
+
+    return NearestPredictor(subject.levels, target, seed=seed)
+
+
+def block_table(subject: Subject, target: Target, seed: int) -> Predictor:
+    """The sum of what the blocks took alone, scaled, shifted and corrected by a ridge on their terms."""
+    from predictors.ridge import RidgePredictor
+
+    if subject.blocks is None:
+        raise NotSuitedError("the blocks of these networks were not measured alone on the device")
+    return RidgePredictor(Joined(subject.blocks, subject.terms), target, seed=seed)
+
+
+def ensemble(subject: Subject, target: Target, seed: int) -> Predictor:
+    """The ridge, the Gaussian process and XGBoost, weighted by what each has shown."""
+    from predictors.ensemble import EnsemblePredictor
+
+    return EnsemblePredictor([make(subject, target, seed) for make in (ridge, gaussian_process, boosting)])

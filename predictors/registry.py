@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TypeVar
 
+from predictors.cost_terms import CostTerms, PartCounts
 from predictors.features import BlockCosts, BlockTerms, Columns, Features, Joined, OneHot
+from predictors.levels import Levels
 from predictors.protocol import Predictor, Target
+from supernet.networks.counting import COUNTS
 from supernet.plugins import Registry
 from supernet.space import Genes, SearchSpace
 
@@ -35,8 +38,10 @@ class Subject:
     """Whose networks are predicted, and what is known of them without measuring; features of it are made once."""
 
     space: SearchSpace
-    costs: Mapping[str, Callable[[Genes], Columns]] = field(default_factory=dict)
-    """By name, such as "macs" and "activations": canonical genes to costs (n_archs, n_parts)."""
+    costs: PartCounts | None = None
+    """What is counted of the parts of its networks, if anything is."""
+    blocks: Features | None = None
+    """What the blocks of a network took alone on the device that is predicted, such as `BlockSum`, if measured."""
 
     @cached_property
     def choices(self) -> Features:
@@ -45,15 +50,27 @@ class Subject:
 
     @cached_property
     def terms(self) -> Features:
-        """Terms of the blocks, at three levels of sharing."""
-        return BlockTerms(self.space)
+        """Terms of the blocks, at three levels of sharing: of their costs where these are known, else of choices."""
+        return BlockTerms(self.space) if self.costs is None else CostTerms(self.space, self.costs)
+
+    @cached_property
+    def levels(self) -> Features:
+        """How far every choice is up its scale, and the size of the network where it is known."""
+        return Levels(self.space, self.costs)
 
     @cached_property
     def counted(self) -> Features:
-        """All costs of all parts; NotSuitedError where none is known."""
-        if not self.costs:
+        """Multiply-accumulates and activations of all parts; NotSuitedError where they are not known."""
+        if self.costs is None:
             raise NotSuitedError("no costs of these networks are known")
-        return Joined(*(BlockCosts(self.space, costs) for costs in self.costs.values()))
+        return Joined(
+            *(BlockCosts(self.space, partial(_one_count, self.costs, COUNTS.index(n))) for n in ("macs", "activations"))
+        )
+
+
+def _one_count(costs: PartCounts, number: int, genes: Genes) -> Columns:
+    """(n_archs, n_parts) of one of `COUNTS`."""
+    return costs.counts(genes)[..., number].astype(float)
 
 
 Maker = Callable[[Subject, Target, int], Predictor]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from predictors.protocol import Predictor, Target, Values, folds, mean_error
+from predictors.protocol import Predictor, Target, Values, mean_error
 from supernet.space import Genes
 
 __all__ = ["Selection", "fit_best"]
@@ -23,18 +23,13 @@ class Selection:
 
 
 def fit_best(
-    candidates: Mapping[str, Callable[[], Predictor]],
-    genes: Genes,
-    y: Values,
-    *,
-    target: Target = "value",
-    n_folds: int = 5,
-    seed: int = 0,
+    candidates: Mapping[str, Callable[[], Predictor]], genes: Genes, y: Values, *, target: Target = "value"
 ) -> Selection:
-    """Fit the candidate with the smallest cross-validated mean error (in units of `target`) to all architectures.
+    """The fitted candidate with the smallest cross-validated mean error (in units of `target`).
 
-    The same folds judge every candidate; of equals the first wins. The winner's own error is a little flattered by the
-    choice: an `error_card` over a function that calls `fit_best` is not.
+    The errors are those of `Predictor.out_of_fold_`, so every candidate is fitted, with its own cross-validation, once;
+    of equals the first wins. The winner's own error is a little flattered by the choice: an `error_card` over a
+    function that calls `fit_best` is not.
 
     Raises:
         ValueError: no candidates, or values that cannot be learned from.
@@ -42,11 +37,7 @@ def fit_best(
     if not candidates:
         raise ValueError("no candidates to choose from; give at least one predictor")
     genes, y = np.asarray(genes), np.asarray(y, dtype=float)
-    errors: dict[str, float] = {}
-    for name, make in candidates.items():
-        predicted = np.empty_like(y)
-        for train, test in folds(len(y), n_folds, seed):
-            predicted[test] = make().fit(genes[train], y[train]).predict(genes[test])
-        errors[name] = mean_error(y, predicted, target)
+    fitted = {name: make().fit(genes, y) for name, make in candidates.items()}
+    errors = {name: mean_error(y, predictor.out_of_fold_, target) for name, predictor in fitted.items()}
     best = min(errors, key=errors.__getitem__)
-    return Selection(best, candidates[best]().fit(genes, y), errors)
+    return Selection(best, fitted[best], errors)

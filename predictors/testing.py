@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from predictors.card import kendall_tau
+from predictors.cost_terms import KnownCosts
 from predictors.protocol import Predictor, Target, Values
 from predictors.registry import NotSuitedError, Subject
 from predictors.storage import load_predictor, save_predictor
@@ -25,17 +26,19 @@ SPACE = SearchSpace(
     {"stem_width": (8, 12)},
 )
 
+_FITTED: dict[tuple[Any, ...], Predictor] = {}
+
 
 def subject(known: bool = True) -> Subject:
     """Some 10^8 networks, of which the costs of all blocks are known or not."""
+    return Subject(SPACE, KnownCosts(SPACE, {"macs": _costs}) if known else None)
 
-    def costs(genes: Genes) -> Values:
-        """Area × expand × kernel² of every block, (n_archs, 9)."""
-        values = np.nan_to_num(SPACE.values(genes))
-        kernels = [i for i, gene in enumerate(SPACE.genes) if gene.name == "kernel" and gene.stage != 3]
-        return values[:, :1] ** 2 * values[:, [i + 1 for i in kernels]] * (20 + values[:, kernels] ** 2)
 
-    return Subject(SPACE, {"macs": costs} if known else {})
+def _costs(genes: Genes) -> Values:
+    """Area × expand × kernel² of every block, (n_archs, 9)."""
+    values = np.nan_to_num(SPACE.values(genes))
+    kernels = [i for i, gene in enumerate(SPACE.genes) if gene.name == "kernel" and gene.stage != 3]
+    return values[:, :1] ** 2 * values[:, [i + 1 for i in kernels]] * (20 + values[:, kernels] ** 2)
 
 
 class PredictorContract:
@@ -220,7 +223,7 @@ class PredictorContract:
 
     def _truth(self, genes: Genes, seed: int | None = None) -> Values:
         """Seconds: a launch and some arithmetic per block, with relative noise where there is a seed."""
-        costs = subject().costs["macs"](genes)
+        costs = _costs(genes)
         truth = 2e-5 + (costs > 0).sum(axis=1) * 1e-5 + costs @ np.linspace(1.5, 0.5, costs.shape[1]) * 2e-9
         return truth if seed is None else truth * (1 + 0.05 * np.random.default_rng(seed).standard_normal(len(genes)))
 
@@ -229,4 +232,9 @@ class PredictorContract:
         return genes, self._truth(genes, seed=seed)
 
     def _fitted(self, create: Any, target: Target, seed: int = 0) -> Predictor:
-        return create(subject(), target, seed).fit(*self._training(seed))
+        """One that learned from `_training`; fitted once for all laws of a test class."""
+        made = create(subject(), target, seed)
+        key = (type(self), type(made), made.features.digest, target, seed)
+        if key not in _FITTED:
+            _FITTED[key] = made.fit(*self._training(seed))
+        return _FITTED[key]

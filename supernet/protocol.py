@@ -28,7 +28,8 @@ class Supernet(Protocol):
         ...
 
     def __call__(self, images: Tensor, arch: Architecture, /) -> Tensor:
-        """Logits (batch, n_classes) of the sub-network `arch` on images (batch, channels, height, width).
+        """Logits (batch, n_classes), or outputs (batch, ...) of another task, of the sub-network `arch` on images
+        (batch, channels, height, width).
 
         The architecture is an argument and never a state: two sub-networks can run in one backward pass, in two
         threads, and after an exception, without knowing of each other.

@@ -17,7 +17,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from experiments import pipeline
+from experiments import fitting, pipeline
 from experiments.known import Known
 from experiments.measuring.block_profiles import profile_blocks
 from experiments.measuring.campaign import measured_values, run_campaign
@@ -29,6 +29,9 @@ from experiments.run_folder import RunFolder
 from experiments.scoring.scorer import Scorer
 from hardware import OnnxRuntimeProfiler, Store, Workload
 from hardware.store.schema import checksum
+from predictors import create_predictor
+from predictors.protocol import mean_error
+from predictors.stopping import Goal
 from supernet import Architecture
 
 
@@ -71,6 +74,14 @@ def test_a_campaign_measures_the_design_in_its_order_and_grows(run):
     assert names(measured(run)[10:])[:8] == names(before)[:8]  # the anchors, in the new session as well
     longer = json.loads((run / "plans" / "campaign.json").read_text())["architectures"]
     assert longer[:10] == plan and len(longer) == 14
+
+
+def test_a_campaign_stops_when_a_predictor_is_good_enough_or_says_what_it_takes(run):
+    printed = said(run_campaign, run, until=Goal.parse("error <= 95%"))
+    assert "10 known: error " in printed and "in five folds" in printed and len(names(measured(run))) == 10
+    printed = said(run_campaign, run, until=Goal.parse("error <= 0.001%"), n=13)
+    assert "13 known: error " in printed and "error <= 0.001% is not reached" in printed
+    assert len(names(measured(run))) == 13
 
 
 def test_time_that_is_up_ends_a_campaign_which_says_how_to_go_on(command, run):
@@ -200,14 +211,22 @@ def test_every_block_is_measured_alone_and_the_sum_is_judged(command, run):
     plan = json.loads((run / "plans" / "campaign.json").read_text())["architectures"]
     smallest = Architecture.from_dict(plan[0]["architecture"])
     assert smallest.id in said(profile_blocks, run, arch=smallest)
+    folder = RunFolder(run)
+    table = fitting.subject(folder, latency("one"))
+    assert table.blocks is not None and fitting.subject(folder, latency("eight")).blocks is None
+    genes = table.space.encode([Architecture.from_dict(row["architecture"]) for row in plan])
+    column = Known(folder, Scorer(folder), Reporter()).column(latency("one"), table.space.decode(genes))
+    predictor = create_predictor("block_table", table, "relative").fit(genes, column.values)
+    assert mean_error(column.values, predictor.predict(genes), "relative") < 0.2
 
 
 def test_wrong_requests_are_one_line(command, run):
     for arguments, message in (
         (("--minutes", "0"), "--minutes 0 must be above 0"),
         (("--minutes", "nan"), "--minutes nan must be above 0"),
-        (("--blocks", "--n", "5"), "--n is for sub-networks"),
+        (("--blocks", "--n", "5"), "--n and --until are for sub-networks"),
         (("--arch", "abc"), "--arch needs --blocks"),
+        (("--until", "tau <= 0.9"), "'tau <= 0.9' is no goal of a predictor; write 'error <= 5%' or 'tau >= 0.9'"),
     ):
         done = command("profile", run, *arguments, check=2)
         assert done.stderr.count("\n") == 1 and message in done.stderr, done.stderr

@@ -55,8 +55,28 @@ def test_subnets_are_exported_the_fast_way(small_supernet):
         assert onnx_parity(record(subnet.eval(), shape), subnet, shape) <= 1e-4
 
 
+TRANSFORMERS = {
+    "test_vit": {"img_size": 64},
+    "test_vit3": {"img_size": 64},
+    "deit_tiny_distilled_patch16_224": {"img_size": 64, "depth": 1},
+    "vit_small_patch14_reg4_dinov2": {"img_size": 56, "depth": 1},
+    "vit_base_patch16_clip_quickgelu_224": {"img_size": 64, "depth": 1, "embed_dim": 96, "num_heads": 2},
+    "convnext_atto": {"depths": (1, 1, 1, 1)},
+}
+
+
+@pytest.mark.parametrize("name", TRANSFORMERS)
+def test_transformers_are_exported_the_fast_way(name):
+    torch.manual_seed(0)
+    shape = (2, 3, TRANSFORMERS[name].get("img_size", 64), TRANSFORMERS[name].get("img_size", 64))
+    module = timm.create_model(name, num_classes=10, **TRANSFORMERS[name]).eval()
+    model = record(module, shape)
+    assert onnx_parity(model, module, shape) <= 1e-4
+    onnx.checker.check_model(onnx.load_from_string(model), full_check=True)
+
+
 def test_another_network_takes_the_slow_way_and_is_as_exact(capfd):
-    module = timm.create_model("test_vit", num_classes=10, img_size=64).eval()
+    module = timm.create_model("test_vit4", num_classes=10, img_size=64, depth=1).eval()  # RMSNorm
     shape = (1, 3, 64, 64)
     with pytest.raises(UnsupportedError):
         record(module, shape)
@@ -108,6 +128,36 @@ class Branches(nn.Module):
 def test_odd_graphs_are_exact():
     module = lively(Branches()).eval()
     shape = (2, 3, 17, 13)
+    assert onnx_parity(record(module, shape), module, shape) <= 1e-5
+
+
+class Tokens(nn.Module):
+    """Indices, parts, permutations and products of sequences, with constants among them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Conv2d(3, 12, 4, stride=4)
+        self.token = nn.Parameter(torch.randn(1, 1, 12))
+        self.mix = nn.Parameter(torch.randn(4, 4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.embed(x).flatten(2).permute((0, 2, 1))
+        x = torch.cat([self.token.expand(len(x), -1, -1), x], 1)
+        first, *others = x.unbind(1)
+        a, b, c = x[:, 1:].chunk(3, dim=-1)
+        y = torch.softmax(a @ b.transpose(-2, -1), dim=-1) @ (c @ self.mix)
+        d, e = y[..., :3].split([1, 2], dim=2)
+        z = nn.functional.layer_norm(x[:, -1], (12,)) + first * others[0]
+        mask = torch.full((len(others), len(others)), -1e9).triu(1)
+        attended = nn.functional.scaled_dot_product_attention(a, b, c, attn_mask=mask)
+        scaled = nn.functional.scaled_dot_product_attention(a, b, c, scale=0.3).contiguous()
+        pooled = d.squeeze(2).mean(1, keepdim=True).unsqueeze(1).expand(-1, 2, 3)
+        return torch.cat([z, e.mean(1), attended.amax(1), scaled[:, 0, 1:3], pooled[:, 1]], dim=1)
+
+
+def test_sequences_are_exact():
+    torch.manual_seed(0)
+    module, shape = Tokens().eval(), (2, 3, 12, 8)
     assert onnx_parity(record(module, shape), module, shape) <= 1e-5
 
 

@@ -101,9 +101,13 @@ class OwnData:
     resolution: int
     batch_size: int
 
-    @cached_property
+    @property
     def n_classes(self) -> int:
         """Classes of integer targets; of others, which are (n, n_outputs, ...), the second size."""
+        return self._n_classes
+
+    @cached_property
+    def _n_classes(self) -> int:
         _, targets = self.splits["train"].batch(np.zeros(1, np.int64))
         if targets.dtype != torch.int64:
             if targets.ndim < 2:
@@ -114,12 +118,16 @@ class OwnData:
         classes = getattr(self.splits["train"].given, "classes", None)  # as data sets of torchvision have
         return len(classes) if classes else int(max(split.targets.max() for split in self.splits.values())) + 1
 
-    @cached_property
+    @property
     def in_channels(self) -> int:
         return self.splits["train"].batch(np.zeros(1, np.int64))[0].shape[1]
 
-    @cached_property
+    @property
     def digest(self) -> str:
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
         parts = [self.splits[name].digest for name in _SPLITS]
         text = f"own {parts} {self.seed} {self.resolution} {self.batch_size}"
         return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -28,8 +28,9 @@ from supernet.networks.block_table import BlockTable, ReachableBlock, block_tabl
 from supernet.networks.pieces import pieces_of
 from supernet.networks.timm_supernet import TimmSupernet
 
-__all__ = ["BlockMaker", "block_networks", "block_seconds", "profile_blocks"]
+__all__ = ["BlockMaker", "block_networks", "block_seconds", "measured_blocks", "profile_blocks"]
 
+_TABLE = "blocks.json"
 _EMPTY = ("block:empty", 1)  # a network that does nothing: what a call costs by itself
 _TRUSTED = 0.9  # Kendall τ below which a sum of blocks says too little about networks
 _FEWEST = 10  # measured networks to judge by
@@ -86,7 +87,7 @@ def profile_blocks(
 
 def _table(run: RunFolder, report: Reporter) -> tuple[BlockTable, NDArray[np.int64]]:
     """The blocks and their multiply-accumulates for one image; found once, then kept in ``blocks.json``."""
-    path, supernet = run.path / "blocks.json", _in_pieces(run)
+    path, supernet = run.path / _TABLE, _in_pieces(run)
     if not path.exists():
         started = time.monotonic()
         table = block_table(supernet, run.data.in_channels, run.recipe.seed)
@@ -170,6 +171,18 @@ def block_seconds(store: Store, device: Device, table: BlockTable) -> Seconds:
     call = found[_EMPTY].latency if _EMPTY in found else 0.0
     # A block cannot take nothing: a hundredth of the call stays.
     return np.maximum(seconds - call, 0.01 * call)
+
+
+def measured_blocks(run: RunFolder, device: str) -> BlockSum | None:
+    """The sum of what blocks took alone on a device as features; None where not every block was measured there."""
+    path = run.path / _TABLE
+    if not path.exists():
+        return None
+    space = run.untrained_supernet.space
+    table = BlockTable.from_dict(space, read_json(path))
+    with run.store() as store:
+        seconds = block_seconds(store, profilers(run, device)[0].device, table)
+    return None if np.isnan(seconds).any() else BlockSum(space, table.lookup, seconds)
 
 
 def _verdict(run: RunFolder, store: Store, device: Device, table: BlockTable, seconds: Seconds) -> str:

@@ -2,35 +2,50 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 
 import numpy as np
 
+from experiments.fitting import subject
 from experiments.known import Known
 from experiments.measuring.measure import Setup, architectures, measure_missing, profilers, sampling
 from experiments.measuring.remote import StoredProfiler
 from experiments.plans import campaign_plan
 from experiments.progress import Reporter
-from experiments.quantities import Quantity
+from experiments.quantities import Quantity, latency
 from experiments.run_folder import RunFolder
+from hardware.device import Device
 from hardware.device_changes import explain_earlier
 from hardware.loop.measurement import Measurement
+from predictors.registry import suitable_predictors
+from predictors.selection import fit_best
+from predictors.stopping import Goal, Progress
 from supernet.architecture import Architecture
 
 __all__ = ["measure_again", "measured_values", "run_campaign"]
 
 _STEP = 64  # architectures by which a plan without an end grows
+_FEWEST = 10  # architectures from which a predictor is asked how good it is, ...
+_GROWTH = 1.2  # ... and by how much more it is asked again
 _WIDE = 1.5  # times the interval that the recipe wants
 
 
 def run_campaign(
-    run: RunFolder, report: Reporter, *, device: str | None = None, n: int | None = None, minutes: float | None = None
+    run: RunFolder,
+    report: Reporter,
+    *,
+    device: str | None = None,
+    n: int | None = None,
+    minutes: float | None = None,
+    until: Goal | None = None,
 ) -> None:
-    """Measure the first `n` architectures of the run's design, or for so many minutes, on every device or on one.
+    """Measure the first `n` architectures of the run's design, or for so many minutes, or until a predictor of the
+    latency is good enough, on every device or on one.
 
     The design covers every choice at every position and spreads over the multiply-accumulates; see `covering_design`.
-    With both limits, whichever comes first ends it. Latency does not depend on the weights: nothing need be trained.
+    With several limits, whichever comes first ends it. Latency does not depend on the weights: nothing need be trained.
 
     Raises:
         ValueError: no such device.
@@ -38,24 +53,48 @@ def run_campaign(
     for profiler in profilers(run, device):
         name, deadline = profiler.device.name, None if minutes is None else time.monotonic() + 60 * minutes
         added = name if isinstance(profiler, StoredProfiler) else None
-        wanted = _STEP if n is None else n
+        most = math.inf if n is None else n
+        wanted = int(min(most, _FEWEST if until is not None else _STEP if n is None else n))
         measured = failed = 0
         seconds = 0.0
+        steps: list[Progress] = []
         while True:
-            plan = campaign_plan(run, wanted, added)
+            plan = campaign_plan(run, n if n is not None else max(wanted, _STEP), added)
             with run.store() as store:
                 networks = architectures(run, plan.archs[:wanted])
                 done = measure_missing(Setup.of(run), store, profiler, networks, report, deadline=deadline)
             measured, failed, seconds = measured + done.measured, failed + done.failed, seconds + done.seconds
             late = deadline is not None and time.monotonic() >= deadline
-            if n is not None or done.left or late or len(plan.archs) < wanted:
+            if until is not None and (progress := _progress(run, profiler.device, until)) is not None:
+                steps.append(progress)
+                report.say(f"    {until.describe(progress)}")
+                if until.met(progress):
+                    break
+            if done.left or late or len(plan.archs) < wanted or wanted >= most:
                 break
-            wanted += _STEP
+            wanted = int(min(most, wanted + _STEP if until is None else math.ceil(_GROWTH * wanted)))
         left = f", {done.left} of {wanted if n is not None else len(plan.archs)} left" if done.left else ""
         report.say(f"  {name}: {measured} measured in {seconds / 60:.1f} min, {failed} failed{left}")
+        if until is not None and not (steps and until.met(steps[-1])):
+            report.say(f"    {until.verdict(steps)}")
         if done.left:
             limit = f"--n {n}" if n is not None else f"--minutes {minutes:g}"
             report.say(f"    go on with `supernet profile {run.path} --device {name} {limit}`")
+
+
+def _progress(run: RunFolder, device: Device, until: Goal) -> Progress | None:
+    """How good a predictor of everything that is measured on a device is; None where too little is."""
+    with run.store() as store:
+        found = store.measurements(device)
+    archs = {(arch.id, arch.resolution): arch for plan in run.all_plans() for arch in plan.archs}
+    known = [name for name in archs if name in found]
+    if len(known) < _FEWEST:
+        return None
+    genes = run.untrained_supernet.space.encode([archs[name] for name in known])
+    y = np.array([found[name].latency for name in known])
+    names = run.recipe.fit.predictors or ("ridge",)  # what a fit chooses among more is not worse
+    makers = suitable_predictors(subject(run, latency(device.name)), "relative", run.recipe.seed, names)
+    return until.progress(y, fit_best(makers, genes, y, target="relative").predictor.out_of_fold_)
 
 
 def measure_again(run: RunFolder, archs: Sequence[Architecture], report: Reporter, device: str | None = None) -> None:

@@ -155,9 +155,8 @@ def _device_view(device: Data) -> dict[str, Any]:
 
 def _words(told: Data) -> str:
     """A quantity for people."""
-    if told["scored"]:
-        return f"{told['words']} on validation"
-    return f"{told['words']} on {told['name'].partition('@')[2]}" if "@" in told["name"] else told["words"]
+    words = f"{told['words']} on validation" if told["scored"] else told["words"]
+    return f"{words} on {told['name'].partition('@')[2]}" if "@" in told["name"] else words
 
 
 def _value(kinds: Mapping[str, Kind], told: Data, value: float | None) -> str:

@@ -45,6 +45,19 @@ class Graph:
         self.nodes.append(_Node(op, list(inputs), name, attributes))
         return name
 
+    def writer(self, name: str) -> _Node | None:
+        """The node that computes a value; None for images and constants."""
+        return next((node for node in reversed(self.nodes) if node.output == name), None)
+
+    def drop_unread(self, output: str) -> None:
+        """Leave out nodes whose values nothing needs."""
+        needed, kept = {output}, []
+        for node in reversed(self.nodes):
+            if node.output in needed:
+                needed.update(node.inputs)
+                kept.append(node)
+        self.nodes = kept[::-1]
+
     def fold_batch_norms(self) -> None:
         """Work every BatchNormalization that alone reads a convolution with constant weights into that convolution."""
         readers = Counter(name for node in self.nodes for name in node.inputs)

@@ -30,7 +30,7 @@ from supernet.families.transformer_axes import (
     permute_axes,
 )
 from supernet.networks.choices import check_choices, depth_choices, own_and_below
-from supernet.networks.counting import Part
+from supernet.networks.counting import COUNTS, Part, add_layer
 from supernet.networks.slicing import with_parameters
 from supernet.networks.sorting import descending
 from supernet.networks.timm_supernet import Importance, TimmSupernet, l1_importance
@@ -303,12 +303,11 @@ def _narrow_block(block: Any, choice: Block, embed_dim: int, copy: bool) -> Any:
 
 
 def _linear_costs(module: nn.Module, times: Genes) -> Genes:
-    """Costs (n_resolutions, 3) of linear layers and convolutions that are applied `times` (n_resolutions,)."""
-    costs = np.zeros((len(times), 3), dtype=np.int64)
+    """Costs (n_resolutions, n_counts) of linear layers and convolutions that are applied `times` (n_resolutions,)."""
+    costs = np.zeros((len(times), len(COUNTS)), dtype=np.int64)
     costs[:, 1] = sum(parameter.numel() for parameter in module.parameters())
     for layer in module.modules():
         weight = layer._parameters.get("weight")
         if weight is not None and weight.ndim > 1:
-            costs[:, 0] += weight.numel() * times
-            costs[:, 2] += len(weight) * times
+            add_layer(costs, weight, times)
     return costs

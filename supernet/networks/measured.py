@@ -61,7 +61,8 @@ class MeasuredSupernet(nn.Module):
         return self._supernet.space
 
     def forward(self, images: Tensor, arch: Architecture) -> Tensor:
-        """Logits (batch, n_classes) of the sub-network `arch` on images (batch, channels, height, width)."""
+        """Logits (batch, n_classes), or outputs (batch, ...) of another task, of the sub-network `arch` on images
+        (batch, channels, height, width)."""
         return self._supernet(images, arch)
 
     def extract(self, arch: Architecture) -> nn.Module:
@@ -72,6 +73,14 @@ class MeasuredSupernet(nn.Module):
         """What every part of the sub-networks costs for one image; see `Costs`. Genes are (n_archs, n_genes)."""
         own = getattr(self.network, "costs", None)
         return self._measured(genes) if own is None else own(genes)
+
+    @property
+    def cost_table(self) -> CostTable | None:
+        """What `costs` looks up, if there is a table."""
+        if getattr(self.network, "costs", None) is None:
+            return self._measured if isinstance(self._measured, CostTable) else None
+        own = getattr(self.network, "cost_table", None)
+        return own if isinstance(own, CostTable) else None
 
     def macs(self, genes: Genes) -> Genes:
         """Multiply-accumulates (n_archs,) of convolutions and matrix products, for one image."""

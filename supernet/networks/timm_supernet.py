@@ -118,7 +118,7 @@ class TimmSupernet(nn.Module, Generic[_M]):
     def costs(self, genes: Genes) -> Costs:
         """What every part of the sub-networks costs for one image; see `Costs`. Genes are (n_archs, n_genes)."""
         with torch.no_grad():
-            return self._cost_table(genes)
+            return self.cost_table(genes)
 
     def macs(self, genes: Genes) -> Genes:
         """Multiply-accumulates (n_archs,) for one image, by the published conventions (Once-for-All, Cai et al. 2020).
@@ -132,10 +132,16 @@ class TimmSupernet(nn.Module, Generic[_M]):
         """Numbers of parameters (n_archs,) of the extracted networks."""
         return self.costs(genes).parameters.sum(axis=1)
 
+    @cached_property
+    def cost_table(self) -> CostTable:
+        """What the parts of any sub-networks cost, by kind of layer, too."""
+        with torch.no_grad():
+            return CostTable(self.space, self._parts())
+
     @property
     def parts(self) -> tuple[Part, ...]:
         """The pieces whose costs add up to those of a network, and the genes that each depends on."""
-        return self._cost_table.parts
+        return self.cost_table.parts
 
     # -- for families -------------------------------------------------------------------------------------------------
 
@@ -163,10 +169,6 @@ class TimmSupernet(nn.Module, Generic[_M]):
                     # On the instance, where calling a module looks first; the block itself is an argument.
                     module.__dict__["forward"] = partial(self._compiled[type(module)], module)
         return model
-
-    @cached_property
-    def _cost_table(self) -> CostTable:
-        return CostTable(self.space, self._parts())
 
 
 def _plain(config: Any) -> dict[str, Any]:
