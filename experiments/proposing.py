@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,13 +15,14 @@ from experiments.plans import search_plans
 from experiments.progress import Reporter
 from experiments.quantities import Quantity
 from experiments.run_folder import RunFolder
+from predictors.protocol import KnowsDeviation, Predictor
 from search.focusing import Bound, focus
 from search.objectives import Constraint
 from search.proposing import Model, Proposal, propose
 from supernet.architecture import Architecture
 from supernet.space import Genes
 
-__all__ = ["Proposed", "propose_round", "shares"]
+__all__ = ["Proposed", "deviation_of", "propose_round", "shares"]
 
 _DEVIATION = 0.68  # the share of measurements within one standard deviation
 
@@ -129,12 +130,16 @@ def _foretold(run: RunFolder, quantity: Quantity, device: str | None) -> _Foreto
         )
         return _Foretold(counted, "")
     fitted = fitting.load(run, quantity, device)
-
-    def deviation(genes: Genes) -> Values:
-        return np.ptp(fitted.predictor.predict_interval(genes, _DEVIATION), axis=1) / 2
-
-    model = Model(quantity.name, kind.unit, kind.maximize, fitted.predictor.predict, deviation)
+    model = Model(quantity.name, kind.unit, kind.maximize, fitted.predictor.predict, deviation_of(fitted.predictor))
     return _Foretold(model, fitted.level)
+
+
+def deviation_of(predictor: Predictor) -> Callable[[Genes], Values]:
+    """Genes to the standard deviations (n_archs,) of predictions: the predictor's own, else half the interval of two
+    thirds of all measurements."""
+    if isinstance(predictor, KnowsDeviation):
+        return predictor.deviation
+    return lambda genes: np.ptp(predictor.predict_interval(genes, _DEVIATION), axis=1) / 2
 
 
 def _constraints(goal: Goal, foretold: Mapping[Quantity, _Foretold]) -> Sequence[Constraint]:

@@ -139,7 +139,7 @@ def within(wanted: Sequence[Goal], limits: Sequence[Limit], device: str | None =
             for one in limits:
                 if one.quantity not in goal.quantities and one.quantity.kind.count is None:
                     raise ValueError(
-                        f"{one}: nothing learns {one.quantity} for {goal.name}; give it in search.constraints of a recipe"
+                        f"{one}: nothing learns {one.quantity} for {goal.name}; name it in search.constraints"
                     )
     if not found:
         raise ValueError(

@@ -30,6 +30,7 @@ from rich.console import Console
 from rich.table import Table
 
 from experiments.benchmarks.search_problems import Problem, competition, gpu_latency, imagenet, synthetic
+from experiments.proposing import deviation_of
 from predictors import GaussianProcessPredictor, Predictor, RidgePredictor, Subject
 from search import Objective, StageSums, non_dominated, run_search, tactic_names
 from search.front import Values, hypervolume
@@ -56,7 +57,7 @@ class Learner:
             evaluate, deviation = one.evaluate, None
             if not self.problem.exact[i]:
                 predictor = self._predictor(one).fit(genes, one.loss(losses[:, i]))
-                evaluate, deviation = predictor.predict, _deviation(predictor)
+                evaluate, deviation = predictor.predict, deviation_of(predictor)
             models.append(Model(one.name, one.unit, one.maximize, evaluate, deviation))
         return models
 
@@ -64,13 +65,6 @@ class Learner:
         if objective.name == "latency":
             return RidgePredictor(self.subject.terms, "relative")
         return GaussianProcessPredictor(self.subject.levels, n_folds=2)
-
-
-def _deviation(predictor: Predictor) -> Callable[[Genes], Values]:
-    """Of a Gaussian process its own; of others half the interval that holds two thirds."""
-    if isinstance(predictor, GaussianProcessPredictor):
-        return predictor.deviation
-    return lambda genes: np.ptp(predictor.predict_interval(genes, 0.68), axis=1) / 2
 
 
 def reported(problem: Problem, learner: Learner | None, genes: Genes, losses: Values) -> Genes:
@@ -81,8 +75,8 @@ def reported(problem: Problem, learner: Learner | None, genes: Genes, losses: Va
     return genes[non_dominated(losses)]
 
 
-def search(problem: Problem, name: str, budget: int, seed: int, batch: int) -> tuple[dict[int, float], float]:
-    """True shares of the best by number of evaluations, and CPU seconds of the search's own."""
+def search(problem: Problem, name: str, at: Sequence[int], seed: int, batch: int) -> tuple[dict[int, float], float]:
+    """True shares of the best after so many evaluations each, and CPU seconds of the search's own in all."""
     objectives, learner = problem.noisy(seed), Learner(problem) if name == MODEL_BASED else None
     spent = [0.0]
 
@@ -105,14 +99,14 @@ def search(problem: Problem, name: str, budget: int, seed: int, batch: int) -> t
         problem.space,
         [timed(one) for one in objectives],
         tactic=tactic,
-        budget=budget,
+        budget=max(at),
         seed=seed,
         batch=batch if learner is not None else None,
         **options,
     )
     own = process_time() - started - spent[0]
     shares = {}
-    for n in (n for n in _AT if n <= budget):
+    for n in at:
         shares[n] = problem.share(reported(problem, learner, found.genes[:n], found.losses[:n]))
     return shares, own
 
@@ -187,9 +181,7 @@ def main() -> None:
         at = [n for n in _AT if n <= arguments.evaluations]
         table = Table(f"{problem.name}, % of the best", *map(str, at), "own CPU s")
         for name in names:
-            results = [
-                search(problem, name, arguments.evaluations, seed, arguments.batch) for seed in range(arguments.seeds)
-            ]
+            results = [search(problem, name, at, seed, arguments.batch) for seed in range(arguments.seeds)]
             cells = []
             for n in at:
                 shares = [100 * shares[n] for shares, _ in results]
