@@ -18,7 +18,7 @@ from supernet.space import Genes, SearchSpace
 __all__ = ["Model", "Proposal", "among", "choose", "hypervolume_gains", "one_gene_neighbours", "propose"]
 
 _ROUNDS = 2  # of neighbours of the predicted front
-_MEMBERS = 60  # of the front whose neighbours are looked at
+_MEMBERS = 40  # of the front whose neighbours are looked at
 _BEYOND = 0.05  # of the range of what is known: how far beyond its worst the reference point lies
 _POINTS = 20_000  # by which hypervolumes of three objectives and more are estimated
 
@@ -46,8 +46,8 @@ class Proposal:
     """(n,) what each is predicted to add to the hypervolume of all before it, as a share of that of what is known."""
     n_predicted: int
     """Calls of the models."""
-    n_front: int
-    """Members of the predicted front."""
+    front: Genes
+    """(n_front, n_genes) the predicted front from which they were chosen, known ones among it."""
     seconds: float
     """CPU time of this process."""
 
@@ -68,9 +68,8 @@ def propose(
 
     A tactic searches on the models from the predicted front of the known ones; then all architectures are looked at
     that differ from the front found in one gene, twice. Gains are over the *predicted* front of the known ones, not the
-    observed one: whoever compares with the best of noisy values looks for luck (as the noisy expected improvement of
-    Letham et al. 2019 averts). The posterior mean decides: upper bounds and random functions of the posterior choose no
-    better from ten spread beginnings on (measured).
+    observed one: whoever compares with the best of noisy values looks for luck (which the noisy expected improvement of
+    Letham et al. 2019 averts as well).
 
     Args:
         objectives: models, to be called with any genes.
@@ -124,7 +123,7 @@ def propose(
     new = new[np.sort(first)]
     reference = before.max(axis=0) + _BEYOND * np.ptp(before, axis=0)
     rows, gains = choose(losses[new], losses_of(kept), reference, n)
-    return Proposal(genes[new[rows]], gains, n_predicted, len(front), time.process_time() - started)
+    return Proposal(genes[new[rows]], gains, n_predicted, genes[front], time.process_time() - started)
 
 
 def choose(losses: Values, known: Values, reference: Values, n: int) -> tuple[Genes, Values]:

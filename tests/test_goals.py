@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from experiments import quantities
-from experiments.goals import goals
+from experiments.goals import Goal, goals
 from experiments.known import Known
 from experiments.progress import Reporter
 from experiments.quantities import KINDS, Kind, Limit, accuracy, latency, limit, quantity
+from experiments.rounds import Focus, Rounds, within
 from experiments.run_folder import RunFolder
 from experiments.scoring.scorer import Scorer
 from experiments.searching import changed_places
@@ -136,3 +137,40 @@ def test_a_new_kind_of_quantity_is_one_entry(finished_run, tmp_path, monkeypatch
     assert plan is not None
     column = Known(run, Scorer(run), Reporter()).column(quantity("activations", []), plan.archs)
     assert (column.values > 0).all() and not column.deviations.any()
+
+
+# -- the best within limits -------------------------------------------------------------------------------------------
+
+
+def test_a_search_for_the_best_within_limits_proposes_only_for_them_and_goes_on_where_it_was(
+    command, finished_run, tmp_path
+):
+    shutil.copytree(finished_run, tmp_path / "run")
+    run = RunFolder(tmp_path / "run")
+    space, macs = run.untrained_supernet.space, run.untrained_supernet.macs
+    known = [arch for plan in run.all_plans() if plan.kind in ("initial", "round") for arch in plan.archs]
+    most = float(np.median(macs(space.encode(known))))
+    asked = f"macs <= {most:.0f}"
+    before = len([plan for plan in run.all_plans() if plan.kind == "round"])
+    command("search", run.path, "--device", "one", "--limit", asked, "--evaluations", 3)
+    plan = run.plan("round", number=before + 1)
+    assert plan is not None and len(plan.archs) == 3 and not set(plan.archs) & set(known)
+    assert (macs(space.encode(plan.archs)) <= most).all()
+    assert {note["proposed_for"] for note in plan.notes} == {"one"}
+    results = json.loads(run.front.read_text())["goals"]["one"]
+    assert {arch.id for arch in plan.archs} <= {candidate["id"] for candidate in results["candidates"]}
+    limits = (limit(asked, ["one"]),)
+    assert Rounds(run, Reporter(), focus=Focus(limits, 3, "one"))._n_done() == 3
+    assert Rounds(run, Reporter())._n_done() == run.recipe.search.evaluations + 3
+    wrong = command("search", run.path, "--device", "one", "--limit", "energy@one <= 3mJ", check=2)
+    assert "nothing learns energy@one for one; name it in search.constraints" in wrong.stderr
+
+
+def test_limits_belong_to_the_goals_that_are_about_their_devices():
+    wanted = [Goal(name, (accuracy(), latency(name))) for name in DEVICES]
+    fast, small = limit("latency@phone <= 1ms", DEVICES), limit("macs <= 1M", DEVICES)
+    assert [(goal.name, goal.limits) for goal in within(wanted, [fast, small])] == [("phone", (fast, small))]
+    assert [goal.name for goal in within(wanted, [small])] == DEVICES
+    assert [goal.name for goal in within(wanted, [small], "server")] == ["server"]
+    with pytest.raises(ValueError, match=r"no goal is about latency@phone .* goals are server"):
+        within(wanted[1:], [fast])

@@ -182,15 +182,15 @@ def test_the_last_ones_are_focused_on_a_limit(exact):
     focused = run_search(
         toy.space,
         toy.objectives(2),
-        tactic=exact(toy, limits={1: limit}, focus_from=16),
-        budget=20,
+        tactic=exact(toy, limits={1: limit}, focus_from=10),
+        budget=14,
         seed=0,
         batch=2,
     )
     values = focused.values[:, 0][focused.values[:, 1] <= limit]
-    before = focused.values[:16]
+    before = focused.values[:10]
     assert values.max() > before[before[:, 1] <= limit, 0].max()
-    assert (focused.values[16:, 1] <= limit).all()
+    assert (focused.values[10:, 1] <= limit).all()
     with pytest.raises(ValueError, match="limits and focus_from go together"):
         exact(toy, limits={1: limit})
 

@@ -140,8 +140,16 @@ def inner_distance(problem: Problem, calls: Sequence[int], console: Console) -> 
             f"NSGA-II, {n:,} calls", f"{len(found.front):,}", f"{share:.2%}", f"{process_time() - started:.2f}"
         )
     started = process_time()
-    found = propose(problem.space, models, genes[:10], 4, seed=0)
-    table.add_row("as in a proposal", f"{found.n_front:,}", "", f"{process_time() - started:.2f}")
+    proposal = propose(problem.space, models, genes[:10], 4, seed=0)
+    losses = np.stack([one.loss(one.values(proposal.front)) for one in models], axis=1)
+    share = hypervolume(losses, corner) / hypervolume(front.losses, corner)
+    seconds = process_time() - started
+    table.add_row(
+        f"as in a proposal, {proposal.n_predicted:,} calls",
+        f"{len(proposal.front):,}",
+        f"{share:.2%}",
+        f"{seconds:.2f}",
+    )
     console.print(table)
 
 
@@ -168,7 +176,7 @@ def main() -> None:
     parser.add_argument("--competition", type=Path, help="architectures of the competition with their errors, npz")
     parser.add_argument("--tactics", nargs="+", default=["random", "nsga2", MODEL_BASED], help="or 'all'")
     parser.add_argument("--evaluations", type=int, default=100, help="of every search")
-    parser.add_argument("--batch", type=int, default=4, help="evaluations at a time of the model-based search")
+    parser.add_argument("--batch", type=int, default=2, help="evaluations at a time of the model-based search")
     parser.add_argument("--seeds", type=int, default=3, help="searches of each kind")
     parser.add_argument("--exact", action="store_true", help="also the distance of the inner search from the optimum")
     arguments = parser.parse_args()

@@ -18,7 +18,8 @@ Learn = Callable[[Genes, Values], Sequence[Model]]
 """From what was told, genes and losses in their order, a model of every objective. It is a function: what it says
 follows from what it is given alone."""
 
-START = 10  # architectures before there is a model: with 20 and more, 50 evaluations reach less (measured)
+START = 10  # architectures before there is a model
+_POPULATION = 200  # of the search on the models: large generations cost less per call
 
 
 class ModelBased:
@@ -47,7 +48,7 @@ class ModelBased:
         seed: int,
         learn: Learn,
         start: int = START,
-        calls: int = 5_000,
+        calls: int = 3_000,
         limits: Mapping[int, float] | None = None,
         focus_from: int | None = None,
     ) -> None:
@@ -91,7 +92,9 @@ class ModelBased:
         if self.focus_from is not None and len(self._genes) >= self.focus_from:
             bounds: list[Bound] = [(models[i], limit) for i, limit in self.limits.items()]
             return focus(self.space, models[0], bounds, known, n, seed=seed).genes
-        return propose(self.space, models, known, n, calls=self.calls, seed=seed).genes
+        return propose(
+            self.space, models, known, n, calls=self.calls, seed=seed, options={"population": _POPULATION}
+        ).genes
 
     def _left_of_start(self) -> Genes:
         known = {row.tobytes() for row in np.concatenate([self._genes, self._pending])}
