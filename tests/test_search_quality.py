@@ -54,5 +54,5 @@ def test_intervals_are_of_the_mean():
     rng = np.random.default_rng(0)
     low, high = interval([0.5] * 4, rng)
     assert low == high == 0.5
-    low, high = interval(rng.normal(size=400), rng)
+    low, high = interval(rng.normal(size=400).tolist(), rng)
     assert low < 0 < high and high - low == pytest.approx(2 * 1.645 / 20, rel=0.15)
