@@ -55,7 +55,7 @@ class RoundCost:
         """
         measuring, scoring = self.seconds.get("profile", 0.0), self.seconds.get("score", 0.0)
         per_network = measuring / (self.n + N_ANCHORS)
-        each = per_network + scoring / self.n
+        each = per_network + scoring / max(self.n, 1)
         rest = sum(self.seconds.values()) - measuring - scoring + N_ANCHORS * per_network
         return min(max(math.ceil(rest / each), 1), LARGEST_BATCH) if each > 0 else LARGEST_BATCH
 

@@ -5,13 +5,15 @@ import shutil
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
-from experiments import quantities
+from experiments import pipeline, quantities
+from experiments.cli import app
 from experiments.goals import Goal, goals
 from experiments.known import Known
 from experiments.progress import Reporter
 from experiments.quantities import KINDS, Kind, Limit, accuracy, latency, limit, quantity
-from experiments.rounds import Focus, Rounds, within
+from experiments.rounds import Rounds, within
 from experiments.run_folder import RunFolder
 from experiments.scoring.scorer import Scorer
 from experiments.searching import changed_places
@@ -142,28 +144,29 @@ def test_a_new_kind_of_quantity_is_one_entry(finished_run, tmp_path, monkeypatch
 # -- the best within limits -------------------------------------------------------------------------------------------
 
 
-def test_a_search_for_the_best_within_limits_proposes_only_for_them_and_goes_on_where_it_was(
-    command, finished_run, tmp_path
-):
+def test_a_search_for_the_best_within_limits_proposes_only_for_them(finished_run, tmp_path, monkeypatch):
     shutil.copytree(finished_run, tmp_path / "run")
     run = RunFolder(tmp_path / "run")
     space, macs = run.untrained_supernet.space, run.untrained_supernet.macs
     known = [arch for plan in run.all_plans() if plan.kind in ("initial", "round") for arch in plan.archs]
     most = float(np.median(macs(space.encode(known))))
-    asked = f"macs <= {most:.0f}"
     before = len([plan for plan in run.all_plans() if plan.kind == "round"])
-    command("search", run.path, "--device", "one", "--limit", asked, "--evaluations", 3)
-    plan = run.plan("round", number=before + 1)
-    assert plan is not None and len(plan.archs) == 3 and not set(plan.archs) & set(known)
+
+    asked = []
+    with monkeypatch.context() as patched:
+        patched.setattr(pipeline, "search", lambda *arguments: asked.append(arguments))
+        line = ["search", str(run.path), "--device", "one", "--limit", f"macs <= {most:.0f}", "--evaluations", "3"]
+        CliRunner().invoke(app, line, catch_exceptions=False)
+    _, _, device, focus = asked[0]
+    assert device == "one" and focus.evaluations == 3
+    rounds = Rounds(run, Reporter(), focus=focus)
+    *earlier, plan = iter(rounds.next, None)
+    assert len(earlier) == before and len(plan.archs) == 3 and not set(plan.archs) & set(known)
     assert (macs(space.encode(plan.archs)) <= most).all()
     assert {note["proposed_for"] for note in plan.notes} == {"one"}
-    results = json.loads(run.front.read_text())["goals"]["one"]
-    assert {arch.id for arch in plan.archs} <= {candidate["id"] for candidate in results["candidates"]}
-    limits = (limit(asked, ["one"]),)
-    assert Rounds(run, Reporter(), focus=Focus(limits, 3, "one"))._n_done() == 3
     assert Rounds(run, Reporter())._n_done() == run.recipe.search.evaluations + 3
-    wrong = command("search", run.path, "--device", "one", "--limit", "energy@one <= 3mJ", check=2)
-    assert "nothing learns energy@one for one; name it in search.constraints" in wrong.stderr
+    with pytest.raises(ValueError, match=r"nothing learns energy@one for one; name it in search.constraints"):
+        within(goals(run), [limit("energy@one <= 3mJ", ["one"])])
 
 
 def test_limits_belong_to_the_goals_that_are_about_their_devices():
