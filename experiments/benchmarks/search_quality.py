@@ -195,13 +195,13 @@ def inner_distance(problem: Problem, calls: Sequence[int], console: Console) -> 
 def problems(arguments: argparse.Namespace) -> list[Callable[[], Problem]]:
     """Those whose tables were given."""
     found: list[Callable[[], Problem]] = []
-    if arguments.scores:
+    if arguments.scores and arguments.latencies:
+        found += [
+            lambda device=device: gpu_latency(arguments.scores, arguments.latencies, device)
+            for device in arguments.devices
+        ]
+    elif arguments.scores:
         found += [lambda: imagenet(arguments.scores), lambda: imagenet(arguments.scores, "networks")]
-        if arguments.latencies:
-            found += [
-                lambda device=device: gpu_latency(arguments.scores, arguments.latencies, device)
-                for device in arguments.devices
-            ]
     if arguments.competition:
         found += [lambda n=n: competition(arguments.competition, n) for n in (2, 3)]
     return found or [synthetic]
@@ -210,8 +210,10 @@ def problems(arguments: argparse.Namespace) -> list[Callable[[], Problem]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scores", type=Path, help="table of scored sub-networks, gzipped CSV")
-    parser.add_argument("--latencies", type=Path, help="table of measured sub-networks, gzipped CSV")
-    parser.add_argument("--devices", nargs="+", default=["v100_1", "titan_rtx_64"], help="its columns lat_ms_...")
+    parser.add_argument("--latencies", type=Path, help="table of measured sub-networks: latency instead of MACs")
+    parser.add_argument(
+        "--devices", nargs="+", default=["v100_32", "titan_rtx_64", "2080ti_1"], help="its columns lat_ms_..."
+    )
     parser.add_argument("--competition", type=Path, help="architectures of the competition with their errors, npz")
     parser.add_argument("--tactics", nargs="+", default=["random", "nsga2", MODEL_BASED], help="or 'all'")
     parser.add_argument("--evaluations", type=int, default=100, help="of every search")
