@@ -96,7 +96,8 @@ def propose_round(
             gain = max(gain, float(found.gains.sum()))
             what = f"expected gain {found.gains.sum():.2%}"
         if len(found.genes) == 0:
-            report.say(f"  {goal.name}: nothing new is predicted to {_use(goal)}")
+            limits = f" that is predicted to hold {' and '.join(map(str, goal.limits))}" if goal.limits else ""
+            report.say(f"  {goal.name}: nothing is left{limits}")
             continue
         for arch in space.decode(found.genes):
             chosen[arch] = {
@@ -162,8 +163,3 @@ def _bound(model: Model, value: float, upper: bool) -> Bound:
 
 def _predicted(found: Proposal) -> str:
     return f"{found.n_predicted:,} sub-networks predicted in {found.seconds:.1f} s"
-
-
-def _use(goal: Goal) -> str:
-    limits = f" and hold {' and '.join(map(str, goal.limits))}" if goal.limits else ""
-    return f"add to the front{limits}"

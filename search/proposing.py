@@ -79,7 +79,8 @@ def propose(
         options: of the tactic.
 
     Returns:
-        A proposal that is shorter where nothing else was found that keeps the constraints and adds anything.
+        A proposal that is shorter where nothing else was found that keeps the constraints. Where the models say that
+        nothing adds anything, it is filled with what comes nearest to that, of gain 0.
     """
     started = time.process_time()
 
@@ -118,12 +119,29 @@ def propose(
         n_predicted += len(found)
         genes, losses = np.concatenate([genes, found]), np.concatenate([losses, losses_of(found)])
     front = np.flatnonzero(non_dominated(losses))
-    new = front[~among(genes[front], known)]
-    _, first = np.unique(genes[new], axis=0, return_index=True)
-    new = new[np.sort(first)]
+    _, first = np.unique(genes, axis=0, return_index=True)
+    new = np.sort(first[~among(genes[first], known)])
     reference = before.max(axis=0) + _BEYOND * np.ptp(before, axis=0)
-    rows, gains = choose(losses[new], losses_of(kept), reference, n)
-    return Proposal(genes[new[rows]], gains, n_predicted, genes[front], time.process_time() - started)
+    # What another new one dominates is never the largest gain.
+    best = new[non_dominated(losses[new])]
+    rows, gains = choose(losses[best], losses_of(kept), reference, n)
+    rows = np.concatenate([best[rows], _others(losses, np.setdiff1d(new, best[rows]), reference, n - len(rows))])
+    gains = np.concatenate([gains, np.zeros(len(rows) - len(gains))])
+    return Proposal(genes[rows], gains, n_predicted, genes[front], time.process_time() - started)
+
+
+def _others(losses: Values, rows: Genes, reference: Values, n: int) -> Genes:
+    """Up to `n` of the rows, where a model says that nothing adds to what is known: it may be wrong.
+
+    What would be the best front without what is known, then without that, and so on.
+    """
+    chosen: list[int] = []
+    while len(chosen) < n and len(rows):
+        layer = rows[non_dominated(losses[rows])]
+        picked, _ = choose(losses[layer], losses[:0], reference, n - len(chosen))
+        chosen += layer[picked if len(picked) else slice(n - len(chosen))].tolist()
+        rows = np.setdiff1d(rows, layer)
+    return np.array(chosen, dtype=np.int64)
 
 
 def choose(losses: Values, known: Values, reference: Values, n: int) -> tuple[Genes, Values]:

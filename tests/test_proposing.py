@@ -5,7 +5,7 @@ import pytest
 
 from experiments.proposing import shares
 from experiments.rounds import LARGEST_BATCH, RoundCost
-from search import Constraint, Model, choose, focus, propose, run_search
+from search import Constraint, Model, choose, focus, non_dominated, propose, run_search
 from search.focusing import log_expected_improvement, log_feasibility
 from search.front import hypervolume
 from search.proposing import among, hypervolume_gains, one_gene_neighbours
@@ -75,6 +75,11 @@ def test_a_proposal_is_new_holds_what_it_must_and_gains_most():
     gains = hypervolume_gains(losses(allowed), of_known[limit.violation(known) <= 0], reference)
     np.testing.assert_array_equal(found.genes[0], allowed[np.argmax(gains)])  # the whole space was looked at
     assert len(propose(space, toy.objectives(2), everything, 3, seed=0).genes) == 0
+    front = everything[non_dominated(losses(everything))]
+    filled = propose(space, toy.objectives(2), front, 5, seed=0, calls=200)  # models say that nothing adds
+    assert len(np.unique(filled.genes, axis=0)) == 5 and not filled.gains.any() and not among(filled.genes, front).any()
+    rest = everything[~among(everything, front)]
+    assert among(filled.genes, rest[non_dominated(losses(rest))]).any()
     nothing = Constraint("never", toy.cost, upper=-1.0)
     assert len(propose(space, toy.objectives(2), known, 3, seed=0, constraints=[nothing]).genes) == 0
 
