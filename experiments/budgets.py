@@ -7,7 +7,7 @@ import re
 
 __all__ = [
     "format_bytes", "format_count", "format_joules", "format_seconds",
-    "parse_bytes", "parse_count", "parse_joules", "parse_seconds",
+    "parse_bytes", "parse_count", "parse_joules", "parse_seconds", "read_share",
 ]  # fmt: skip
 
 _NUMBER = r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(e[+-]?[0-9]+)?\s*"
@@ -67,6 +67,22 @@ def format_joules(joules: float) -> str:
     """Three digits and the unit that suits: ``3.20 mJ``, ``410 µJ``."""
     scale, unit = next(((s, u) for s, u in ((1.0, "J"), (1e-3, "mJ")) if joules >= 0.9995 * s), (1e-6, "µJ"))
     return f"{_three_digits(joules / scale)} {unit}"
+
+
+def read_share(text: str) -> float:
+    """A share that a person has written: ``95%`` or ``0.95``.
+
+    Raises:
+        ValueError: it is none.
+    """
+    number = text.strip().removesuffix("%")
+    try:
+        share = float(number) / (100 if text.strip().endswith("%") else 1)
+    except ValueError:
+        share = math.nan
+    if not 0 <= share <= 1:
+        raise ValueError(f"{text!r} is not a share; write 95% or 0.95")
+    return share
 
 
 def format_seconds(seconds: float) -> str:

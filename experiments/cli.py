@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,7 +15,9 @@ from experiments.commands import device, measurements
 
 if TYPE_CHECKING:
     from experiments.progress import Reporter
+    from experiments.quantities import Limit
     from experiments.run_folder import RunFolder
+    from experiments.verifying import Evidence
     from supernet.training import World
 
 __all__ = ["app", "main"]
@@ -171,10 +173,16 @@ def query(
     ] = None,
     goal: Annotated[str | None, typer.Option("--goal", help="A goal of the run, by name, instead of --device.")] = None,
     top: Annotated[int, typer.Option(min=1, help="How many to list.")] = 1,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Measure the best again until one surely keeps the limit on the latency.")
+    ] = False,
+    probability: Annotated[str, typer.Option(help="With --verify: how surely, such as 95%.")] = "95%",
+    margin: Annotated[str, typer.Option(help="With --verify: share of the limit to leave, such as 10%.")] = "0%",
     as_json: Annotated[bool, typer.Option("--json", help="For machines: seconds and counts.")] = False,
 ) -> None:
     """The best sub-network that keeps the limits; of the usual goals, the one of the highest quality."""
     from experiments import querying
+    from experiments.budgets import read_share
     from experiments.quantities import limit as read_limit
 
     name, results = querying.goal_results(run, goal, device)
@@ -190,7 +198,11 @@ def query(
     }
     texts = [f"{what} <= {text}" for what, text in short.items() if text is not None]
     limits = [read_limit(text, about, querying.kinds(results)) for text in [*texts, *(limit or [])]]
-    rows = querying.answer(results, limits, top)
+    evidence = None
+    if verify:
+        rows, evidence = _verified(run, results, limits, read_share(probability), read_share(margin))
+    else:
+        rows = querying.answer(results, limits, top)
     changed = querying.what_changed(run, results)
     if changed:
         print(
@@ -201,11 +213,29 @@ def query(
     for note in (note for found in results["devices"].values() for note in found["notes"]):
         print(f"supernet: {note}", file=sys.stderr)
     if as_json:
-        print(json.dumps({"goal": name, "devices": results["devices"], "changed": changed, "found": rows}, indent=1))
+        told = {} if evidence is None else {"evidence": evidence.to_dict()}
+        found = {"goal": name, "devices": results["devices"], "changed": changed, "found": rows, **told}
+        print(json.dumps(found, indent=1))
         return
-    from experiments.commands.tables import print_answer
+    from experiments.commands.tables import print_answer, print_evidence
 
     print_answer(results, rows, limits, run)
+    if evidence is not None:
+        print_evidence(evidence)
+
+
+def _verified(
+    run: Path, results: dict[str, Any], limits: list[Limit], probability: float, margin: float
+) -> tuple[list[dict[str, Any]], Evidence]:
+    folder = _found(run)
+    from rich.console import Console
+
+    from experiments.progress import Reporter
+    from experiments.verifying import verified_answer
+
+    report = Reporter(Console(stderr=True, highlight=False))  # the answer alone goes to stdout
+    row, evidence = verified_answer(folder, results, limits, report, probability=probability, margin=margin)
+    return [row], evidence
 
 
 @app.command()

@@ -249,7 +249,7 @@ def _goal_entry(
         abs(point["predicted"][one.name] / point["values"][one.name] - 1) <= 0.1
         for one in costs
         for point in series["searched front"]
-        if one.kind.name == "latency" and point["predicted"].get(one.name)
+        if one.kind.is_time and point["predicted"].get(one.name)
     ]
     learned = [one for one in goal.quantities if one.kind.learned is not None]
     cards = {one.name: read_json(run.predictors / f"{one.name}.card.json")["card"] for one in learned}

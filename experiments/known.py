@@ -71,7 +71,9 @@ class Known:
         if kind.source == "score":
             return Column(self.scores(quantity, archs, "validation"), exact)
         found = [self._measured(quantity.device, arch, kind.extra) for arch in archs]
-        if kind.name == "latency":
+        if kind.quantile is not None:
+            return _tails(found, kind.quantile)
+        if kind.is_time:
             values = [np.nan if one is None else one.latency for one in found]
             return Column(np.array(values), np.array([0.0 if one is None else one.deviation for one in found]))
         return Column(np.array([np.nan if one is None else one.extras[kind.extra] for one in found]), exact)
@@ -99,3 +101,15 @@ class Known:
         """That of the device whose int8 files a quantity is of; None where the network is as it was trained."""
         settings = {one.name: one for one in self.run.recipe.devices}.get(quantity.device or "")
         return settings.batch_size if settings is not None and settings.precision == "int8" else None
+
+
+def _tails(measurements: Sequence[Measurement | None], quantile: float) -> Column:
+    """A quantile of the calls of each; how unsure it is follows from how many of them lie near it (Wilks 1962)."""
+    values, deviations = np.full(len(measurements), np.nan), np.zeros(len(measurements))
+    for i, one in enumerate(measurements):
+        if one is None:
+            continue
+        reach = np.sqrt(quantile * (1 - quantile) / len(one.repeats))
+        low, found, high = np.quantile(one.repeats, np.clip([quantile - reach, quantile, quantile + reach], 0, 1))
+        values[i], deviations[i] = found, np.hypot(one.deviation, 0.5 * np.log(high / low))
+    return Column(values, deviations)

@@ -42,11 +42,17 @@ class Kind:
     learned: Literal["value", "relative"] | None = None  # what a predictor's errors count in; None: none is needed
     count: Callable[[Any, Genes], Any] | None = None  # from the supernet and genes (n_archs, n_genes), if it is counted
     superlative: str = "smallest"  # what the best one is called
+    quantile: float | None = None  # of the measured calls, for what is said of the slow ones
 
     @property
     def of_device(self) -> bool:
         """Whether it differs from device to device for certain, so that a device must be named."""
-        return self.name == "latency"
+        return self.is_time
+
+    @property
+    def is_time(self) -> bool:
+        """Whether it is how long a call takes."""
+        return self.name == "latency" or self.quantile is not None
 
     def exactly(self, value: float) -> str:
         """For people who look at one network: with one digit more where that means something."""
@@ -73,6 +79,11 @@ KINDS = {
              superlative="most accurate"),
         Kind("latency", "latency", "s", False, parse_seconds, format_seconds, "session", learned="relative",
              superlative="fastest"),
+        *(
+            Kind(f"latency.p{percent}", f"latency, {percent} % of the calls", "s", False, parse_seconds,
+                 format_seconds, "session", learned="relative", superlative="fastest", quantile=percent / 100)
+            for percent in (90, 95, 99)
+        ),
         Kind("macs", "MACs", "", False, parse_count, format_count, "counted",
              count=lambda supernet, genes: supernet.macs(genes), superlative="lightest"),
         Kind("parameters", "parameters", "", False, parse_count, format_count, "counted",

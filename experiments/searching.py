@@ -99,7 +99,7 @@ def changed_places(before: Sequence[str], after: Sequence[str]) -> str:
 
 def _loss(quantity: Quantity, values: Values) -> Values:
     """Smaller is better; latencies as logarithms, whose errors are known."""
-    return quantity.axis.loss(np.log(values) if quantity.kind.name == "latency" else values)
+    return quantity.axis.loss(np.log(values) if quantity.kind.is_time else values)
 
 
 def _complete(
@@ -128,8 +128,15 @@ def _front_ids(goal: Goal, known: Known, archs: Sequence[Architecture]) -> list[
 def shown(goal: Goal, kinds: Mapping[str, Kind]) -> tuple[Quantity, ...]:
     """Every quantity of these kinds that is told of a goal's candidates where it is known: its own, and costs."""
     device = goal.devices[0] if goal.devices else None
-    more = [Quantity(kind, device if kind.source == "session" else None) for kind in kinds.values()]
+    more = [
+        Quantity(kind, device if kind.source == "session" else None) for kind in kinds.values() if not kind.quantile
+    ]
     return tuple(dict.fromkeys((*goal.quantities, *(one for one in more if one.device or not one.kind.of_device))))
+
+
+def _slow_calls(goal: Goal, kinds: Mapping[str, Kind]) -> list[Quantity]:
+    """What is kept of the slow calls on every device of a goal, for limits on them."""
+    return [Quantity(kind, device) for device in goal.devices for kind in kinds.values() if kind.quantile]
 
 
 def front_of_run(run: RunFolder, scorer: Scorer, report: Reporter, device: str | None = None) -> dict[str, Any]:
@@ -159,7 +166,9 @@ def _goal_entry(
     device: str | None,
 ) -> dict[str, Any]:
     there, _ = _complete(goal, known, archs)
-    columns = {one: known.column(one, there).values for one in shown(goal, run.recipe.kinds)}
+    kinds = run.recipe.kinds
+    kept = dict.fromkeys((*shown(goal, kinds), *_slow_calls(goal, kinds)))
+    columns = {one: known.column(one, there).values for one in kept}
     out_of_fold = {one: fitting.load(run, one, device) for one in goal.quantities if one.kind.learned is not None}
     candidates = []
     for i, arch in enumerate(there):
@@ -181,10 +190,10 @@ def _goal_entry(
             "warnings": list(dict.fromkeys(text for found in measured.values() for text in found.warnings)),
         }
         candidates.append(Candidate(arch, values, extras))
-    kept = holding(goal, candidates)
-    if candidates and not kept:
+    holds = holding(goal, candidates)
+    if candidates and not holds:
         report.say(f"  {goal.name}: no measured sub-network holds {' and '.join(map(str, goal.limits))}")
-    front = ParetoFront(kept, [one.axis for one in goal.objectives])
+    front = ParetoFront(holds, [one.axis for one in goal.objectives])
     reference = {
         one.name: float((min if one.kind.maximize else max)(c.values[one.name] for c in candidates))
         for one in goal.objectives

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.measure import Measurement
@@ -15,7 +16,10 @@ from experiments.budgets import format_count, format_seconds
 from experiments.quantities import Limit, kinds_with, quality, quantity
 from experiments.querying import kinds, objectives
 
-__all__ = ["next_commands", "print_answer", "print_card"]
+if TYPE_CHECKING:  # which would load torch
+    from experiments.verifying import Evidence
+
+__all__ = ["next_commands", "print_answer", "print_card", "print_evidence"]
 
 
 def print_answer(
@@ -65,10 +69,34 @@ def print_answer(
         costs = [f"{one.kind.words} {one.format(value)}" for one, value in told.items() if one.kind.extra]
         if costs:
             console.print("  " + ", ".join(costs), soft_wrap=True)
+        slow = {
+            one: value for name, value in row["values"].items() if (one := quantity(name, devices, known)).kind.quantile
+        }
+        if slow:
+            calls = ", ".join(f"{one.kind.quantile:.0%} within {one.format(value)}" for one, value in slow.items())
+            console.print(f"  slow calls: {calls}", soft_wrap=True)
         for warning in row["warnings"]:
             console.print(f"  warning: {warning}", soft_wrap=True, markup=False)
     device = f" --device {next(iter(devices))}" if devices else ""
     console.print(f"export it: supernet export {run} --arch {rows[0]['id']}{device} --out bundle", soft_wrap=True)
+
+
+def print_evidence(evidence: Evidence) -> None:
+    """What a verifying session has said of the answer."""
+    low, high = evidence.interval
+    slowest, fastest = evidence.levels[1] - 1, evidence.levels[0] - 1
+    limit = format_seconds(evidence.limit) + (f" less {evidence.margin:.0%}" if evidence.margin else "")
+    console = Console(highlight=False)
+    margin = math.ceil(100 * max(slowest, 0) / (1 + max(slowest, 0)))
+    for line in (
+        f"verified: {format_seconds(evidence.latency)} [{format_seconds(low)} to {format_seconds(high)}], keeps "
+        f"{limit} with {evidence.probability:.1%}; measured again side by side with {len(evidence.tried) - 1} others, "
+        f"{evidence.turns} turns",
+        f"  meanwhile the machine's speed moved by {evidence.moved[0] - 1:+.0%} to {evidence.moved[1] - 1:+.0%}; all "
+        f"sessions of this device lay {fastest:+.0%} to {slowest:+.0%} from this one's level: a limit that must hold "
+        f"in all of them needs --margin {margin}%",
+    ):
+        console.print(line, soft_wrap=True, markup=False)
 
 
 def print_card(card: Mapping[str, Any], out: Path) -> None:

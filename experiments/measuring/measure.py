@@ -30,7 +30,7 @@ __all__ = [
     "Networks",
     "Setup",
     "architectures",
-    "measure_architectures",
+    "measure_anew", "measure_architectures",
     "measure_missing",
     "measure_side_by_side",
     "measured_architectures",
@@ -227,6 +227,26 @@ def measure_side_by_side(
         return None
     _, sessions = _measure(setup, store, profiler, networks.only(wanted), report, "final", None)
     return sessions[0] if len(sessions) == 1 else None
+
+
+def measure_anew(
+    setup: Setup, store: Store, profiler: Profiler | StoredProfiler, networks: Networks, report: Reporter
+) -> Session:
+    """Measure all of these side by side with the anchors in a session of its own, whatever was measured before.
+
+    A device elsewhere is asked for one session that has all of them; one that it has measured already is taken.
+
+    Raises:
+        ValueError: they do not fit into one session, or the device elsewhere has still to measure them.
+    """
+    if isinstance(profiler, StoredProfiler):
+        found = measure_side_by_side(setup, store, profiler, networks, report)
+    else:
+        _, sessions = _measure(setup, store, profiler, networks, report, "again", None)
+        found = sessions[0] if len(sessions) == 1 else None
+    if found is None:
+        raise ValueError(f"{len(networks.names)} networks do not fit into one session on {profiler.device.name}")
+    return found
 
 
 def _measure(
