@@ -82,13 +82,16 @@ class Rounds:
         # A person carries the rounds of a device elsewhere: each is as large as it may be.
         elsewhere = device is not None and device in run.added_devices()
         self._batch = self._settings.batch or (LARGEST_BATCH if elsewhere else FIRST_BATCH)
+        self._adapts = self._settings.batch is None and not elsewhere
+        self._new = False  # whether the last round was proposed now: only of such a one the whole cost is seen
         self.cost = RoundCost(1)
 
     def next(self) -> Plan | None:
         """What is to be measured, scored and learned from next; None when the search is over."""
-        if self._number and self._settings.batch is None and self.cost.seconds:
+        if self._new and self._adapts:
             self._batch = self.cost.batch()
         self._number += 1
+        self._new = False
         found = self._run.plan("round", number=self._number, device=self._device)
         if found is not None:
             self._report.say(f"search, round {self._number}")
@@ -115,6 +118,7 @@ class Rounds:
             self._report.say(f"  the search ends: its next {n} are expected to add less than {_NO_GAIN:.1%}")
             return None
         self.cost.n = len(proposed.archs)
+        self._new = True
         return self._run.write_plan("round", proposed.archs, proposed.notes, number=self._number, device=self._device)
 
     def _n_done(self) -> int:

@@ -9,7 +9,7 @@ from experiments import rounds as rounds_module
 from experiments.progress import Reporter
 from experiments.proposing import Proposed
 from experiments.quantities import limit
-from experiments.rounds import FIRST_BATCH, Focus, Rounds
+from experiments.rounds import FIRST_BATCH, LARGEST_BATCH, Focus, Rounds
 from experiments.run_folder import RunFolder
 
 
@@ -51,6 +51,21 @@ def test_the_budget_is_spent_and_rounds_are_as_large_as_pays(start):
     sizes = carried_out(Rounds(run, Reporter()), dear)
     assert sum(sizes) == 30 and sizes[0] == FIRST_BATCH and max(sizes[1:]) <= 2
     assert carried_out(Rounds(run, Reporter())) == sizes  # again: nothing but what is planned
+
+
+def test_rounds_that_are_only_looked_at_again_say_nothing_of_their_cost(start):
+    run, _ = start(evaluations=12)
+    first = Rounds(run, Reporter())
+    first.next()
+    quick = {"profile": 0.001, "score": 0.001, "fit": 1.0}
+    assert carried_out(Rounds(run, Reporter()), quick)[:2] == [FIRST_BATCH, FIRST_BATCH]
+
+
+def test_rounds_of_a_device_elsewhere_are_as_large_as_they_may_be(start, monkeypatch):
+    run, _ = start(evaluations=40)
+    monkeypatch.setattr(type(run), "added_devices", lambda run: {"phone": None})
+    dear = {"profile": 1.0, "score": 100.0}
+    assert carried_out(Rounds(run, Reporter(), "phone"), dear) == [LARGEST_BATCH, LARGEST_BATCH, 8]
 
 
 def test_rounds_of_a_fixed_size_and_the_rest(start):
