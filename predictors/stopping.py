@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from predictors.protocol import Values
 __all__ = ["Goal", "Progress"]
 
 _FORM = re.compile(r"\s*(error|tau)\s*(<=|>=|≤|≥)\s*([0-9]*\.?[0-9]+)\s*(%?)\s*")
+# Times the mean error that errors spread at least: a dozen of them may not have seen a burst, and would be too sure.
+_LEAST_SPREAD = 1.3
 _FEWEST = 3  # steps from which a curve can be drawn
 _FARTHEST = 20  # times what is measured, beyond which a curve says nothing
 
@@ -55,7 +58,8 @@ class Goal:
         n = len(y)
         if self.of_error:
             error = np.abs(out_of_fold / y - 1)
-            return Progress(n, float(error.mean()), float(error.std(ddof=1) / np.sqrt(n)))
+            spread = max(float(error.std(ddof=1)), _LEAST_SPREAD * float(error.mean()))
+            return Progress(n, float(error.mean()), spread / math.sqrt(n))
         agreement = np.sign(y[:, None] - y) * np.sign(out_of_fold[:, None] - out_of_fold)
         of_each = agreement.sum(axis=1) / (n - 1)
         return Progress(n, float(of_each.mean()), float(2 * of_each.std(ddof=1) / np.sqrt(n)))

@@ -8,7 +8,7 @@ from experiments.fitting import Promise
 
 
 @pytest.mark.parametrize(
-    ("n", "held", "broken"), [(16, 14, False), (16, 12, False), (16, 9, True), (2, 0, False), (3, 0, True)]
+    ("n", "held", "broken"), [(16, 14, False), (16, 12, False), (16, 9, True), (1, 0, False), (3, 0, True)]
 )
 def test_a_promise_is_broken_where_chance_hardly_does_it(n, held, broken):
     promise = Promise(n, held, 0.9, 0.05)
