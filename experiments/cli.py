@@ -135,9 +135,26 @@ def fit(run: RunPath, device: AddedDevice = None) -> None:
 
 
 @app.command()
-def search(run: RunPath, device: AddedDevice = None) -> None:
-    """Search, measure what the search proposes, and write the fronts."""
-    _verb("search", run, device)
+def search(
+    run: RunPath,
+    device: AddedDevice = None,
+    latency: Annotated[str | None, typer.Option(help="Look for the best within it alone, such as 1.5ms.")] = None,
+    limit: Annotated[
+        list[str] | None,
+        typer.Option("--limit", help="The same of any quantity, such as 'macs <= 300M'; may be given again."),
+    ] = None,
+    evaluations: Annotated[int, typer.Option(min=1, help="Sub-networks for the best within limits.")] = 10,
+) -> None:
+    """Search, measure what the search proposes, and write the fronts; or look for the best within limits."""
+    folder, report = _open(run)
+    from experiments import pipeline
+    from experiments.quantities import limit as read_limit
+    from experiments.rounds import Focus
+
+    known = [one.name for one in folder.recipe.devices] + list(folder.added_devices())
+    texts = [*([] if latency is None else [f"latency{f'@{device}' if device else ''} <= {latency}"]), *(limit or [])]
+    limits = tuple(read_limit(text, known, folder.recipe.kinds) for text in texts)
+    pipeline.search(folder, report, device, Focus(limits, evaluations, device) if limits else None)
 
 
 @app.command()

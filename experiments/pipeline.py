@@ -22,9 +22,10 @@ from experiments.measuring.quantized import compare_precisions
 from experiments.measuring.remote import runnable
 from experiments.plans import initial_plan, search_plans
 from experiments.progress import Reporter
+from experiments.rounds import Focus, Rounds
 from experiments.run_folder import RunFolder
 from experiments.scoring.scorer import Scorer
-from experiments.searching import front_of_run, propose, settle
+from experiments.searching import front_of_run, settle
 from experiments.training.background import baselines_in_background
 from experiments.training.train import check_beginning, train_supernet
 from hardware.device_changes import explain_earlier
@@ -114,24 +115,27 @@ def fit(run: RunFolder, report: Reporter, device: str | None = None) -> None:
         report.say(fitting.fit_and_save(run, quantity, learned, values, device=device, level=level))
 
 
-def search(run: RunFolder, report: Reporter, device: str | None = None) -> None:
+def search(run: RunFolder, report: Reporter, device: str | None = None, focus: Focus | None = None) -> None:
     """Rounds of search on the predictors; what they propose is measured and scored; then all that may be on a front is
     measured side by side: ``front.json``.
 
     With a device that was added, only for that one. What a round proposes has to be measured there before the next:
     until it is, this ends with a ValueError that says how, and carries on from there when it is called again.
+
+    Args:
+        focus: all rounds are for the best within some limits, instead of for the fronts.
     """
-    if device is not None and device in {settings.name for settings in run.recipe.devices}:
+    of_recipe = device is not None and device in {settings.name for settings in run.recipe.devices}
+    if of_recipe and focus is None:
         raise ValueError(f"{device!r} is searched together with the other devices of the recipe: leave out --device")
+    device = None if of_recipe else device  # its plans are those of all
     if device is not None:
         fit(run, report, device)
-    for number in range(1, run.recipe.search.rounds + 1):
-        report.say(f"search, round {number}")
-        if run.plan("round", number=number, device=device) is None:
-            propose(run, number, report, device)
-        profile(run, report, device)
-        score(run, report, device)
-        fit(run, report, device)
+    rounds = Rounds(run, report, device, focus)
+    while rounds.next() is not None:
+        for verb in (profile, score, fit):
+            with rounds.cost.of(verb.__name__):
+                verb(run, report, device)
     report.say("search, final measuring")
     scorer = Scorer(run)
     settle(run, scorer, report, device)

@@ -1,9 +1,8 @@
-"""Rounds of search: predict, propose, measure, fit again; and the front of what was measured."""
+"""The front of a search: measuring side by side what may be on it, and ``front.json``."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,94 +15,18 @@ from experiments.measuring.measure import Setup, architectures, measure_side_by_
 from experiments.plans import baseline_plans, search_plans
 from experiments.progress import Reporter
 from experiments.quantities import Kind, Quantity
-from experiments.run_folder import Plan, RunFolder
+from experiments.run_folder import RunFolder
 from experiments.scoring.scorer import Scorer
 from search.contenders import contenders
 from search.front import Candidate, ParetoFront
-from search.objectives import Constraint, Objective
-from search.running import run_search
-from search.spread import select_spread
 from supernet.architecture import Architecture
 from supernet.files import read_json
-from supernet.space import Genes
 
-__all__ = ["changed_places", "front_of_run", "holding", "possible_members", "propose", "settle", "shown"]
+__all__ = ["changed_places", "front_of_run", "holding", "possible_members", "settle", "shown"]
 
 _QUANTILES = np.linspace(0, 1, 41)  # of the repeats, kept with a candidate to answer how often it holds a budget
 
 Values = NDArray[np.float64]
-
-
-# -- proposing --------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Model:
-    """How a quantity is foretold for genes, and on the level of which session, if it is a latency."""
-
-    evaluate: Callable[[Genes], Values]
-    level: str
-
-
-def propose(run: RunFolder, number: int, report: Reporter, device: str | None = None) -> Plan:
-    """The plan of round `number`: per goal some of the predicted front, well spread, that no plan has yet.
-
-    With a device, for its goal only.
-    """
-    settings, space = run.recipe.search, run.untrained_supernet.space
-    known = {arch for plan in search_plans(run, device) for arch in plan.archs}
-    wanted = goals(run, device)
-    models = {one: _model(run, one, device) for goal in wanted for one in goal.quantities}
-    chosen: dict[Architecture, dict[str, Any]] = {}
-    for goal in wanted:
-        result = run_search(
-            space,
-            [Objective(*_axis(one), evaluate=models[one].evaluate) for one in goal.objectives],
-            constraints=[
-                Constraint(
-                    str(one),
-                    models[one.quantity].evaluate,
-                    upper=one.value if one.upper else None,
-                    lower=None if one.upper else one.value,
-                )
-                for one in goal.limits
-            ],
-            budget=min(settings.evaluations, space.size),
-            seed=run.recipe.seed + number,
-            tactic=settings.tactic,
-            **settings.tactic_options,
-        )
-        if len(result.front) == 0:
-            report.say(f"  {goal.name}: nothing is predicted to hold {' and '.join(map(str, goal.limits))}")
-            continue
-        exclude = space.encode([*known, *chosen])
-        for arch in space.decode(select_spread(result, settings.candidates, exclude=exclude)):
-            notes = {"origin": f"search round {number}", "proposed_for": goal.name, "evaluated": result.n_evaluated}
-            chosen[arch] = notes
-        report.say(
-            f"  {goal.name}: {result.n_evaluated:,} architectures predicted in {result.seconds:.1f} s, "
-            f"{len(result.front)} on the predicted front"
-        )
-    if chosen:
-        genes = space.encode(list(chosen))
-        predicted = {one.name: model.evaluate(genes) for one, model in models.items()}
-        levels = {one.name: model.level for one, model in models.items() if model.level}
-        for i, notes in enumerate(chosen.values()):
-            notes["predicted"] = {name: float(values[i]) for name, values in predicted.items()}
-            notes["levels"] = levels
-    return run.write_plan("round", list(chosen), list(chosen.values()), number=number, device=device)
-
-
-def _axis(quantity: Quantity) -> tuple[str, str, bool]:
-    return quantity.name, quantity.kind.unit, quantity.kind.maximize
-
-
-def _model(run: RunFolder, quantity: Quantity, device: str | None) -> _Model:
-    count, supernet = quantity.kind.count, run.untrained_supernet
-    if count is not None:
-        return _Model(lambda genes: np.asarray(count(supernet, genes), dtype=float), "")
-    fitted = fitting.load(run, quantity, device)
-    return _Model(fitted.predictor.predict, fitted.level)
 
 
 # -- what is final ----------------------------------------------------------------------------------------------------

@@ -91,6 +91,16 @@ class GaussianProcessPredictor:
         parts = [self.model_(self.features(genes[start : start + _CHUNK])) for start in range(0, len(genes), _CHUNK)]
         return _back(self.scale_, np.concatenate(parts)) if parts else np.empty(0)
 
+    def deviation(self, genes: Genes) -> Values:
+        """(n_archs,) standard deviations of the function itself, without noise, in the unit of y: what a search that
+        weighs chances needs. Larger far from what was learned from; `predict_interval` is for measurements."""
+        parts = [
+            self.model_.deviation(self.features(genes[start : start + _CHUNK]))
+            for start in range(0, len(genes), _CHUNK)
+        ]
+        own = np.concatenate(parts) if parts else np.empty(0)
+        return own if self.scale_ == "plain" else own * _slope(self.scale_, self.predict(genes))
+
     def predict_interval(self, genes: Genes, coverage: float = 0.9) -> Values:
         """(n_archs, 2); see `Residuals.interval`."""
         return self.residuals_.interval(self.predict(genes), coverage)
@@ -165,6 +175,21 @@ class _Process:
         straight = rows @ (np.exp(self.logs)[: len(self.groups.names)][self.groups.member] * (self.rows.T @ self.pulls))
         bent = _smooth(rows, self.rows, self.groups, self.logs) @ self.pulls
         return self.level + self.spread * (self.offset + straight + bent)
+
+    def deviation(self, columns: Numbers) -> Numbers:
+        """(n_rows,) of the function at columns (n_rows, n_columns), its unknown constant included."""
+        rows = (columns - self.center) * self.unit
+        between = _linear(self.rows, rows, self.groups, self.logs) + _smooth(self.rows, rows, self.groups, self.logs)
+        weights = np.exp(self.logs)[: len(self.groups.names)][self.groups.member]
+        own = np.einsum("ij,ij,j->i", rows, rows, weights) + np.exp(self.logs[len(self.groups.names)])
+        covariance = _linear(self.rows, self.rows, self.groups, self.logs)
+        covariance += _smooth(self.rows, self.rows, self.groups, self.logs)
+        covariance[np.diag_indices(len(covariance))] += np.exp(self.logs[-1])
+        solved = np.linalg.solve(covariance, np.column_stack([between, np.ones(len(covariance))]))
+        constant = solved[:, -1]
+        missing = 1 - constant @ between
+        variance = own - np.einsum("ij,ij->j", between, solved[:, :-1]) + missing**2 / constant.sum()
+        return self.spread * np.sqrt(np.maximum(variance, 0.0))
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -244,6 +269,11 @@ def _back(scale: Scale, aim: Values) -> Values:
     if scale == "log":
         return np.exp(aim)
     return -np.expm1(-aim) if scale == "log error" else aim
+
+
+def _slope(scale: Scale, y: Values) -> Values:
+    """By how much y changes with the aim."""
+    return 1 - y if scale == "log error" else y
 
 
 def _log_slope(scale: Scale, y: Values) -> float:

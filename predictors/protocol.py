@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, Protocol, Self
+from typing import Any, Literal, Protocol, Self, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from predictors.features import Features
 from supernet.space import Genes
 
-__all__ = ["Predictor", "Residuals", "Target", "Values", "checked", "folds", "mean_error"]
+__all__ = ["KnowsDeviation", "Predictor", "Residuals", "Target", "Values", "checked", "folds", "mean_error"]
 
 Values = NDArray[np.float64]
 Indices = NDArray[np.intp]
@@ -60,6 +60,15 @@ class Predictor(Protocol):
     @classmethod
     def from_dict(cls, features: Features, data: Mapping[str, Any]) -> Self:
         """The inverse of `to_dict`; KeyError, TypeError or ValueError where it is not of that form."""
+        ...
+
+
+@runtime_checkable
+class KnowsDeviation(Protocol):
+    """A predictor that knows, for every architecture of its own, how unsure its prediction is."""
+
+    def deviation(self, genes: Genes) -> Values:
+        """(n_archs,) standard deviations of what is predicted, without the noise of a measurement, in the unit of y."""
         ...
 
 

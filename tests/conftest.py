@@ -61,10 +61,10 @@ n_architectures = 12
 calibration_images = 128
 batch_size = 64
 [search]
-rounds = 1
-candidates = 2
+evaluations = 4
+batch = 4
 population = 16
-evaluations = 64
+model_calls = 64
 [baselines]
 timm_models = ["lcnet_035"]
 """

@@ -198,15 +198,15 @@ def test_bad_input_gets_one_line(command, finished_run, tmp_path, arguments, mes
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("rounds = 1", "round = 1", "did you mean 'rounds'"),
+        ("evaluations = 4", "evaluation = 4", "did you mean 'evaluations'"),
         ("kernels = [3, 5]", "kernels = [3, 4]", "4 is not an odd number"),
         ("depths = [1, 2]", "depths = [0, 2]", "depths"),
         ('timm_models = ["lcnet_035"]', 'timm_models = ["lcnet_036"]', "timm has no model 'lcnet_036'"),
         ("[data]\n", '[data]\nsource = "folder"\nroot = "/nowhere/images"\n', "/nowhere/images"),
         ('name = "eight"', 'name = "one"', "two devices are named 'one'"),
-        ("rounds = 1", 'rounds = 1\nobjectives = ["accuracy", "latenzy@one"]', "did you mean 'latency'?"),
-        ("rounds = 1", 'rounds = 1\nobjectives = ["accuracy"]', "a front needs two or more"),
-        ("rounds = 1", 'rounds = 1\nconstraints = ["size <= 5 bananas"]', "'5 bananas' is not a size"),
+        ("evaluations = 4", 'evaluations = 4\nobjectives = ["accuracy", "latenzy@one"]', "did you mean 'latency'?"),
+        ("evaluations = 4", 'evaluations = 4\nobjectives = ["accuracy"]', "a front needs two or more"),
+        ("evaluations = 4", 'evaluations = 4\nconstraints = ["size <= 5 bananas"]', "'5 bananas' is not a size"),
     ],
 )
 def test_a_recipe_that_cannot_work_is_refused_before_anything_is_done(
@@ -262,7 +262,7 @@ resolutions = [24, 32]
 
 def test_a_folder_of_another_recipe_or_of_something_else_is_refused(command, finished_run, recipe_path, tmp_path):
     other = tmp_path / "other.toml"
-    other.write_text(recipe_path.read_text().replace("rounds = 1", "rounds = 2"))
+    other.write_text(recipe_path.read_text().replace("evaluations = 4", "evaluations = 8"))
     done = command("run", other, "--out", finished_run, check=2)
     assert "holds the run of another recipe" in done.stderr
     (tmp_path / "mine").mkdir()

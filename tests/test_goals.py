@@ -5,12 +5,15 @@ import shutil
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
-from experiments import quantities
-from experiments.goals import goals
+from experiments import pipeline, quantities
+from experiments.cli import app
+from experiments.goals import Goal, goals
 from experiments.known import Known
 from experiments.progress import Reporter
 from experiments.quantities import KINDS, Kind, Limit, accuracy, latency, limit, quantity
+from experiments.rounds import Rounds, within
 from experiments.run_folder import RunFolder
 from experiments.scoring.scorer import Scorer
 from experiments.searching import changed_places
@@ -136,3 +139,41 @@ def test_a_new_kind_of_quantity_is_one_entry(finished_run, tmp_path, monkeypatch
     assert plan is not None
     column = Known(run, Scorer(run), Reporter()).column(quantity("activations", []), plan.archs)
     assert (column.values > 0).all() and not column.deviations.any()
+
+
+# -- the best within limits -------------------------------------------------------------------------------------------
+
+
+def test_a_search_for_the_best_within_limits_proposes_only_for_them(finished_run, tmp_path, monkeypatch):
+    shutil.copytree(finished_run, tmp_path / "run")
+    run = RunFolder(tmp_path / "run")
+    space, macs = run.untrained_supernet.space, run.untrained_supernet.macs
+    known = [arch for plan in run.all_plans() if plan.kind in ("initial", "round") for arch in plan.archs]
+    most = float(np.median(macs(space.encode(known))))
+    before = len([plan for plan in run.all_plans() if plan.kind == "round"])
+
+    asked = []
+    with monkeypatch.context() as patched:
+        patched.setattr(pipeline, "search", lambda *arguments: asked.append(arguments))
+        line = ["search", str(run.path), "--device", "one", "--limit", f"macs <= {most:.0f}", "--evaluations", "3"]
+        CliRunner().invoke(app, line, catch_exceptions=False)
+    _, _, device, focus = asked[0]
+    assert device == "one" and focus.evaluations == 3
+    rounds = Rounds(run, Reporter(), focus=focus)
+    *earlier, plan = iter(rounds.next, None)
+    assert len(earlier) == before and len(plan.archs) == 3 and not set(plan.archs) & set(known)
+    assert (macs(space.encode(plan.archs)) <= most).all()
+    assert {note["proposed_for"] for note in plan.notes} == {"one"}
+    assert Rounds(run, Reporter())._n_done() == run.recipe.search.evaluations + 3
+    with pytest.raises(ValueError, match=r"nothing learns energy@one for one; name it in search.constraints"):
+        within(goals(run), [limit("energy@one <= 3mJ", ["one"])])
+
+
+def test_limits_belong_to_the_goals_that_are_about_their_devices():
+    wanted = [Goal(name, (accuracy(), latency(name))) for name in DEVICES]
+    fast, small = limit("latency@phone <= 1ms", DEVICES), limit("macs <= 1M", DEVICES)
+    assert [(goal.name, goal.limits) for goal in within(wanted, [fast, small])] == [("phone", (fast, small))]
+    assert [goal.name for goal in within(wanted, [small])] == DEVICES
+    assert [goal.name for goal in within(wanted, [small], "server")] == ["server"]
+    with pytest.raises(ValueError, match=r"no goal is about latency@phone .* goals are server"):
+        within(wanted[1:], [fast])

@@ -264,9 +264,9 @@ def test_what_a_metric_writes_it_reads():
         ("[training]", "[engine]\nrollback = { margin = 0.1 }\n[training]", "margin is a fall of accuracy"),
         ("[training]\n", "[training]\nlabel_smoothing = 0.1\n", "label_smoothing is for labels of classes"),
         ("[training]\n", '[training]\nimitation = { kind = "soft_labels" }\n', "is of probabilities of classes"),
-        ("rounds = 1", 'rounds = 1\nobjectives = ["accuracy", "macs"]', "'accuracy' is no quantity"),
-        ("rounds = 1", 'rounds = 1\nobjectives = ["mean_distanze", "macs"]', "did you mean 'mean_distance'?"),
-        ("rounds = 1", 'rounds = 1\nconstraints = ["mean_distance <= 90%"]', "write a number in px"),
+        ("evaluations = 4", 'evaluations = 4\nobjectives = ["accuracy", "macs"]', "'accuracy' is no quantity"),
+        ("evaluations = 4", 'evaluations = 4\nobjectives = ["mean_distanze", "macs"]', "did you mean 'mean_distance'?"),
+        ("evaluations = 4", 'evaluations = 4\nconstraints = ["mean_distance <= 90%"]', "write a number in px"),
     ],
 )
 def test_what_makes_no_sense_is_refused_when_loading(recipe_path, tmp_path, old, new, message):
@@ -282,7 +282,8 @@ def test_a_task_says_the_same_of_objectives_as_the_default(recipe_path, tmp_path
     text = for_task(recipe_path.read_text())
     (tmp_path / "right.toml").write_text(
         text.replace(
-            "rounds = 1", 'rounds = 1\nobjectives = ["mean_distance", "macs"]\nconstraints = ["mean_distance < 1"]'
+            "evaluations = 4",
+            'evaluations = 4\nobjectives = ["mean_distance", "macs"]\nconstraints = ["mean_distance < 1"]',
         )
     )
     assert "mean_distance" in load_recipe(tmp_path / "right.toml").kinds

@@ -250,3 +250,20 @@ def test_terms_of_a_table_keep_no_cost_that_no_network_has():
 
     terms = CostTerms(SPACE, Nothing(SPACE, {"macs": lambda genes: np.ones((len(genes), 2))}))
     assert set(terms.groups) == {"resolution", "resolution alone"}
+
+
+def test_the_process_knows_how_unsure_it_is():
+    def truth(genes):
+        up = genes / np.maximum(SPACE.n_choices - 1, 1)
+        return 1 - 0.4 * np.exp(-up.mean(axis=1) - 0.3 * up[:, 1] * up[:, 3])
+
+    train, unseen = sample(40), sample(400, seed=1)
+    noise = 0.002 * np.random.default_rng(0).standard_normal(40)
+    process = GaussianProcessPredictor(Levels(SPACE)).fit(train, truth(train) + noise)
+    deviations = process.deviation(unseen)
+    assert deviations.shape == (400,) and (deviations > 0).all()
+    assert 0.4 < ((process.predict(unseen) - truth(unseen)) / deviations).std() < 2
+    assert process.deviation(train).mean() < deviations.mean()
+    few = GaussianProcessPredictor(Levels(SPACE)).fit(train[:12], truth(train[:12]) + noise[:12])
+    assert few.deviation(unseen).mean() > 1.2 * deviations.mean()
+    assert process.deviation(unseen[:0]).shape == (0,)

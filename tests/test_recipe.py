@@ -131,7 +131,7 @@ def test_the_digest_follows_what_changes_results(tmp_path):
     assert load(tmp_path, SMALL.replace("[data]", '[data]\nsource = "digits"')).digest == digest  # the default, written
     assert load(tmp_path, SMALL.replace("seed = 3", "seed = 4")).digest != digest
     training = ("seed", "data", "supernet", "training")
-    searched = load(tmp_path, SMALL + "\n[search]\nrounds = 3\n")
+    searched = load(tmp_path, SMALL + "\n[search]\nevaluations = 3\n")
     assert searched.digest != digest and searched.digest_of(*training) == load(tmp_path, SMALL).digest_of(*training)
 
 
@@ -187,7 +187,7 @@ def test_an_unknown_key_names_the_nearest(tmp_path, old, new, where, says):
         ("stride = 2, act", "stride = 3, act", "supernet.space.stages[1].stride: 3 is not possible; choose 1 or 2"),
         ("[supernet.space]", "[supernet]\nname='other'\n[supernet.space]", "supernet: 'other' brings its own space"),
         ("train_images = 2000", "train_images = 1000", "score.calibration_images 2000 are more than the 1000 training"),
-        ("[training]", "[search]\nevaluations = 50\n[training]", "search: evaluations 50 must be at least the"),
+        ("[training]", "[search]\nmodel_calls = 50\n[training]", "search: model_calls 50 must be at least the"),
     ],
 )  # fmt: skip
 def test_an_impossible_choice_gets_one_line(tmp_path, old, new, says):

@@ -18,7 +18,6 @@ from search import (
     check_tactic,
     create_tactic,
     run_search,
-    select_spread,
     tactic_names,
 )
 from search.tactics.array_nsga2 import _vary
@@ -386,17 +385,3 @@ def test_a_tactic_that_asks_twice_is_stopped():
 
     with pytest.raises(ValueError, match="of 2 architectures 0 are new to the archive"):
         run_search(SPACE, OBJECTIVES, tactic=Broken(SPACE, 0, 10), budget=10, seed=0)
-
-
-def test_spread_picks_unmeasured_members_of_the_front_with_its_ends():
-    result = run_search(SPACE, OBJECTIVES, tactic="nsga2", budget=2000, seed=0)
-    front = SPACE.encode([candidate.arch for candidate in result.front])
-    picked = select_spread(result, 8)
-    assert {row.tobytes() for row in picked} <= {row.tobytes() for row in front}
-    assert cost(picked).min() == cost(front).min()
-    assert cost(picked).max() == cost(front).max()
-    # Farthest-point picks leave smaller gaps than as many neighbours would.
-    assert np.diff(np.sort(cost(picked))).max() < 0.5 * np.ptp(cost(front))
-    again = select_spread(result, len(front) + 5, exclude=picked)
-    assert len(again) == len(front) + 5 == len(np.unique(again, axis=0))
-    assert not {row.tobytes() for row in again} & {row.tobytes() for row in picked}

@@ -330,20 +330,26 @@ class FitSettings(Section):
 
 
 class SearchSettings(Section):
-    """The search; every round measures and scores candidates and fits the predictors again."""
+    """The search; every round measures and scores what it proposes and fits the predictors again."""
 
-    rounds: Count = 2
-    """Rounds of search, measuring and fitting."""
-    candidates: Count = 16
-    """Candidates per device that a round measures and scores."""
+    evaluations: Count = 60
+    """Sub-networks that the search measures and scores, beyond the first ones."""
+    minutes: Annotated[float, Field(gt=0)] | None = None
+    """After so long no round begins any more; default no limit."""
+    until: Literal["no gain"] | None = None
+    """'no gain': also end when a round is expected to add less than 0.2 % of the hypervolume."""
+    batch: Count | None = None
+    """Sub-networks of a round; default 1 to 16, by what a round costs beside them."""
+    focused: Annotated[int, Field(ge=0)] = 5
+    """Sub-networks per device at the end for the best within the constraints, where there are any."""
     tactic: str = "nsga2"
     """What decides where to look: a registered name, such as 'nsga2', 'nsga3' or 'random'."""
     population: Annotated[int, Field(ge=FEWEST)] = POPULATION
     """Candidates that the tactic thinks of at a time."""
     options: dict[str, str | int | float | bool] = {}
     """Whatever the tactic understands beyond this."""
-    evaluations: Count = 10_000
-    """Candidates that a search predicts."""
+    model_calls: Count = 5_000
+    """Candidates that a round predicts for each device."""
     objectives: tuple[str, ...] = ()
     """What is traded, such as ['accuracy', 'latency@phone', 'size']; default, for each device, accuracy and latency."""
     constraints: tuple[str, ...] = ()
@@ -351,10 +357,8 @@ class SearchSettings(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.evaluations < self.population:
-            raise ValueError(f"evaluations {self.evaluations} must be at least the population {self.population}")
-        if self.candidates > self.population:
-            raise ValueError(f"candidates {self.candidates} cannot be more than the population {self.population}")
+        if self.model_calls < self.population:
+            raise ValueError(f"model_calls {self.model_calls} must be at least the population {self.population}")
         if "population" in self.options:
             raise ValueError("population is a key of [search] itself; move it out of options")
         check_tactic(self.tactic, self.tactic_options)

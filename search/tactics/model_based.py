@@ -1,0 +1,121 @@
+"""Search with few evaluations: models of what was evaluated say what to evaluate next."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from search.focusing import Bound, focus
+from search.front import Values
+from search.proposing import Model, propose
+from search.tactics.unseen import Unseen
+from supernet.space import Genes, SearchSpace
+
+__all__ = ["Learn", "ModelBased", "spread_start"]
+
+Learn = Callable[[Genes, Values], Sequence[Model]]
+"""From what was told, genes and losses in their order, a model of every objective. It is a function: what it says
+follows from what it is given alone."""
+
+START = 10  # architectures before there is a model
+_POPULATION = 200  # of the search on the models: large generations cost less per call
+
+
+class ModelBased:
+    """A `Tactic` that begins with a few spread architectures, then asks for what its models say adds most.
+
+    It is for objectives that cost minutes each: ask it for one to four at a time (16 cost one to two points of
+    hypervolume at 50 evaluations). In the way of sequential model-based optimisation (ParEGO, Knowles 2006; LINAS,
+    Cummings et al. 2022), with `search.propose` for what comes next. It does not learn constraints: its limits are of
+    objectives.
+
+    Args:
+        space, n_objectives, seed: as for every tactic.
+        learn: makes the models.
+        start: how many architectures come before there is a model.
+        calls: of the models for every call of `ask`.
+        limits: the largest loss of an objective, by its place, that a network to be used may have; the first objective
+            is what is to be best within them.
+        focus_from: with limits, how many architectures are told before the rest is chosen for what can be best within
+            them (`search.focus`) and not for the front.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        n_objectives: int,
+        seed: int,
+        learn: Learn,
+        start: int = START,
+        calls: int = 3_000,
+        limits: Mapping[int, float] | None = None,
+        focus_from: int | None = None,
+    ) -> None:
+        if (limits is None) != (focus_from is None):
+            raise ValueError("limits and focus_from go together: what to keep, and from when on it is what counts")
+        self.space = space
+        self.n_objectives = n_objectives
+        self.seed = seed
+        self.learn = learn
+        self.calls = calls
+        self.limits = dict(limits or {})
+        self.focus_from = focus_from
+        self._start = spread_start(space, start, seed)
+        self._unseen = Unseen(space)
+        self._pending = np.empty((0, len(space.genes)), dtype=np.int64)
+        self._genes = self._pending
+        self._values = np.empty((0, n_objectives))
+
+    def ask(self, n: int) -> Genes:
+        """Up to `n` rows: of the start as long as there are any, then of a proposal."""
+        rng = np.random.default_rng([self.seed, len(self._genes), self._unseen.n_taken])
+        asked = self._unseen.take(self._left_of_start()[:n])
+        if len(asked) == 0 and len(self._genes) > 0:
+            asked = self._unseen.take(self._proposed(n, int(rng.integers(2**31))))
+        if len(asked) == 0:  # the models know of nothing better
+            asked = self._unseen.take_random(n, rng)
+        self._pending = np.concatenate([self._pending, asked])
+        return asked
+
+    def tell(self, genes: Genes, values: Values, violations: Values) -> None:
+        """See `Tactic`; violations are not learned from."""
+        self._unseen.take(genes)
+        told = {row.tobytes() for row in np.ascontiguousarray(genes)}
+        self._pending = self._pending[[row.tobytes() not in told for row in self._pending]]
+        self._genes = np.concatenate([self._genes, genes])
+        self._values = np.concatenate([self._values, values])
+
+    def _proposed(self, n: int, seed: int) -> Genes:
+        models = self.learn(self._genes, self._values)
+        known = np.concatenate([self._genes, self._pending])
+        if self.focus_from is not None and len(self._genes) >= self.focus_from:
+            bounds: list[Bound] = [(models[i], limit) for i, limit in self.limits.items()]
+            return focus(self.space, models[0], bounds, known, n, seed=seed).genes
+        return propose(
+            self.space, models, known, n, calls=self.calls, seed=seed, options={"population": _POPULATION}
+        ).genes
+
+    def _left_of_start(self) -> Genes:
+        known = {row.tobytes() for row in np.concatenate([self._genes, self._pending])}
+        return self._start[[row.tobytes() not in known for row in self._start]]
+
+
+def spread_start(space: SearchSpace, n: int, seed: int) -> Genes:
+    """Canonical genes (n, n_genes), fewer where the space has no more: the smallest, the largest, and levels between.
+
+    Every architecture has a level of its own, spread evenly from low to high, and each of its genes is as many choices
+    up as there are successes of that probability. Architectures of uniformly drawn genes are all of middle size, and
+    what is learned from them says little about the ends of a front.
+    """
+    rng = np.random.default_rng([seed, 0])
+    highest = space.n_choices - 1
+    unseen = Unseen(space)
+    rows = [unseen.take(np.stack([np.zeros_like(highest), highest]))]
+    levels = (np.arange(n - 2) + 0.5) / max(n - 2, 1)
+    for level in levels:
+        for _ in range(100):  # of a small space most are seen, and relations may not hold
+            if len(found := unseen.take(rng.binomial(highest, level)[None])):
+                rows.append(found)
+                break
+    return np.concatenate(rows)[:n]
