@@ -1,15 +1,19 @@
-# make demo: install, then the whole way on the embedded data.   make test: the tests.   make check: lint, types, contracts.
+# make demo: install, then the whole way on the embedded data.   make check: lint, types, contracts.
+# make test: the tests.   make test-fast: those that need no whole run, no second process and no browser.
 PYTHON ?= python3
 BIN := .venv/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test check format clean
+.PHONY: demo test test-fast check format clean
 
 demo: .venv/installed
 	$(BIN)/supernet run experiments/recipes/digits.toml
 
 test: .venv/installed
 	$(BIN)/python -m pytest -n 2
+
+test-fast: .venv/installed
+	$(BIN)/python -m pytest -n 2 -m "not slow"
 
 check: .venv/installed
 	$(BIN)/ruff format --check .

@@ -1,6 +1,7 @@
 """Shared by all tests: one thread, one small supernet of the published class, and one small finished run."""
 
 import io
+import os
 import shutil
 import signal
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
 from supernet import create_supernet
 from supernet.families.inverted_residual import InvertedResidualSupernet
@@ -70,12 +72,22 @@ timm_models = ["lcnet_035"]
 """
 
 
-_IN_A_PROCESS = ("run", "train")  # they set the process up for training
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What needs a whole run is slow; `make test-fast` leaves it out."""
+    for item in items:
+        if "finished_run" in getattr(item, "fixturenames", ()):
+            item.add_marker("slow")
 
 
-def supernet_command(*arguments: object, check: int | None = 0) -> subprocess.CompletedProcess[str]:
-    """The command line as a user runs it. What does not train is called in this process, where torch is loaded."""
-    if arguments[0] in _IN_A_PROCESS:
+_TRAIN = ("run", "train")  # they set their process up for training
+
+
+def supernet_command(
+    *arguments: object, check: int | None = 0, apart: bool = False
+) -> subprocess.CompletedProcess[str]:
+    """The command line as a user runs it. What does not train is called in this process, where torch is loaded; with
+    `apart`, in one of its own, which imports everything anew."""
+    if apart or (arguments[0] in _TRAIN and check != 2):  # what is refused has not begun to train
         command = [sys.executable, "-m", "experiments", *map(str, arguments)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     else:
@@ -135,9 +147,15 @@ def recipe_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def finished_run(recipe_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run; tests must not change it."""
-    folder = tmp_path_factory.mktemp("runs") / "small"
-    supernet_command("run", recipe_path, "--out", folder)
+    """A finished run, made once for all processes of the tests; they must not change it."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        folder = tmp_path_factory.mktemp("runs") / "small"
+        supernet_command("run", recipe_path, "--out", folder)
+        return folder
+    folder = tmp_path_factory.getbasetemp().parent / "finished"
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "report.html").exists():
+            supernet_command("run", recipe_path, "--out", folder)
     return folder
 
 

@@ -16,6 +16,8 @@ from supernet import create_supernet
 from supernet.ofa.checkpoints import _published_names
 from supernet.weights import load_weights
 
+pytestmark = pytest.mark.slow
+
 NONE = '[training]\nmethod = "none"\n'
 
 

@@ -28,6 +28,8 @@ from hardware.remote.board import Board
 from hardware.remote.server import DeviceServer
 from hardware.remote.submission import Posted, parse
 
+pytestmark = pytest.mark.slow
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 PAGE = Path(onnxruntime_web.__file__).parent / "browser"
 

@@ -34,6 +34,8 @@ from predictors.protocol import mean_error
 from predictors.stopping import Goal
 from supernet import Architecture
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def run(recipe_path, tmp_path) -> Path:

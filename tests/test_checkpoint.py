@@ -30,6 +30,8 @@ from supernet.training import (
 from supernet.training.checkpoint import CheckpointFolder, as_plain, first_difference, load_checkpoint
 from supernet.training.records import Epoch, Log
 
+pytestmark = pytest.mark.slow
+
 CHILD = "import runpy, sys; runpy.run_path(sys.argv[1])['_child'](sys.argv[2])"
 
 

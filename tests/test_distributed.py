@@ -46,6 +46,8 @@ from supernet.training.gradients import accumulate_gradients, freeze
 from supernet.training.optimisation import Optimisation
 from supernet.training.step import Stepper, StepResult
 
+pytestmark = pytest.mark.slow
+
 N = 2
 _TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={N}"]
 

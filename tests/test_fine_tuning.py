@@ -4,6 +4,7 @@ import copy
 from collections.abc import Iterator
 
 import numpy as np
+import pytest
 import torch
 from sklearn.datasets import load_digits
 from timm.models.vision_transformer import VisionTransformer
@@ -12,6 +13,8 @@ from torch import Tensor
 from supernet import elastic
 from supernet.scoring.calibration import evaluate
 from supernet.training import Engine, Schedule, Trainer, fine_tuning, plain
+
+pytestmark = pytest.mark.slow
 
 
 class Digits:

@@ -11,6 +11,8 @@ import time
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ARTEFACTS = [  # in the order in which they appear: each is a stretch of the run to be killed in
     "run.json",
     "checkpoints/epochs.jsonl",

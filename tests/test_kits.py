@@ -23,6 +23,8 @@ from hardware.loop.cpu import cpu_description
 from hardware.remote import measure
 from hardware.remote.ssh import Host
 
+pytestmark = pytest.mark.slow
+
 SSHD = shutil.which("sshd") or shutil.which("/usr/sbin/sshd")
 REPORT = Reporter()
 

@@ -19,6 +19,8 @@ from supernet.networks.measured import MeasuredSupernet, measured_costs
 from supernet.protocol import KnowsCosts
 from supernet.registry import open_supernet
 
+pytestmark = pytest.mark.slow
+
 PAGE = Path(__file__).parents[1] / "docs" / "bring-your-own-supernet.md"
 CODE = "\n".join(re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), flags=re.DOTALL | re.MULTILINE)[:2])
 OWN = '[supernet]\nname = "mixers:ElasticMixer"\n'
@@ -91,7 +93,7 @@ def test_other_classes_or_images_than_the_data_has_are_told_before_training(comm
         (tmp_path / "mixers.py").write_text(code.replace(old, new))
         recipe = tmp_path / "wrong.toml"
         recipe.write_text(own(recipe_path.read_text()))
-        done = command("run", recipe, "--out", tmp_path / "run", check=2)
+        done = command("run", recipe, "--out", tmp_path / "run", check=2, apart=True)
         assert message in done.stderr and done.stderr.count("\n") == 1, done.stderr
         assert not (tmp_path / "run" / "checkpoints").exists()
 

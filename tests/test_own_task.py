@@ -14,6 +14,8 @@ from experiments import querying
 from experiments.quantities import KINDS, kinds_with, limit
 from experiments.settings.recipe import RecipeError, load_recipe
 
+pytestmark = pytest.mark.slow
+
 PAGE = (Path(__file__).parents[1] / "docs" / "new-task.md").read_text()
 CENTRES, OVERLAP = re.findall(r"^```python\n(.*?)^```", PAGE, flags=re.DOTALL | re.MULTILINE)
 (SECTIONS,) = re.findall(r"^```toml\n(.*?)^```", PAGE, flags=re.DOTALL | re.MULTILINE)

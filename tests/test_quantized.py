@@ -17,6 +17,8 @@ from experiments.scoring.scorer import Scorer
 from hardware.onnx.quantization import is_quantized
 from supernet.scoring.images import resize
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def run(finished_run, tmp_path_factory):

@@ -1,11 +1,14 @@
 """Statistics tracked while a supernet trains belong to no sub-network: on the demo's data and space, measured."""
 
 import numpy as np
+import pytest
 
 from experiments.data.digits import ComposedDigits
 from supernet import create_supernet, recalibrate
 from supernet.scoring.calibration import evaluate
 from supernet.training import Schedule, Trainer, single_stage
+
+pytestmark = pytest.mark.slow
 
 
 def test_recalibrated_subnets_are_far_better_than_with_tracked_statistics():

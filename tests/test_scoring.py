@@ -24,6 +24,8 @@ from hardware.onnx.recorder import record
 from supernet.scoring.calibration import evaluate, evaluate_all
 from supernet.scoring.images import resize
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def unscored(finished_run, tmp_path):
