@@ -221,6 +221,7 @@ def test_a_recipe_that_cannot_work_is_refused_before_anything_is_done(
     assert done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_progressive_shrinking_runs_on_the_same_way(command, recipe_path, tmp_path):
     one = "{ epochs = 1, peak_lr = 0.05 }"
     text = recipe_path.read_text()
@@ -240,6 +241,7 @@ last_step = {one}
     assert (tmp_path / "run" / "supernet.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_a_timm_model_becomes_the_supernet_of_a_run(command, recipe_path, tmp_path):
     text = recipe_path.read_text()
     start, stop = text.index("[supernet.space]"), text.index("[training]")
@@ -294,6 +296,7 @@ def test_wrong_weights_are_refused(command, finished_run, tmp_path, damage):
 
 
 @pytest.mark.parametrize("verb", ["train", "run"])
+@pytest.mark.slow
 def test_a_disk_that_takes_no_more_is_one_line_and_no_half_files(recipe_path, tmp_path, verb):
     # A limit on the size of files fails like a full disk: in the middle of a write.
     run = tmp_path / "run"

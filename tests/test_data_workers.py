@@ -112,6 +112,7 @@ def test_two_epochs_at_once_are_refused_rather_than_mixed(folder):
     assert "another epoch was begun" in error_of(first)
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_one_line(folder):
     others = set(active_children())
     data = open_data(folder, workers=2)

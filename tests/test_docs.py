@@ -5,9 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 PAGE = Path(__file__).parents[1] / "docs" / "bring-your-own-supernet.md"
 
 
+@pytest.mark.slow
 def test_bring_your_own_supernet_runs_and_keeps_the_laws(tmp_path):
     code = "\n".join(re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), flags=re.DOTALL | re.MULTILINE))
     assert sum(bool(line.strip()) for line in code.splitlines()) < 100

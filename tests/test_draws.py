@@ -84,6 +84,7 @@ def _all_ids() -> list[list[str]]:
     return ids
 
 
+@pytest.mark.slow
 def test_every_process_draws_the_same() -> None:
     code = f"import sys, json; sys.path.insert(0, {str(sys.path[0])!r}); import runpy; "
     code += f"print(json.dumps(runpy.run_path({__file__!r})['_all_ids']()))"

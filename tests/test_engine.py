@@ -223,6 +223,7 @@ def test_mixing_blends_images_and_labels_alike_and_leaves_random_numbers_alone()
         mixup(images[:3], labels[:3], 0, 0, 0)
 
 
+@pytest.mark.slow
 def test_training_with_compiled_blocks_gives_the_same_weights():
     whole, compiled = _trainer(Engine()), _trainer(Engine(compile=True))
     net = compiled.supernet

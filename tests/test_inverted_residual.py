@@ -179,6 +179,7 @@ def test_sorting_within_a_shallower_space_sorts_the_blocks_it_does_not_have_as_a
     assert (scores.diff() <= 1e-6).all()
 
 
+@pytest.mark.slow
 def test_compiled_blocks_compute_the_same_for_every_architecture(small_supernet):
     archs = [a for a in small_supernet.space.sample(12, np.random.default_rng(0)) if a.resolution == 28]
     expected = [small_supernet(images(arch), arch) for arch in archs]

@@ -327,6 +327,7 @@ def _scores(net: TimmSupernet, data: Digits) -> tuple[tuple[float, ...], tuple[f
     return tracked, recalibrated
 
 
+@pytest.mark.slow
 def test_supernet_learns_and_must_be_recalibrated() -> None:
     net, data = _tiny_supernet(), Digits()
     phases = single_stage(net.space, Schedule(8, 0.2), n_random=1, warmup=Schedule(4, 0.2, 0.5))
@@ -336,6 +337,7 @@ def test_supernet_learns_and_must_be_recalibrated() -> None:
     assert np.mean(recalibrated) - np.mean(tracked) > 0.12, (tracked, recalibrated)
 
 
+@pytest.mark.slow
 def test_shrinking_trains_small_networks_that_the_largest_alone_does_not() -> None:
     net, data = _tiny_supernet(), Digits()
     short, phases = Schedule(2, 0.02), progressive_shrinking(net.space, largest=Schedule(8, 0.2, 0.5))
