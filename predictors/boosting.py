@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from predictors.features import Features
-from predictors.protocol import Residuals, Target, Values, checked, folds
+from predictors.judged import JudgedPredictor, in_chunks
+from predictors.protocol import Target, Values, checked
 from supernet.space import Genes
 
 if TYPE_CHECKING:
@@ -17,10 +18,10 @@ if TYPE_CHECKING:
 
 __all__ = ["BoostingPredictor"]
 
-_CHUNK = 16_384  # rows predicted at once, so that the features of a million architectures need not fit in memory
+_CHUNK = 16_384  # rows predicted at once
 
 
-class BoostingPredictor:
+class BoostingPredictor(JudgedPredictor):
     """XGBoost (Chen & Guestrin 2016): shallow, slow, row- and column-sampled trees, as small data wants them.
 
     Trees find interactions by themselves but cannot extrapolate: a prediction never leaves the range of the training
@@ -38,8 +39,6 @@ class BoostingPredictor:
     Attributes:
         booster_: the trees.
         center_, scale_: what the trees learned is (y or log y − center) / scale.
-        out_of_fold_: (n_train,) predictions by models that have not seen the architecture.
-        residuals_: their errors.
     """
 
     kind = "boosting"
@@ -47,8 +46,6 @@ class BoostingPredictor:
     booster_: xgboost.Booster
     center_: float
     scale_: float
-    out_of_fold_: Values
-    residuals_: Residuals
 
     def __init__(
         self,
@@ -62,57 +59,39 @@ class BoostingPredictor:
         seed: int = 0,
         n_threads: int = 1,
     ) -> None:
-        self.features = features
-        self.target: Target = target
-        self.n_folds = n_folds
+        super().__init__(features, target, n_folds=n_folds, seed=seed)
         self.n_trees = n_trees
         self.depth = depth
         self.learning_rate = learning_rate
-        self.seed = seed
         self.n_threads = n_threads
 
     def fit(self, genes: Genes, y: Values) -> Self:
-        """Learn y (n_archs,) of genes (n_archs, n_genes).
-
-        Raises:
-            ValueError: shapes or values that cannot be learned from.
-        """
+        """See `JudgedPredictor`."""
         genes, y = checked(genes, y, self.target)
         columns = self.features(genes)
         aim = np.log(y) if self.target == "relative" else y
         self.center_, self.scale_ = float(aim.mean()), float(aim.std()) or 1.0
         aim = (aim - self.center_) / self.scale_
-        self.out_of_fold_ = np.empty_like(y)
-        for train, test in folds(len(y), self.n_folds, self.seed):
-            booster = self._boost(columns[train], aim[train])
-            self.out_of_fold_[test] = self._in_unit(booster.inplace_predict(columns[test]))
-        self.residuals_ = Residuals.of(y, self.out_of_fold_, self.target)
+        self._judge(
+            y,
+            lambda train, test: self._in_unit(self._boost(columns[train], aim[train]).inplace_predict(columns[test])),
+        )
         self.booster_ = self._boost(columns, aim)
         return self
 
     def predict(self, genes: Genes) -> Values:
         """(n_archs,) in the unit of y."""
-        parts = [
-            self.booster_.inplace_predict(self.features(genes[start : start + _CHUNK]).astype(np.float32))
-            for start in range(0, len(genes), _CHUNK)
-        ]
-        return self._in_unit(np.concatenate(parts) if parts else np.empty(0))
 
-    def predict_interval(self, genes: Genes, coverage: float = 0.9) -> Values:
-        """(n_archs, 2); see `Residuals.interval`."""
-        return self.residuals_.interval(self.predict(genes), coverage)
+        def some(genes: Genes) -> Values:
+            return self.booster_.inplace_predict(self.features(genes).astype(np.float32))
 
-    def probability_below(self, genes: Genes, limit: float) -> Values:
-        """(n_archs,); see `Residuals.probability_below`."""
-        return self.residuals_.probability_below(self.predict(genes), limit)
+        return self._in_unit(in_chunks(some, genes, _CHUNK))
 
     def to_dict(self) -> dict[str, Any]:
         """What was learned, as plain data; the trees in XGBoost's own JSON."""
-        return {
-            "target": self.target,
+        return super().to_dict() | {
             "center": self.center_,
             "scale": self.scale_,
-            **self.residuals_.to_dict(),
             "booster": json.loads(self.booster_.save_raw("json")),
         }
 
@@ -121,10 +100,8 @@ class BoostingPredictor:
         """The inverse of `to_dict`; KeyError, TypeError or ValueError where it is not of that form."""
         import xgboost
 
-        predictor = cls(features, data["target"])
+        predictor = cls._judged(features, data)
         predictor.center_, predictor.scale_ = float(data["center"]), float(data["scale"])
-        predictor.residuals_ = Residuals.from_dict(data)
-        predictor.out_of_fold_ = predictor.residuals_.out_of_fold
         booster = xgboost.Booster({"nthread": predictor.n_threads})
         try:
             booster.load_model(bytearray(json.dumps(data["booster"]).encode()))

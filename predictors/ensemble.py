@@ -10,7 +10,8 @@ import numpy as np
 from scipy.optimize import nnls
 
 from predictors.features import Features, Joined
-from predictors.protocol import Predictor, Residuals, Target, Values, checked
+from predictors.judged import JudgedPredictor
+from predictors.protocol import Predictor, Residuals, Values, checked
 from supernet.space import Genes
 
 __all__ = ["EnsemblePredictor"]
@@ -25,7 +26,7 @@ _KINDS = {
 }
 
 
-class EnsemblePredictor:
+class EnsemblePredictor(JudgedPredictor):
     """A weighted mean of the members' predictions, logarithms of them where errors are relative.
 
     The weights are not negative, add up to 1, and fit the members' out-of-fold predictions best (stacking, Breiman
@@ -36,8 +37,6 @@ class EnsemblePredictor:
 
     Attributes:
         weights_: (n_members,).
-        out_of_fold_: (n_train,) the weighted mean of the members' out-of-fold predictions.
-        residuals_: their errors.
 
     Raises:
         ValueError: no members, or members of several targets.
@@ -46,48 +45,30 @@ class EnsemblePredictor:
     kind = "ensemble"
 
     weights_: Values
-    out_of_fold_: Values
-    residuals_: Residuals
 
     def __init__(self, members: Sequence[Predictor]) -> None:
         if len({member.target for member in members}) != 1:
             raise ValueError(f"an ensemble needs members of one target; got {[member.target for member in members]}")
+        super().__init__(Joined(*(member.features for member in members)), members[0].target)
         self.members = tuple(members)
-        self.features: Features = Joined(*(member.features for member in members))
-        self.target: Target = members[0].target
 
     def fit(self, genes: Genes, y: Values) -> Self:
-        """Learn y (n_archs,) of genes (n_archs, n_genes).
-
-        Raises:
-            ValueError: shapes or values that cannot be learned from.
-        """
+        """See `JudgedPredictor`; what no model had seen is the weighted mean of what the members had not."""
         genes, y = checked(genes, y, self.target)
         known = np.stack([member.fit(genes, y).out_of_fold_ for member in self.members])
         self.weights_ = _weights(self._onto(known), self._onto(y))
-        self.out_of_fold_ = self._mean(known)
-        self.residuals_ = Residuals.of(y, self.out_of_fold_, self.target)
+        self.residuals_ = Residuals.of(y, self._mean(known), self.target)
         return self
 
     def predict(self, genes: Genes) -> Values:
         """(n_archs,) in the unit of y."""
         return self._mean(np.stack([member.predict(genes) for member in self.members]))
 
-    def predict_interval(self, genes: Genes, coverage: float = 0.9) -> Values:
-        """(n_archs, 2); see `Residuals.interval`."""
-        return self.residuals_.interval(self.predict(genes), coverage)
-
-    def probability_below(self, genes: Genes, limit: float) -> Values:
-        """(n_archs,); see `Residuals.probability_below`."""
-        return self.residuals_.probability_below(self.predict(genes), limit)
-
     def to_dict(self) -> dict[str, Any]:
         """What was learned, as plain data."""
-        return {
-            "target": self.target,
+        return super().to_dict() | {
             "weights": self.weights_.tolist(),
             "members": [{"kind": member.kind, "learned": member.to_dict()} for member in self.members],
-            **self.residuals_.to_dict(),
         }
 
     @classmethod
@@ -101,7 +82,6 @@ class EnsemblePredictor:
         if predictor.weights_.shape != (len(predictor.members),) or data["target"] != predictor.target:
             raise ValueError(f"{len(predictor.weights_)} weights for {len(predictor.members)} members")
         predictor.residuals_ = Residuals.from_dict(data)
-        predictor.out_of_fold_ = predictor.residuals_.out_of_fold
         return predictor
 
     def _onto(self, values: Values) -> Values:

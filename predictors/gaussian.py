@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from predictors.evidence import maximize, posterior
 from predictors.features import Features
+from predictors.judged import JudgedPredictor, in_chunks
 from predictors.line import Groups
-from predictors.protocol import Residuals, Target, Values, checked, folds
+from predictors.protocol import Indices, Target, Values, checked
 from supernet.space import Genes
 
 __all__ = ["GaussianProcessPredictor"]
@@ -28,7 +29,7 @@ _LINEAR = {"network": -4.0, "stage": -5.0, "block": -6.0}
 _CURVED, _RELEVANCE, _NOISE = -2.0, -1.5, -4.0
 
 
-class GaussianProcessPredictor:
+class GaussianProcessPredictor(JudgedPredictor):
     """Additive in every group of features, with a smooth function of all of them on top.
 
     The covariance of two architectures is a constant, a linear kernel per group with a variance of its own, and one
@@ -46,29 +47,18 @@ class GaussianProcessPredictor:
 
     Attributes:
         scale_: "plain", "log" (a relative target) or "log error".
-        out_of_fold_: (n_train,) predictions by models that have not seen the architecture, refitted in everything.
-        residuals_: their errors.
     """
 
     kind = "gaussian process"
 
     model_: _Process
     scale_: Scale
-    out_of_fold_: Values
-    residuals_: Residuals
 
     def __init__(self, features: Features, target: Target = "value", *, n_folds: int = 10, seed: int = 0) -> None:
-        self.features = features
-        self.target: Target = target
-        self.n_folds = n_folds
-        self.seed = seed
+        super().__init__(features, target, n_folds=n_folds, seed=seed)
 
     def fit(self, genes: Genes, y: Values) -> Self:
-        """Learn y (n_archs,) of genes (n_archs, n_genes).
-
-        Raises:
-            ValueError: shapes or values that cannot be learned from.
-        """
+        """See `JudgedPredictor`."""
         genes, y = checked(genes, y, self.target)
         columns, groups = self.features(genes), self.features.groups
         scales: list[Scale] = ["log"] if self.target == "relative" else ["plain"]
@@ -78,56 +68,37 @@ class GaussianProcessPredictor:
         # Likelihoods are of y: a change of scale brings its derivative.
         self.scale_ = min(scales, key=lambda scale: models[scale].loss - (_log_slope(scale, y)))
         self.model_ = models[self.scale_]
-        self.out_of_fold_ = np.empty_like(y)
         aim = _onto(self.scale_, y)
-        for train, test in folds(len(y), self.n_folds, self.seed):
-            without = _Process.fit(columns[train], aim[train], groups, self.model_.logs)
-            self.out_of_fold_[test] = _back(self.scale_, without(columns[test]))
-        self.residuals_ = Residuals.of(y, self.out_of_fold_, self.target)
+
+        def without(train: Indices, test: Indices) -> Values:
+            process = _Process.fit(columns[train], aim[train], groups, self.model_.logs)
+            return _back(self.scale_, process(columns[test]))
+
+        self._judge(y, without)
         return self
 
     def predict(self, genes: Genes) -> Values:
         """(n_archs,) in the unit of y."""
-        parts = [self.model_(self.features(genes[start : start + _CHUNK])) for start in range(0, len(genes), _CHUNK)]
-        return _back(self.scale_, np.concatenate(parts)) if parts else np.empty(0)
+        return _back(self.scale_, in_chunks(lambda some: self.model_(self.features(some)), genes, _CHUNK))
 
     def deviation(self, genes: Genes) -> Values:
         """(n_archs,) standard deviations of the function itself, without noise, in the unit of y: what a search that
         weighs chances needs. Larger far from what was learned from; `predict_interval` is for measurements."""
-        parts = [
-            self.model_.deviation(self.features(genes[start : start + _CHUNK]))
-            for start in range(0, len(genes), _CHUNK)
-        ]
-        own = np.concatenate(parts) if parts else np.empty(0)
+        own = in_chunks(lambda some: self.model_.deviation(self.features(some)), genes, _CHUNK)
         return own if self.scale_ == "plain" else own * _slope(self.scale_, self.predict(genes))
-
-    def predict_interval(self, genes: Genes, coverage: float = 0.9) -> Values:
-        """(n_archs, 2); see `Residuals.interval`."""
-        return self.residuals_.interval(self.predict(genes), coverage)
-
-    def probability_below(self, genes: Genes, limit: float) -> Values:
-        """(n_archs,); see `Residuals.probability_below`."""
-        return self.residuals_.probability_below(self.predict(genes), limit)
 
     def to_dict(self) -> dict[str, Any]:
         """What was learned, as plain data."""
-        return {
-            "target": self.target,
-            "scale": self.scale_,
-            "model": self.model_.to_dict(),
-            **self.residuals_.to_dict(),
-        }
+        return super().to_dict() | {"scale": self.scale_, "model": self.model_.to_dict()}
 
     @classmethod
     def from_dict(cls, features: Features, data: Mapping[str, Any]) -> Self:
         """The inverse of `to_dict`; KeyError, TypeError or ValueError where it is not of that form."""
-        predictor = cls(features, data["target"])
+        predictor = cls._judged(features, data)
         if data["scale"] not in ("plain", "log", "log error"):
             raise ValueError(f"scale {data['scale']!r}")
         predictor.scale_ = data["scale"]
         predictor.model_ = _Process.from_dict(data["model"], features.groups)
-        predictor.residuals_ = Residuals.from_dict(data)
-        predictor.out_of_fold_ = predictor.residuals_.out_of_fold
         return predictor
 
 

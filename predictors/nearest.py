@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from predictors.features import Features
-from predictors.protocol import Residuals, Target, Values, checked, folds, mean_error
+from predictors.judged import JudgedPredictor, in_chunks
+from predictors.protocol import Indices, Values, checked, mean_error
 from supernet.space import Genes
 
 __all__ = ["NearestPredictor"]
@@ -20,7 +21,7 @@ _CHUNK = 16_384  # rows predicted at once, each with its distance to every archi
 _NEIGHBOURS = (1, 2, 3, 5, 8, 13)
 
 
-class NearestPredictor:
+class NearestPredictor(JudgedPredictor):
     """The mean of the k most similar architectures, the nearer ones counting more (Dudani 1976).
 
     Similar is what has similar features, every group of which counts alike. A baseline, and a check: where it is as
@@ -29,13 +30,10 @@ class NearestPredictor:
     Args:
         features: what the model sees.
         target: "value" averages y; "relative" averages log y.
-        n_folds: folds of the cross-validation behind `out_of_fold_` and the intervals.
-        seed: of the folds.
+        n_folds, seed: see `JudgedPredictor`.
 
     Attributes:
         n_neighbours_: k, the one of 1 to 13 with the smallest leave-one-out error.
-        out_of_fold_: (n_train,) predictions by models that have not seen the architecture, k chosen anew.
-        residuals_: their errors.
     """
 
     kind = "nearest"
@@ -44,75 +42,52 @@ class NearestPredictor:
     rows_: Columns
     unit_: Values
     values_: Values
-    out_of_fold_: Values
-    residuals_: Residuals
-
-    def __init__(self, features: Features, target: Target = "value", *, n_folds: int = 5, seed: int = 0) -> None:
-        self.features = features
-        self.target: Target = target
-        self.n_folds = n_folds
-        self.seed = seed
 
     def fit(self, genes: Genes, y: Values) -> Self:
-        """Learn y (n_archs,) of genes (n_archs, n_genes).
-
-        Raises:
-            ValueError: shapes or values that cannot be learned from.
-        """
+        """See `JudgedPredictor`; k is chosen anew in every fold."""
         genes, y = checked(genes, y, self.target)
         columns = self.features(genes)
         self.unit_ = _unit(columns, self.features.groups)
         self.rows_, self.values_ = columns * self.unit_, y
-        self.out_of_fold_ = np.empty_like(y)
-        for train, test in folds(len(y), self.n_folds, self.seed):
-            distances = _distances(self.rows_[test], self.rows_[train])
-            self.out_of_fold_[test] = self._mean(distances, y[train], self._choose(train))
         self.n_neighbours_ = self._choose(np.arange(len(y)))
-        self.residuals_ = Residuals.of(y, self.out_of_fold_, self.target)
+
+        def without(train: Indices, test: Indices) -> Values:
+            return self._mean(_distances(self.rows_[test], self.rows_[train]), y[train], self._choose(train))
+
+        self._judge(y, without)
         return self
 
     def predict(self, genes: Genes) -> Values:
         """(n_archs,) in the unit of y."""
-        parts = []
-        for start in range(0, len(genes), _CHUNK):
-            columns = self.features(genes[start : start + _CHUNK]) * self.unit_
-            parts.append(self._mean(_distances(columns, self.rows_), self.values_, self.n_neighbours_))
-        return np.concatenate(parts) if parts else np.empty(0)
 
-    def predict_interval(self, genes: Genes, coverage: float = 0.9) -> Values:
-        """(n_archs, 2); see `Residuals.interval`."""
-        return self.residuals_.interval(self.predict(genes), coverage)
+        def some(genes: Genes) -> Values:
+            distances = _distances(self.features(genes) * self.unit_, self.rows_)
+            return self._mean(distances, self.values_, self.n_neighbours_)
 
-    def probability_below(self, genes: Genes, limit: float) -> Values:
-        """(n_archs,); see `Residuals.probability_below`."""
-        return self.residuals_.probability_below(self.predict(genes), limit)
+        return in_chunks(some, genes, _CHUNK)
 
     def to_dict(self) -> dict[str, Any]:
         """What was learned, as plain data."""
-        return {
-            "target": self.target,
+        return super().to_dict() | {
             "neighbours": self.n_neighbours_,
             "rows": self.rows_.tolist(),
             "unit": self.unit_.tolist(),
             "values": self.values_.tolist(),
-            **self.residuals_.to_dict(),
         }
 
     @classmethod
     def from_dict(cls, features: Features, data: Mapping[str, Any]) -> Self:
         """The inverse of `to_dict`; KeyError, TypeError or ValueError where it is not of that form."""
-        predictor = cls(features, data["target"])
+        predictor = cls._judged(features, data)
         predictor.n_neighbours_ = int(data["neighbours"])
         predictor.rows_, predictor.unit_, predictor.values_ = (
             np.array(data[name], dtype=float) for name in ("rows", "unit", "values")
         )
         if predictor.rows_.shape != (len(predictor.values_), len(features.names)):
             raise ValueError(f"rows {predictor.rows_.shape} for {len(features.names)} features")
-        predictor.residuals_ = Residuals.from_dict(data)
-        predictor.out_of_fold_ = predictor.residuals_.out_of_fold
         return predictor
 
-    def _choose(self, rows: NDArray[np.intp]) -> int:
+    def _choose(self, rows: Indices) -> int:
         """The number of neighbours with the smallest leave-one-out error among `rows`."""
         distances = _distances(self.rows_[rows], self.rows_[rows])
         np.fill_diagonal(distances, np.inf)
@@ -146,5 +121,6 @@ def _unit(columns: Columns, groups: tuple[str, ...]) -> Values:
 
 def _distances(a: Columns, b: Columns) -> Columns:
     """(n_a, n_b) squared distances of rows."""
-    squares = np.einsum("ij,ij->i", a, a)[:, None] + np.einsum("ij,ij->i", b, b)
-    return np.maximum(squares - 2 * a @ b.T, 0.0)
+    from scipy.spatial.distance import cdist
+
+    return np.asarray(cdist(a, b, "sqeuclidean"), dtype=float)

@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 from predictors.features import Features
 from supernet.space import Genes
 
-__all__ = ["KnowsDeviation", "Predictor", "Residuals", "Target", "Values", "checked", "folds", "mean_error"]
+__all__ = ["Indices", "KnowsDeviation", "Predictor", "Residuals", "Target", "Values", "checked", "folds", "mean_error"]
 
 Values = NDArray[np.float64]
 Indices = NDArray[np.intp]
 Target = Literal["value", "relative"]
 """What an error is counted in: the unit of y (accuracy), or a share of y (latency, which must be positive)."""
 
+_FREEDOM = 4.0  # degrees, of the Student distribution of errors
 _PRIOR_ERRORS = 20  # errors that a Student distribution counts for beside those that were seen
 _LOCAL_WIDTH = 0.5  # standard deviations of the predictions within which errors are alike
 _LOCAL_PRIOR = 10.0  # errors of the usual size that are at every place before any is seen
@@ -35,7 +36,11 @@ class Predictor(Protocol):
     kind: str  # the name under which it is stored
     features: Features
     target: Target
-    out_of_fold_: Values  # (n_train,) every training architecture, by a model refitted in everything without it
+
+    @property
+    def out_of_fold_(self) -> Values:
+        """(n_train,) every training architecture, by a model refitted in everything without it."""
+        ...
 
     def fit(self, genes: Genes, y: Values) -> Self:
         """Learn y (n_archs,); ValueError where shapes or values do not fit."""
@@ -101,6 +106,8 @@ class Residuals:
         Raises:
             ValueError: `coverage` is outside 0 to 1, or needs more training architectures than there were.
         """
+        from scipy.special import stdtrit
+
         if not 0 < coverage < 1:
             raise ValueError(f"coverage {coverage} must lie between 0 and 1")
         n = len(self.errors)
@@ -112,7 +119,7 @@ class Residuals:
             )
         below, above = self._scales
         sizes = np.sort(np.where(self._standard < 0, -self._standard / below, self._standard / above))
-        quantile = (sizes[rank - 1] + _student_quantile((1 + coverage) / 2)) / 2
+        quantile = (sizes[rank - 1] + stdtrit(_FREEDOM, (1 + coverage) / 2)) / 2
         unit = self._local(prediction) * (prediction if self.target == "relative" else 1.0)
         lower = prediction - quantile * below * unit
         return np.stack(
@@ -125,12 +132,14 @@ class Residuals:
         The share of the errors that would leave it below (Vovk et al. 2019), and, by the weight of twenty errors, the
         Student distribution with the scales of both sides.
         """
+        from scipy.special import stdtr
+
         error = limit / prediction - 1 if self.target == "relative" else limit - prediction
         error = error / self._local(prediction)
         n = len(self.errors)
         counted = (np.searchsorted(np.sort(self._standard), error, side="right") + 0.5) / (n + 1)
         below, above = self._scales
-        student = _student_below(error / np.where(error < 0, below, above))
+        student = stdtr(_FREEDOM, error / np.where(error < 0, below, above))
         return (n * counted + _PRIOR_ERRORS * student) / (n + _PRIOR_ERRORS)
 
     def to_dict(self) -> dict[str, Any]:
@@ -180,18 +189,6 @@ class Residuals:
 
     def _local(self, prediction: Values) -> Values:
         return np.interp(self._places(prediction), *self._grid)
-
-
-def _student_below(t: Values) -> Values:
-    """The distribution function of Student's t with 4 degrees of freedom."""
-    share = t**2 / (4 + t**2)
-    return 0.5 + 0.25 * np.sign(t) * np.sqrt(share) * (3 - share)
-
-
-def _student_quantile(probability: float) -> float:
-    """The inverse of `_student_below`, for a probability above a half (Shaw 2006)."""
-    root = math.sqrt(4 * probability * (1 - probability))
-    return 2 * math.sqrt(math.cos(math.acos(root) / 3) / root - 1)
 
 
 def mean_error(y: Values, prediction: Values, target: Target) -> float:
