@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -116,10 +115,9 @@ class Promise:
     @property
     def broken(self) -> bool:
         """Whether so few intervals hold that chance does it less than once in a hundred times."""
-        terms = [
-            math.comb(self.n, k) * self.coverage**k * (1 - self.coverage) ** (self.n - k) for k in range(self.n + 1)
-        ]
-        return sum(terms[: self.held + 1]) < 0.01
+        from scipy.special import bdtr
+
+        return bool(bdtr(self.held, self.n, self.coverage) < 0.01)
 
     def __str__(self) -> str:
         """One line for people."""

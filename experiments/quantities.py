@@ -23,7 +23,7 @@ from supernet.plugins import nearest
 from supernet.space import Genes
 
 __all__ = [
-    "KINDS", "Kind", "Limit", "Quantity", "accuracy", "kinds_with", "latency", "limit", "quality", "quantity",
+    "KINDS", "Kind", "Limit", "Quantity", "kinds_with", "latency", "limit", "quality", "quantity",
 ]  # fmt: skip
 
 
@@ -170,11 +170,6 @@ class Limit:
 def quality(kinds: Mapping[str, Kind], device: str | None = None) -> Quantity:
     """What networks are good at: accuracy or a metric of one's own; or that of the file which a device runs."""
     return Quantity(next(kind for kind in kinds.values() if kind.source == "score"), device)
-
-
-def accuracy(device: str | None = None) -> Quantity:
-    """Accuracy, or that of the file which a device runs."""
-    return quality(KINDS, device)
 
 
 def latency(device: str) -> Quantity:

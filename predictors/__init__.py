@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from predictors.ensemble import EnsemblePredictor
     from predictors.features import BlockCosts, BlockTerms, Features, Joined, OneHot
     from predictors.gaussian import GaussianProcessPredictor
+    from predictors.judged import JudgedPredictor
     from predictors.levels import Levels
     from predictors.nearest import NearestPredictor
     from predictors.protocol import Predictor, Target

@@ -12,7 +12,7 @@ from search.front import Values, non_dominated
 from search.objectives import Objective
 from supernet.space import Genes, SearchSpace
 
-__all__ = ["Best", "Points", "StageSums"]
+__all__ = ["Best", "Halves", "Points", "StageSums"]
 
 _MOST_ROWS = 300_000  # settings of one stage that are enumerated
 _MOST_NETWORKS = 1_000  # combinations of resolution and settings of the whole network

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any, Generic, TypeVar
 
-__all__ = ["Registry", "imported", "nearest"]
+__all__ = ["Registry", "called", "imported", "nearest"]
 
 T = TypeVar("T")
 
@@ -96,3 +97,27 @@ def imported(address: str, name: str | None = None) -> Any:
             raise ValueError(f"{name}: {module} has no {path!r}{nearest(part, public)}")
         found = getattr(found, part)
     return found
+
+
+def called(function: Callable[..., Any], name: str, offered: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
+    """What a function of the user's returns for the options of a recipe, and for what is offered where it takes it.
+
+    Args:
+        name: what messages call it.
+
+    Raises:
+        ValueError: it cannot be called, has no such option (the nearest is named), or fails.
+    """
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name} is not a function or class: {error}") from error
+    anything = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
+    for option in options:
+        if not anything and option not in parameters:
+            raise ValueError(f"{name} has no option {option!r}{nearest(option, parameters)}")
+    taken = {key: value for key, value in offered.items() if anything or key in parameters}
+    try:
+        return function(**{**taken, **options})
+    except Exception as error:  # somebody else's code
+        raise ValueError(f"{name} failed: {type(error).__name__}: {' '.join(str(error).split())}") from error

@@ -13,7 +13,7 @@ from torch import nn
 
 from supernet.networks.measured import MeasuredSupernet
 from supernet.networks.timm_supernet import TimmSupernet
-from supernet.plugins import imported, nearest
+from supernet.plugins import called, imported, nearest
 from supernet.protocol import ENTRY_POINTS
 
 __all__ = ["AnySupernet", "call_factory", "create_supernet", "open_supernet", "register_supernet", "supernet_names"]
@@ -97,21 +97,9 @@ def call_factory(
         ValueError: the factory fails, or what it returns is no supernet.
     """
     given: dict[str, Any] = {"num_classes": num_classes, "in_chans": in_chans}
-    try:
-        parameters = inspect.signature(factory).parameters
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{name} is not a function or class that makes a supernet: {error}") from error
-    anything = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    taken = {key: value for key, value in given.items() if anything or key in parameters}
-    for setting in settings:
-        if not anything and setting not in parameters:
-            raise ValueError(f"{name} has no option {setting!r}{nearest(setting, list(parameters))}")
     with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they were
         torch.manual_seed(seed)
-        try:
-            network = factory(**taken, **settings)
-        except Exception as error:
-            raise ValueError(f"{name} failed: {type(error).__name__}: {' '.join(str(error).split())}") from error
+        network = called(factory, name, given, settings)
     definition = {"name": name, **given, **settings}
     if isinstance(network, TimmSupernet):
         network.definition = network.definition or definition

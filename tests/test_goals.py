@@ -12,7 +12,7 @@ from experiments.cli import app
 from experiments.goals import Goal, goals
 from experiments.known import Known
 from experiments.progress import Reporter
-from experiments.quantities import KINDS, Kind, Limit, accuracy, latency, limit, quantity
+from experiments.quantities import KINDS, Kind, Limit, latency, limit, quality, quantity
 from experiments.rounds import Rounds, within
 from experiments.run_folder import RunFolder
 from experiments.scoring.scorer import Scorer
@@ -35,7 +35,7 @@ def test_quantities_and_limits_are_read_as_people_write_them():
     assert quantity("latency", ["phone"]) == latency("phone")
     assert quantity("accuracy@phone", DEVICES).name == "accuracy@phone"
     assert limit("latency@phone <= 12ms", DEVICES) == Limit(latency("phone"), 0.012, True)
-    assert limit("accuracy>=92.5%", DEVICES) == Limit(accuracy(), pytest.approx(0.925), False)  # type: ignore[arg-type]
+    assert limit("accuracy>=92.5%", DEVICES) == Limit(quality(KINDS), pytest.approx(0.925), False)  # type: ignore[arg-type]
     kept = limit("size<=5MB", ["phone"])
     assert kept.holds(5e6) and not kept.holds(5.1e6) and str(kept) == "size@phone <= 5.00 MB"
 
@@ -93,7 +93,7 @@ def with_goals(finished_run, tmp_path, objectives, constraints=()):
 def test_by_default_every_device_has_its_goal(finished_run):
     found = goals(RunFolder(finished_run))
     assert [goal.name for goal in found] == ["one", "eight"]
-    assert found[1].objectives == (accuracy(), latency("eight")) and found[1].devices == ("eight",)
+    assert found[1].objectives == (quality(KINDS), latency("eight")) and found[1].devices == ("eight",)
 
 
 def test_three_objectives_and_limits_through_the_command_line(command, finished_run, tmp_path):
@@ -170,7 +170,7 @@ def test_a_search_for_the_best_within_limits_proposes_only_for_them(finished_run
 
 
 def test_limits_belong_to_the_goals_that_are_about_their_devices():
-    wanted = [Goal(name, (accuracy(), latency(name))) for name in DEVICES]
+    wanted = [Goal(name, (quality(KINDS), latency(name))) for name in DEVICES]
     fast, small = limit("latency@phone <= 1ms", DEVICES), limit("macs <= 1M", DEVICES)
     assert [(goal.name, goal.limits) for goal in within(wanted, [fast, small])] == [("phone", (fast, small))]
     assert [goal.name for goal in within(wanted, [small])] == DEVICES

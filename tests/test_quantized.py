@@ -11,7 +11,7 @@ from experiments.goals import goals
 from experiments.known import Known
 from experiments.measuring.quantized import compare_precisions, file_score, quantized_file
 from experiments.progress import Reporter
-from experiments.quantities import accuracy
+from experiments.quantities import KINDS, quality
 from experiments.run_folder import RunFolder
 from experiments.scoring.scorer import Scorer
 from hardware.onnx.quantization import is_quantized
@@ -68,7 +68,7 @@ def test_an_int8_device_is_searched_by_the_accuracy_of_its_files(run):
     assert [one.name for one in goal.objectives] == ["accuracy@int8", "latency@int8"]
     scorer, plan = Scorer(folder), folder.plan("initial")
     assert plan is not None
-    found = Known(folder, scorer, Reporter()).column(accuracy("int8"), plan.archs[:2]).values
+    found = Known(folder, scorer, Reporter()).column(quality(KINDS, "int8"), plan.archs[:2]).values
     for arch, value in zip(plan.archs[:2], found, strict=True):
         model = quantized_file(folder, scorer, arch, 1)
         assert value == file_score(folder, model, arch.resolution, "validation")

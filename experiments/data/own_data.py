@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from experiments.data.image_data import EvaluationSplit, Split, check_ranks
 from experiments.data.image_files import Rows
-from supernet.plugins import imported, nearest
+from supernet.plugins import called, imported
 from supernet.scoring.images import resize
 
 __all__ = ["OwnData", "OwnSplit", "open_own_data"]
@@ -175,7 +174,7 @@ def open_own_data(source: str, options: Mapping[str, Any], *, seed: int, resolut
     Raises:
         ValueError: there is no such function, it fails, or returns something else.
     """
-    splits = _called(imported(source, f"data.source {source}"), source, options, seed)
+    splits = called(imported(source, f"data.source {source}"), source, {"seed": seed}, options)
     if not isinstance(splits, Mapping) or set(splits) != set(_SPLITS):
         found = f"keys {', '.join(map(repr, splits))}" if isinstance(splits, Mapping) else f"a {type(splits).__name__}"
         raise ValueError(f"{source} returns {found}; return a dictionary of 'train', 'validation' and 'test'")
@@ -187,22 +186,6 @@ def open_own_data(source: str, options: Mapping[str, Any], *, seed: int, resolut
     if len(shapes) > 1:
         raise ValueError(f"{source}: images of the splits differ in their channels")
     return data
-
-
-def _called(function: Callable[..., Any], source: str, options: Mapping[str, Any], seed: int) -> Any:
-    try:
-        parameters = inspect.signature(function).parameters
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{source} is not a function that gives data: {error}") from error
-    anything = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
-    for option in options:
-        if not anything and option not in parameters:
-            raise ValueError(f"{source} has no option {option!r}{nearest(option, list(parameters))}")
-    given = {"seed": seed, **options} if anything or "seed" in parameters else dict(options)
-    try:
-        return function(**given)
-    except Exception as error:  # somebody else's code
-        raise ValueError(f"{source} failed: {type(error).__name__}: {' '.join(str(error).split())}") from error
 
 
 def _tensor(values: Any) -> Tensor:

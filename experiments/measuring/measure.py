@@ -26,11 +26,12 @@ from hardware.store.store import Store
 from supernet.architecture import Architecture
 
 __all__ = [
-    "Course",
     "Networks",
     "Setup",
+    "Tally",
     "architectures",
-    "measure_anew", "measure_architectures",
+    "measure_anew",
+    "measure_architectures",
     "measure_missing",
     "measure_side_by_side",
     "measured_architectures",
@@ -41,7 +42,7 @@ __all__ = [
 
 
 @dataclass(frozen=True)
-class Course:
+class Tally:
     """What became of networks that were to be measured on one device."""
 
     measured: int
@@ -182,7 +183,7 @@ def measure_missing(
     *,
     deadline: float | None = None,
     again: bool = False,
-) -> Course:
+) -> Tally:
     """Measure those networks that were neither measured on this device nor failed there, in their order.
 
     A network is made only when its turn comes. At the deadline, a time of `time.monotonic`, which no change of the
@@ -199,10 +200,10 @@ def measure_missing(
     known = store.failed(device) | (set() if again else store.measured(device, at_least=setup.sampling.min_turns))
     waiting = [network for network in networks.names if network not in known]
     if not waiting:
-        return Course(0, 0, 0, 0.0)
+        return Tally(0, 0, 0, 0.0)
     if isinstance(profiler, StoredProfiler):
         profiler.require(waiting)
-        return Course(0, 0, 0, 0.0)
+        return Tally(0, 0, 0, 0.0)
     store.add_planned(waiting, device)
     purpose = "again" if again else "planned"
     return _measure(setup, store, profiler, networks.only(waiting), report, purpose, deadline)[0]
@@ -257,7 +258,7 @@ def _measure(
     report: Reporter,
     purpose: str,
     deadline: float | None,
-) -> tuple[Course, list[Session]]:
+) -> tuple[Tally, list[Session]]:
     waiting = networks.names
     started = time.monotonic()
     device = profiler.device
@@ -288,7 +289,7 @@ def _measure(
     report.say(f"  {device.name}: {_summary(sessions, set(waiting))}")
     left = len(watcher.wanted - watcher.done)
     failed = len(watcher.failures)
-    return Course(len(watcher.done) - failed, failed, left, time.monotonic() - started), sessions
+    return Tally(len(watcher.done) - failed, failed, left, time.monotonic() - started), sessions
 
 
 def _summary(sessions: Sequence[Session], wanted: set[Network]) -> str:

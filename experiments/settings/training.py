@@ -212,11 +212,16 @@ class TrainedSettings(OptimisationSettings):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if not self._has_teacher and "kind" in self.imitation.model_fields_set:
+            raise ValueError("imitation is of a teacher, and with distillation_weight 0 there is none; remove one")
         phases = self.phases(self._trial_space)
         check_phases(self.sampling.apply(phases, self._trial_space), self._trial_space)
-        if getattr(self, "distillation_weight", 1) == 0 and "kind" in self.imitation.model_fields_set:
-            raise ValueError("imitation is of a teacher, and with distillation_weight 0 there is none; remove one")
         return self
+
+    @property
+    def _has_teacher(self) -> bool:
+        """Whether anything is imitated."""
+        return True
 
     @property
     def _trial_space(self) -> SearchSpace:
@@ -304,6 +309,10 @@ class ProgressiveShrinkingSettings(TrainedSettings):
     """Weight of the teacher beside the labels; 0: no teacher."""
 
     @property
+    def _has_teacher(self) -> bool:
+        return self.distillation_weight > 0
+
+    @property
     def _trial_space(self) -> SearchSpace:
         return _NO_KERNELS if self.full is None else _ANY
 
@@ -377,6 +386,10 @@ class RandomSamplingSettings(TrainedSettings):
     """Weight of the teacher, the network that `largest` leaves, beside the labels; 0: no teacher."""
     clip: float | None = default(random_sampling, "clip")
     """Limit of the elements of the gradient; default none."""
+
+    @property
+    def _has_teacher(self) -> bool:
+        return self.distillation_weight > 0
 
     def phases(
         self, space: SearchSpace, roles: Mapping[str, Role] = ROLES, imitation: Imitation | None = None

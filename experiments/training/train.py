@@ -30,6 +30,7 @@ from supernet.networks.measured import MeasuredSupernet
 from supernet.networks.timm_supernet import TimmSupernet
 from supernet.protocol import Supernet
 from supernet.registry import AnySupernet
+from supernet.scoring.evaluating import evaluating
 from supernet.scoring.images import resize
 from supernet.training import (
     Engine,
@@ -95,12 +96,8 @@ def _try_supernet(run: RunFolder) -> None:
     if recipe.task is None and not recipe.data.is_own and not isinstance(supernet, MeasuredSupernet):
         return  # all of it is ours
     arch = supernet.space.smallest
-    was_training = supernet.training
-    try:
-        supernet.eval()
+    with evaluating(supernet):
         try_task(run, lambda images: supernet(resize(images, arch.resolution), arch), recipe.supernet.name)
-    finally:
-        supernet.train(was_training)
 
 
 def _try_models(run: RunFolder) -> None:

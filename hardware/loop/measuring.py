@@ -66,17 +66,17 @@ def measure(
         ValueError: a workload does not run on the device, and the watcher did not take it.
         DeviceGoneError: nothing runs there any more.
     """
-    course = _Course(profiler, sampling or Sampling(), purpose, watcher or Watcher(), surroundings)
-    course.add_anchors(anchors)
+    sessions = _Sessions(profiler, sampling or Sampling(), purpose, watcher or Watcher(), surroundings)
+    sessions.add_anchors(anchors)
     for workload in workloads:
-        course.add(workload)
-        if course.is_full:
-            yield from course.run()
-    if course.has_work:
-        yield from course.run()
+        sessions.add(workload)
+        if sessions.is_full:
+            yield from sessions.run()
+    if sessions.has_work:
+        yield from sessions.run()
 
 
-class _Course:
+class _Sessions:
     """The networks of the session that fills, and what all sessions of one call share."""
 
     def __init__(

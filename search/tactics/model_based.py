@@ -8,7 +8,7 @@ import numpy as np
 
 from search.focusing import Bound, focus
 from search.front import Values
-from search.proposing import Model, propose
+from search.proposing import Model, among, propose
 from search.tactics.unseen import Unseen
 from supernet.space import Genes, SearchSpace
 
@@ -81,8 +81,7 @@ class ModelBased:
     def tell(self, genes: Genes, values: Values, violations: Values) -> None:
         """See `Tactic`; violations are not learned from."""
         self._unseen.take(genes)
-        told = {row.tobytes() for row in np.ascontiguousarray(genes)}
-        self._pending = self._pending[[row.tobytes() not in told for row in self._pending]]
+        self._pending = self._pending[~among(self._pending, genes)]
         self._genes = np.concatenate([self._genes, genes])
         self._values = np.concatenate([self._values, values])
 
@@ -97,8 +96,7 @@ class ModelBased:
         ).genes
 
     def _left_of_start(self) -> Genes:
-        known = {row.tobytes() for row in np.concatenate([self._genes, self._pending])}
-        return self._start[[row.tobytes() not in known for row in self._start]]
+        return self._start[~among(self._start, np.concatenate([self._genes, self._pending]))]
 
 
 def spread_start(space: SearchSpace, n: int, seed: int) -> Genes:
