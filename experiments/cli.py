@@ -144,17 +144,30 @@ def search(
         typer.Option("--limit", help="The same of any quantity, such as 'macs <= 300M'; may be given again."),
     ] = None,
     evaluations: Annotated[int, typer.Option(min=1, help="Sub-networks for the best within limits.")] = 10,
+    lenders: Annotated[
+        str | None, typer.Option("--from", help="Devices that a new one learns from, such as laptop,server, or 'all'.")
+    ] = None,
+    archive: Annotated[
+        list[Path] | None, typer.Option(help="With --from: another run whose devices are known; may be given again.")
+    ] = None,
 ) -> None:
     """Search, measure what the search proposes, and write the fronts; or look for the best within limits."""
     folder, report = _open(run)
     from experiments import pipeline
+    from experiments.borrowing import Lenders
     from experiments.quantities import limit as read_limit
     from experiments.rounds import Focus
 
-    known = [one.name for one in folder.recipe.devices] + list(folder.added_devices())
+    known = [*(one.name for one in folder.recipe.devices), *folder.added_devices(), *([device] if lenders else [])]
     texts = [*([] if latency is None else [f"latency{f'@{device}' if device else ''} <= {latency}"]), *(limit or [])]
     limits = tuple(read_limit(text, known, folder.recipe.kinds) for text in texts)
-    pipeline.search(folder, report, device, Focus(limits, evaluations, device) if limits else None)
+    if archive and lenders is None:
+        raise ValueError("--archive needs --from: names of its devices, as RUN-DEVICE, or 'all'")
+    lent = None
+    if lenders is not None:
+        names = () if lenders == "all" else tuple(name.strip() for name in lenders.split(","))
+        lent = Lenders(names, tuple(map(_found, archive or ())))
+    pipeline.search(folder, report, device, Focus(limits, evaluations, device) if limits else None, lent)
 
 
 @app.command()

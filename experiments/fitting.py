@@ -4,25 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from experiments.measuring.block_profiles import measured_blocks
 from experiments.quantities import Quantity
 from experiments.run_folder import RunFolder
+from experiments.subjects import subject
 from predictors.card import error_card
-from predictors.cost_terms import KnownCosts
 from predictors.protocol import Predictor, Values, mean_error
-from predictors.registry import Subject, create_predictor, suitable_predictors
+from predictors.registry import create_predictor, suitable_predictors
 from predictors.selection import fit_best
 from predictors.storage import load_predictor, save_predictor
 from supernet.architecture import Architecture
 from supernet.files import read_json, write_json
-from supernet.space import Genes
 
-__all__ = ["Fitted", "Promise", "fit_and_save", "load", "predictor_folder", "subject"]
+__all__ = ["Fitted", "Promise", "fit_and_save", "load", "predictor_folder"]
 
 _COVERAGE = 0.9
 
@@ -65,12 +62,16 @@ def fit_and_save(
     learned = {arch.id: value for arch, value in zip(archs, values, strict=True)}
     folder = predictor_folder(run, device)
     path = folder / f"{name}.card.json"
-    if path.exists() and read_json(path)["values"] == learned:
+    if path.exists() and read_json(path)["values"] == learned and _can_be_used(run, quantity, device):
         return f"  {name}: fitted to these {len(y)} architectures already"
     promise = _promise(run, quantity, device, archs, y) if path.exists() else None
     so_far = read_json(path).get("promise") if path.exists() else None
     kept = promise if so_far is None else Promise(**so_far) + promise
-    makers = suitable_predictors(subject(run, quantity), target, seed, run.recipe.fit.predictors)
+    about = subject(run, quantity)
+    names = run.recipe.fit.predictors
+    if names and about.devices is not None:
+        names = (*names, "transfer")
+    makers = suitable_predictors(about, target, seed, names)
     best = fit_best(makers, genes, y, target=target)
     card = error_card(makers[best.name], genes, y, seed=seed)
     folder.mkdir(parents=True, exist_ok=True)
@@ -90,6 +91,15 @@ def fit_and_save(
         },
     )
     return f"  {name}: {best.name}; {card}" + (f"\n    {kept}" if promise is not None else "")
+
+
+def _can_be_used(run: RunFolder, quantity: Quantity, device: str | None) -> bool:
+    """Whether the predictor that is there can be read: it may be of an older version, or have learned from others."""
+    try:
+        load(run, quantity, device)
+    except ValueError:
+        return False
+    return True
 
 
 @dataclass(frozen=True)
@@ -173,18 +183,3 @@ def load(run: RunFolder, quantity: Quantity, device: str | None = None) -> Fitte
     target = quantity.kind.learned or "value"
     like = create_predictor(content["chosen"], subject(run, quantity), target, run.recipe.seed)
     return Fitted(load_predictor(folder / f"{quantity.name}.json", like), content["out_of_fold"], content["level"])
-
-
-def subject(run: RunFolder, quantity: Quantity) -> Subject:
-    """What predictors of a quantity can know of the networks of a run without measuring them."""
-    supernet = run.untrained_supernet
-    blocks = measured_blocks(run, quantity.device) if quantity.device and quantity.kind.name == "latency" else None
-    if (table := supernet.cost_table) is not None:
-        return Subject(supernet.space, table, blocks)
-
-    def count(name: str, genes: Genes) -> Values:
-        return getattr(supernet.costs(genes), name).astype(float)
-
-    names = ("macs", "parameters", "activations")
-    counts = KnownCosts(supernet.space, {name: partial(count, name) for name in names})
-    return Subject(supernet.space, counts, blocks)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments import fitting
+from experiments.borrowing import Lenders, borrow
 from experiments.bundle import find_architecture, write_bundle
 from experiments.comparing import compare_run
 from experiments.goals import goals
@@ -106,16 +107,26 @@ def fit(run: RunFolder, report: Reporter, device: str | None = None) -> None:
     With a device, which may be one that was added, only for its goal, from what it has measured so far.
     """
     report.say("fit")
-    archs = _planned(run, device)
+    planned = _planned(run, device)
+    # A network scores the same on every device: one that learns from others has all scores of the run to learn from.
+    others = _planned(run) if run.plan("transfer", device=device) is not None else ()
+    scored = list(dict.fromkeys([*planned, *others]))
     known = Known(run, Scorer(run), report)
     for quantity in dict.fromkeys(one for goal in goals(run, device) for one in goal.quantities if one.kind.learned):
-        learned, values, level = list(archs), known.column(quantity, archs).values.tolist(), ""
         if quantity.kind.source == "session":
-            learned, values, level = measured_values(run, known, quantity, archs, report)
+            learned, values, level = measured_values(run, known, quantity, planned, report)
+        else:
+            learned, values, level = scored, known.column(quantity, scored).values.tolist(), ""
         report.say(fitting.fit_and_save(run, quantity, learned, values, device=device, level=level))
 
 
-def search(run: RunFolder, report: Reporter, device: str | None = None, focus: Focus | None = None) -> None:
+def search(
+    run: RunFolder,
+    report: Reporter,
+    device: str | None = None,
+    focus: Focus | None = None,
+    lenders: Lenders | None = None,
+) -> None:
     """Rounds of search on the predictors; what they propose is measured and scored; then all that may be on a front is
     measured side by side: ``front.json``.
 
@@ -124,7 +135,11 @@ def search(run: RunFolder, report: Reporter, device: str | None = None, focus: F
 
     Args:
         focus: all rounds are for the best within some limits, instead of for the fronts.
+        lenders: devices that an added one learns from, so that it has ten sub-networks to measure and one round.
     """
+    if lenders is not None:
+        report.say("learning from other devices")
+        borrow(run, device, lenders, report)
     of_recipe = device is not None and device in {settings.name for settings in run.recipe.devices}
     if of_recipe and focus is None:
         raise ValueError(f"{device!r} is searched together with the other devices of the recipe: leave out --device")

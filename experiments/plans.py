@@ -45,9 +45,13 @@ def anchors(run: RunFolder) -> tuple[Architecture, ...]:
 def search_plans(run: RunFolder, device: str | None = None) -> list[Plan]:
     """The initial plan and the rounds of search: what the search has seen, and nothing a baseline has.
 
-    With an added device, its own rounds as well.
+    With an added device, its own rounds as well; with one that learns from others, only what is planned for itself.
     """
-    return [plan for plan in run.all_plans() if plan.kind in ("initial", "round") and plan.device in (None, device)]
+    plans = [plan for plan in run.all_plans() if plan.kind in ("initial", "transfer", "round")]
+    own = [plan for plan in plans if plan.device == device]
+    if device is not None and any(plan.kind == "transfer" for plan in own):
+        return own
+    return [plan for plan in plans if plan.device in (None, device) and plan.kind != "transfer"]
 
 
 def device_plans(run: RunFolder, device: str) -> list[Plan]:

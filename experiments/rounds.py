@@ -81,7 +81,10 @@ class Rounds:
         self._number = 0
         # A person carries the rounds of a device elsewhere: each is as large as it may be.
         elsewhere = device is not None and device in run.added_devices()
+        self._evaluations = self._settings.evaluations if focus is None else focus.evaluations
         self._batch = self._settings.batch or (LARGEST_BATCH if elsewhere else FIRST_BATCH)
+        if focus is None and device is not None and run.plan("transfer", device=device) is not None:
+            self._evaluations = self._batch = LARGEST_BATCH  # foretold from what others have, one round finds the front
         self._adapts = self._settings.batch is None and not elsewhere
         self._new = False  # whether the last round was proposed now: only of such a one the whole cost is seen
         self.cost = RoundCost(1)
@@ -101,7 +104,7 @@ class Rounds:
 
     def _proposed(self) -> Plan | None:
         settings = self._settings
-        left = (settings.evaluations if self._focus is None else self._focus.evaluations) - self._n_done()
+        left = self._evaluations - self._n_done()
         late = settings.minutes is not None and time.monotonic() - self._started > 60 * settings.minutes
         if left <= 0 or late:
             return None

@@ -31,8 +31,9 @@ __all__ = ["Plan", "PlanKind", "RunFolder", "weights_file"]
 _WEIGHTS = "supernet.safetensors"
 
 
-PlanKind = Literal["initial", "round", "campaign", "final", "random", "uniform"]
-"""What is planned: what the first predictors learn from, a round of search, a campaign, a measuring side by side before
+PlanKind = Literal["initial", "transfer", "round", "campaign", "final", "random", "uniform"]
+"""What is planned: what the first predictors learn from, what those of a new device learn from beside what is known of
+others, a round of search, a campaign, a measuring side by side before
 a front is final, and the sub-networks of baselines."""
 
 

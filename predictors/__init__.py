@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from predictors.features import BlockCosts, BlockTerms, Features, Joined, OneHot
     from predictors.gaussian import GaussianProcessPredictor
     from predictors.judged import JudgedPredictor
+    from predictors.known_devices import KnownDevice, KnownDevices
     from predictors.levels import Levels
     from predictors.nearest import NearestPredictor
     from predictors.protocol import Predictor, Target
@@ -26,5 +27,6 @@ if TYPE_CHECKING:
     from predictors.ridge import RidgePredictor
     from predictors.selection import Selection, fit_best
     from predictors.storage import load_predictor, save_predictor
+    from predictors.transfer import TransferPredictor
 
 __getattr__, __dir__ = lazy(__name__, __file__)

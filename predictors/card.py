@@ -44,11 +44,17 @@ class ErrorCard:
 
     def __str__(self) -> str:
         """One line for people."""
-        return (
-            f"Kendall τ {self.kendall_tau:.3f}, error {self.mape:.1%} (median {self.median_error:.1%}), within 10 % "
-            f"{self.within_10_percent:.0%}, {self.coverage:.0%} intervals hold {self.interval_coverage:.0%} "
-            f"({self.n_test} held out, {self.n_train} learned)"
-        )
+        numbers = {
+            f"Kendall τ {self.kendall_tau:.3f}": self.kendall_tau,
+            f"error {self.mape:.1%} (median {self.median_error:.1%})": self.mape,
+            f"within 10 % {self.within_10_percent:.0%}": self.within_10_percent,
+        }
+        parts = [text for text, value in numbers.items() if value == value]
+        if self.interval_coverage == self.interval_coverage:
+            parts.append(f"{self.coverage:.0%} intervals hold {self.interval_coverage:.0%}")
+        else:
+            parts.append(f"too few for intervals of {self.coverage:.0%} to be judged")
+        return f"{', '.join(parts)} ({self.n_test} held out, {self.n_train} learned)"
 
 
 def error_card(

@@ -64,7 +64,7 @@ def posterior(covariance: Numbers, aim: Numbers, constant: Numbers) -> Posterior
 def maximize(
     loss: Callable[[Numbers], tuple[float, Numbers]],
     means: Numbers,
-    spread: float,
+    spread: Numbers | float,
     start: Numbers | None = None,
     steps: int = 60,
 ) -> Numbers:
@@ -74,6 +74,7 @@ def maximize(
 
     Args:
         loss: logarithms to minus the log likelihood and its gradient.
+        spread: one for all, or (n,).
         start: where to begin; default: at the means.
         steps: of L-BFGS (Liu & Nocedal 1989) at most.
     """

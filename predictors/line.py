@@ -13,7 +13,7 @@ from scipy import linalg
 from predictors.evidence import maximize, posterior
 from predictors.protocol import Target
 
-__all__ = ["Groups", "Line"]
+__all__ = ["Groups", "Line", "Prior"]
 
 Numbers = NDArray[np.float64]
 
@@ -21,13 +21,28 @@ _LEARN_FROM = 120  # rows: more of them hardly change the variances, and cost th
 _SPREAD = 2.5  # sd of the prior of every logarithm
 _ROUNDS = 4  # of re-weighting
 _FREEDOM = 2.0  # degrees of freedom of the noise
+_LEAST = 0.05  # of the median: errors of smaller values are shares of this, or one next to nothing would rule all
 _SHARE = 4.0  # sd of values whose errors are no shares: by so much the priors below are for shares
 _FARTHEST = 10.0  # scales beyond which a row cannot be more of an outlier than it is
 # Means of the logarithms of the groups' variances, by the first word of a group's name. The aim is 1 (see
 # `RidgePredictor`), so exp(-4.5) says that what a network costs in all moves a prediction by some 10 %.
 _LOG_VARIANCES = {"network": -4.5, "stage": -7.5, "block": -10.5, "resolution": -5.0}
-_LOG_WHOLE = {"network layers": -2.5, "network sum": 0.0}  # of the number of layers in all, of a sum of blocks
+# The number of layers in all; a sum of blocks, and the mean of other devices, that are the whole but for a factor; and
+# by how much a device lies apart from others.
+_LOG_WHOLE = {"network layers": -2.5, "network sum": 0.0, "devices mean": 0.0, "devices apart": -3.0}
 _LOG_NOISE = -8.0
+
+
+@dataclass(frozen=True)
+class Prior:
+    """What is thought of the variances of groups before anything is seen."""
+
+    means: Numbers
+    """(n_groups + 1,) of their logarithms; the noise is last."""
+    spreads: Numbers
+    """(n_groups + 1,) standard deviations of their logarithms."""
+    freedom: float = _FREEDOM
+    """Degrees of freedom of the noise, which is Student's."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +61,10 @@ class Groups:
         return cls(names, np.array([numbers[group] for group in groups], dtype=np.intp))
 
     @property
-    def means(self) -> Numbers:
-        """(n_groups + 1,) prior means of the logarithms of the variances; the noise is last."""
-        return np.array([*map(_prior_mean, self.names), _LOG_NOISE])
+    def prior(self) -> Prior:
+        """What is usual for groups of these names."""
+        means = np.array([*map(_prior_mean, self.names), _LOG_NOISE])
+        return Prior(means, np.full(len(means), _SPREAD))
 
     def some(self, logs: Numbers, others: Groups) -> Numbers:
         """Logarithms of variances for `others`, groups that are among these, out of those for these."""
@@ -87,6 +103,7 @@ class Line:
         start: Numbers | None = None,
         learn: bool = True,
         rounds: int = _ROUNDS,
+        prior: Prior | None = None,
     ) -> Self:
         """Of columns (n_rows, n_columns) and y (n_rows,), with errors counted in `target`.
 
@@ -99,10 +116,15 @@ class Line:
             start: `logs` of an earlier fit.
             learn: whether the variances are learned; else they are those of `start`.
             rounds: of re-weighting.
+            prior: of the variances; default: what is usual for groups of these names.
         """
         n = len(y)
+        prior = groups.prior if prior is None else prior
         # Dividing an equation by y turns its error into a share of y, and y into 1.
-        scale = 1 / y if target == "relative" else np.full(n, 1 / (_SHARE * (float(y.std()) or 1.0)))
+        if target == "relative":
+            scale = 1 / np.maximum(y, _LEAST * np.median(y))
+        else:
+            scale = np.full(n, 1 / (_SHARE * (float(y.std()) or 1.0)))
         shift = 0.0 if target == "relative" else float(y.mean())
         sizes = np.maximum(groups.sums(((columns * scale[:, None]) ** 2).sum(axis=0)) / n, 1e-12)
         unit = 1 / np.sqrt(sizes[groups.member])
@@ -114,16 +136,16 @@ class Line:
 
         def learned(weights: Numbers, logs: Numbers | None) -> Numbers:
             if not learn:
-                return groups.means if logs is None else logs
+                return prior.means if logs is None else logs
             some = np.linspace(0, n - 1, min(n, _LEARN_FROM)).astype(int)
             root = np.sqrt(weights[some])
             loss = _loss(design[some] * root[:, None], aim[some] * root, constant[some] * root, groups)
-            return maximize(loss, groups.means, _SPREAD, logs, 60 if logs is None else 8)
+            return maximize(loss, prior.means, prior.spreads, logs, 60 if logs is None else 8)
 
         weights = np.ones(n)
         logs = learned(weights, start)
         for _ in range(rounds):
-            weights = fitted(weights, logs).weights(float(np.exp(logs[-1])))
+            weights = fitted(weights, logs).weights(float(np.exp(logs[-1])), prior.freedom)
             logs = learned(weights, logs)
         found = fitted(weights, logs)
         intercept = shift + found.offset / float(scale.mean())
@@ -160,12 +182,12 @@ class _Weighted:
         offset = float(solution[-1])
         return cls(deviations * solution[:-1], offset, inside, inside / (1 - leverage), noise * leverage / weights)
 
-    def weights(self, noise: float) -> Numbers:
+    def weights(self, noise: float, freedom: float) -> Numbers:
         """(n_rows,) Student's, from the expected squared errors."""
         # A row's own error is too small where the row leads the line, its leave-one-out error too large: their mean.
         outside = np.minimum(self.outside**2, _FARTHEST**2 * noise)
         expected = 0.5 * (self.inside**2 + self.variance + outside)
-        return (_FREEDOM + 1) / (_FREEDOM + expected / noise)
+        return (freedom + 1) / (freedom + expected / noise)
 
 
 def _loss(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from predictors.features import Joined
 from predictors.protocol import Predictor, Target
 from predictors.registry import NotSuitedError, Subject
 
-__all__ = ["block_table", "boosting", "ensemble", "gaussian_process", "k_nearest", "ridge"]
+__all__ = ["block_table", "boosting", "ensemble", "gaussian_process", "k_nearest", "ridge", "transfer"]
 
 
 def ridge(subject: Subject, target: Target, seed: int) -> Predictor:
@@ -52,3 +54,13 @@ def ensemble(subject: Subject, target: Target, seed: int) -> Predictor:
     from predictors.ensemble import EnsemblePredictor
 
     return EnsemblePredictor([make(subject, target, seed) for make in (ridge, gaussian_process, boosting)])
+
+
+def transfer(subject: Subject, target: Target, seed: int) -> Predictor:
+    """A ridge on what other devices take: latency on a new device from ten measurements."""
+    from predictors.transfer import TransferPredictor
+
+    if subject.devices is None:
+        raise NotSuitedError("no other device is known")
+    features = Joined(subject.devices.columns, subject.terms)
+    return TransferPredictor(features, target, partial(subject.devices.prior, subject.terms), seed=seed)

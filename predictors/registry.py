@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from predictors.cost_terms import CostTerms, PartCounts
 from predictors.features import BlockCosts, BlockTerms, Columns, Features, Joined, OneHot
+from predictors.known_devices import KnownDevices
 from predictors.levels import Levels
 from predictors.protocol import Predictor, Target
 from supernet.networks.counting import COUNTS
@@ -42,6 +43,8 @@ class Subject:
     """What is counted of the parts of its networks, if anything is."""
     blocks: Features | None = None
     """What the blocks of a network took alone on the device that is predicted, such as `BlockSum`, if measured."""
+    devices: KnownDevices | None = None
+    """Other devices, which may help to predict one that was just begun with."""
 
     @cached_property
     def choices(self) -> Features:

@@ -46,15 +46,14 @@ class RidgePredictor(JudgedPredictor):
     def fit(self, genes: Genes, y: Values) -> Self:
         """See `JudgedPredictor`."""
         genes, y = checked(genes, y, self.target)
-        columns, groups = self.features(genes), self.features.groups
-        model = Roofline.fit(columns, y, self.target, groups)
+        columns = self.features(genes)
+        model = self._model(columns, y)
         self.coefficients_, self.intercepts_ = model.coefficients, model.intercepts
         # Far from the data a line may fall below zero, which no latency does.
         self.floor_ = 0.25 * float(y.min()) if self.target == "relative" else -np.inf
 
         def without(train: Indices, test: Indices) -> Values:
-            line = Roofline.fit(columns[train], y[train], self.target, groups, start=model)
-            return np.maximum(line.predict(columns[test]), self.floor_)
+            return np.maximum(self._model(columns[train], y[train], model).predict(columns[test]), self.floor_)
 
         self._judge(y, without)
         return self
@@ -81,6 +80,10 @@ class RidgePredictor(JudgedPredictor):
             raise ValueError(f"coefficients {predictor.coefficients_.shape} for {len(features.names)} features")
         predictor.floor_ = -np.inf if data["floor"] is None else float(data["floor"])
         return predictor
+
+    def _model(self, columns: Values, y: Values, start: Roofline | None = None) -> Roofline:
+        """Of columns (n_rows, n_features) and y (n_rows,), sought near an earlier one of the like."""
+        return Roofline.fit(columns, y, self.target, self.features.groups, start)
 
     def _lines(self, genes: Genes) -> Values:
         pairs = zip(self.coefficients_, self.intercepts_, strict=True)

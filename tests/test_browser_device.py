@@ -235,7 +235,8 @@ def test_the_command_serves_until_everything_is_measured(run, node, runtime):
             [node, str(PAGE / "node.mjs"), address[0][:-1], str(runtime)], capture_output=True, text=True
         )
         assert wrong.returncode == 2 and wrong.stderr.startswith("supernet: wrong token")
-        subprocess.run([node, str(PAGE / "node.mjs"), address[0], str(runtime)], check=True, stdout=subprocess.DEVNULL)
+        measuring = [node, str(PAGE / "node.mjs"), address[0], str(runtime)]
+        subprocess.run(measuring, check=True, stdout=subprocess.DEVNULL, timeout=200)
         said = process.stdout.read()
         assert process.wait(timeout=30) == 0
     assert re.search(r"laptop: 8 of 8 measured; session of 8 networks, 20 turns, relative latencies to ±\d", said)

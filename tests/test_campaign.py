@@ -17,7 +17,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from experiments import fitting, pipeline
+from experiments import pipeline
 from experiments.known import Known
 from experiments.measuring.block_profiles import profile_blocks
 from experiments.measuring.campaign import measured_values, run_campaign
@@ -27,6 +27,7 @@ from experiments.progress import Reporter
 from experiments.quantities import latency
 from experiments.run_folder import RunFolder
 from experiments.scoring.scorer import Scorer
+from experiments.subjects import subject
 from hardware import OnnxRuntimeProfiler, Store, Workload
 from hardware.store.schema import checksum
 from predictors import create_predictor
@@ -214,8 +215,8 @@ def test_every_block_is_measured_alone_and_the_sum_is_judged(command, run):
     smallest = Architecture.from_dict(plan[0]["architecture"])
     assert smallest.id in said(profile_blocks, run, arch=smallest)
     folder = RunFolder(run)
-    table = fitting.subject(folder, latency("one"))
-    assert table.blocks is not None and fitting.subject(folder, latency("eight")).blocks is None
+    table = subject(folder, latency("one"))
+    assert table.blocks is not None and subject(folder, latency("eight")).blocks is None
     genes = table.space.encode([Architecture.from_dict(row["architecture"]) for row in plan])
     column = Known(folder, Scorer(folder), Reporter()).column(latency("one"), table.space.decode(genes))
     predictor = create_predictor("block_table", table, "relative").fit(genes, column.values)

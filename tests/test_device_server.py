@@ -576,3 +576,21 @@ def test_a_campaign_for_an_added_device_is_served(run):
         run_campaign(run, Reporter(), device=device.name, n=16)
     assert n_planned < 16 and len({job.name for job in board.open(device)}) == 16
     assert len(board.open(replace(device, name="tablet", hardware="Tablet"))) == n_planned
+
+
+def test_it_is_over_when_every_client_has_heard_that_nothing_is_left(server):
+    """One that was not told would ask a server that has ended on and on."""
+    assert not server.is_finished and not server.is_known_to_be_finished
+    first, second = Client(server), Client(server)
+    first.start()
+    second.start()
+    while (work := first.lease())["jobs"]:
+        first.measure(work)
+    assert server.is_finished and not server.is_known_to_be_finished
+    assert second.lease()["jobs"] == []
+    assert server.is_known_to_be_finished
+    third = Client(server)
+    third.start()
+    assert not server.is_known_to_be_finished
+    third.ask("release")
+    assert server.is_known_to_be_finished

@@ -9,6 +9,8 @@ from pydantic import ValidationError
 
 from experiments.settings.sections import FitSettings
 from predictors import (
+    KnownDevice,
+    KnownDevices,
     NotSuitedError,
     OneHot,
     RidgePredictor,
@@ -23,14 +25,14 @@ from predictors import registry as registry_module
 from predictors.lookup import BlockSum
 from predictors.testing import SPACE, PredictorContract, subject
 
-OWN = {"block_table", "boosting", "ensemble", "gaussian_process", "k_nearest", "ridge"}
+OWN = {"block_table", "boosting", "ensemble", "gaussian_process", "k_nearest", "ridge", "transfer"}
 
 
 @pytest.mark.parametrize("name", sorted(set(predictor_names()) - {"k_nearest"}))
 class TestRegistered(PredictorContract):
     @pytest.fixture
     def create(self, name):
-        return lambda subject, target, seed: create_predictor(name, with_blocks(subject), target, seed)
+        return lambda subject, target, seed: create_predictor(name, with_help(subject), target, seed)
 
 
 class TestNearest(PredictorContract):
@@ -41,15 +43,26 @@ class TestNearest(PredictorContract):
         return lambda subject, target, seed: create_predictor("k_nearest", subject, target, seed)
 
 
-def with_blocks(subject):
-    """The same, with the seconds of six blocks that every network has some of."""
+def with_help(subject):
+    """The same, with the seconds of six blocks that every network has some of, and with two devices that are known."""
     space = subject.space
     columns = [i for i, gene in enumerate(space.genes) if gene.name == "kernel"]
 
     def lookup(genes):
         return np.where(space.active(genes), genes, -1)[:, columns]
 
-    return replace(subject, blocks=BlockSum(space, lookup, np.array([1e-5, 2e-5, 3e-5])))
+    def device(name, each):
+        def seconds(genes):
+            return 1e-5 + each * (lookup(genes) + 2).sum(axis=1)
+
+        genes = space.canonical(space.sample_genes(40, np.random.default_rng(0)))
+        return KnownDevice(name, name, genes, seconds(genes), seconds)
+
+    return replace(
+        subject,
+        blocks=BlockSum(space, lookup, np.array([1e-5, 2e-5, 3e-5])),
+        devices=KnownDevices(space, [device("a", np.array([1e-6])), device("b", 3e-6)]),
+    )
 
 
 def test_those_of_this_project_are_registered_as_any_package_would_its_own():
@@ -143,16 +156,16 @@ def test_one_more_is_a_function_and_takes_part():
 
     assert "plain" in predictor_names()
     makers = suitable_predictors(subject(), "relative")
-    assert set(makers) == set(predictor_names()) - {"block_table"}
+    assert set(makers) == set(predictor_names()) - {"block_table", "transfer"}
     genes = SPACE.sample_genes(60, np.random.default_rng(0))
     best = fit_best(makers, genes, 1.0 + genes.sum(axis=1), target="relative")
     assert set(best.errors) == set(makers)
     assert list(suitable_predictors(subject(), names=["plain"])) == ["plain"]
 
 
-def test_those_that_need_a_table_of_blocks_are_left_out_where_there_is_none():
+def test_those_that_need_what_is_not_there_are_left_out():
     bare = Subject(SPACE)
-    assert set(suitable_predictors(bare)) == OWN - {"block_table"}
+    assert set(suitable_predictors(bare)) == OWN - {"block_table", "transfer"}
     with pytest.raises(NotSuitedError, match="'block_table' does not suit: the blocks of these networks were not"):
         suitable_predictors(bare, names=["block_table"])
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
+_FAREWELL_SECONDS = 20  # in which every client asks once more, and hears that nothing is left
+
 app = typer.Typer(help="Measure on browsers and on other hosts.", no_args_is_help=True)
 
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run, such as runs/digits.")]
@@ -137,16 +139,14 @@ def _serve(server: DeviceServer, *, until_done: bool) -> None:
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
-        while not (until_done and _finished(server)):
+        while not (until_done and server.is_finished):
             time.sleep(0.5)
+        patience = time.monotonic() + _FAREWELL_SECONDS
+        while not server.is_known_to_be_finished and time.monotonic() < patience:
+            time.sleep(0.1)
     finally:
         server.close()
         thread.join()
-
-
-def _finished(server: DeviceServer) -> bool:
-    devices = server.clients().values()
-    return bool(devices) and all(server.board.progress(device).finished for device in devices)
 
 
 def _open(run: Path) -> tuple[RunFolder, Reporter]:

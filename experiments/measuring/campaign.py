@@ -8,7 +8,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from experiments.fitting import subject
 from experiments.known import Known
 from experiments.measuring.measure import Setup, architectures, measure_missing, profilers, sampling
 from experiments.measuring.remote import StoredProfiler
@@ -16,6 +15,7 @@ from experiments.plans import campaign_plan
 from experiments.progress import Reporter
 from experiments.quantities import Quantity, latency
 from experiments.run_folder import RunFolder
+from experiments.subjects import subject
 from hardware.device import Device
 from hardware.device_changes import explain_earlier
 from hardware.loop.measurement import Measurement
@@ -92,8 +92,10 @@ def _progress(run: RunFolder, device: Device, until: Goal) -> Progress | None:
         return None
     genes = run.untrained_supernet.space.encode([archs[name] for name in known])
     y = np.array([found[name].latency for name in known])
+    about = subject(run, latency(device.name))
     names = run.recipe.fit.predictors or ("ridge",)  # what a fit chooses among more is not worse
-    makers = suitable_predictors(subject(run, latency(device.name)), "relative", run.recipe.seed, names)
+    names = names if about.devices is None else (*names, "transfer")
+    makers = suitable_predictors(about, "relative", run.recipe.seed, names)
     return until.progress(y, fit_best(makers, genes, y, target="relative").predictor.out_of_fold_)
 
 

@@ -23,7 +23,7 @@ from supernet.files import write_json
 if TYPE_CHECKING:
     from hardware.store.store import Store
 
-__all__ = ["RunWork", "StoredProfiler", "check_name", "refusals", "runnable"]
+__all__ = ["RunWork", "StoredProfiler", "check_name", "how_to_measure", "refusals", "runnable"]
 
 # Fewer than on this machine: a phone has less memory, and may be taken away before a long session ends.
 _SESSION_NETWORKS = 40
@@ -199,11 +199,15 @@ class StoredProfiler:
             what = f"{len(wanted)} sub-networks still to measure side by side, in one session"
         else:
             return
-        raise ValueError(
-            f"{self.device.name} has {what}: "
-            f"`supernet device serve {self.run.path} --device {self.device.name}` for a browser, "
-            "`supernet device ssh` or `kit` for a host; then the same command again"
-        )
+        raise ValueError(f"{self.device.name} has {what}: {how_to_measure(self.run, self.device.name)}")
+
+
+def how_to_measure(run: RunFolder, name: str) -> str:
+    """What to do to have a device elsewhere measure."""
+    return (
+        f"`supernet device serve {run.path} --device {name}` for a browser, "
+        "`supernet device ssh` or `kit` for a host; then the same command again"
+    )
 
 
 def _sampling(run: RunFolder) -> Sampling:

@@ -97,6 +97,7 @@ class DeviceServer:
         self.files |= {f"/runtime/{name}": runtime / name for name in FILES}
         self.files["/"] = self.files["/index.html"]
         self._clients: OrderedDict[str, Device] = OrderedDict()
+        self._dismissed: set[str] = set()  # clients that know that nothing is left, or that went away
         self._lock = threading.Lock()
         context = None if certificate is None else _context(*certificate)
         self._scheme = "http" if context is None else "https"
@@ -121,6 +122,19 @@ class DeviceServer:
         """The clients that introduced themselves, the last heard of last."""
         with self._lock:
             return dict(self._clients)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether somebody came and everything planned is measured."""
+        devices = self.clients().values()
+        return bool(devices) and all(self.board.progress(device).finished for device in devices)
+
+    @property
+    def is_known_to_be_finished(self) -> bool:
+        """Whether every client has been told, too: whoever has not would ask on and on."""
+        with self._lock:
+            told = self._dismissed.issuperset(self._clients)
+        return told and self.is_finished
 
     # -- what is answered ---------------------------------------------------------------------------------------------
 
@@ -205,12 +219,14 @@ class DeviceServer:
         }
 
     def _lease(self, client: str, device: Device, body: bytes) -> dict[str, Any]:
-        work = self.board.lease(client, device)
+        work, progress = self.board.lease(client, device), self._progress(device)
+        with self._lock:
+            (self._dismissed.discard if work.jobs or not progress["finished"] else self._dismissed.add)(client)
         return {
             "purpose": work.purpose,
             "anchors": [_described(job) for job in work.anchors],
             "jobs": [_described(job) for job in work.jobs],
-            "progress": self._progress(device),
+            "progress": progress,
         }
 
     def _model(self, client: str, device: Device, body: bytes) -> Answer:
@@ -244,6 +260,8 @@ class DeviceServer:
 
     def _release(self, client: str, device: Device, body: bytes) -> dict[str, Any]:
         self.board.release(client)
+        with self._lock:
+            self._dismissed.add(client)
         self.on_event(f"{device.name}: closed")
         return {}
 

@@ -27,9 +27,11 @@ export class Client {
    * @param {{getItem: Function, setItem: Function}} device.memory that outlives this client
    * @param {{hidden: boolean, shown: () => Promise<void>}} device.view whether anybody sees the page
    * @param {boolean} device.untilDone stop when nothing is left
+   * @param {number} device.patience seconds for which a server that cannot be reached is asked again; default: for ever
    */
   constructor(device) {
     Object.assign(this, device);
+    this.patience ??= Infinity;
     this.client = "";
     this.anchors = new Map(); // by key and resolution; loaded once, they take part in every session
     this.sessions = 0;
@@ -223,12 +225,13 @@ export class Client {
 
   /** Ask until the server can be reached. */
   async insist(request, data, options) {
-    for (;;) {
+    for (const began = now(); ; ) {
       try {
         return await this.ask(request, data, options);
       } catch (error) {
         // 507: its disk is full; nothing of what we have is lost by waiting.
         if (error instanceof Refused && error.status !== 507) throw error;
+        if (now() - began > this.patience * 1000) throw new Error(`the server cannot be reached for ${this.patience} s`);
         this.show({ type: "waiting", text: error instanceof Refused ? error.message : "the server cannot be reached; trying again" });
         await pause(PAUSE_SECONDS);
       }

@@ -15,6 +15,7 @@ const client = new Client({
   browser: `Node ${process.versions.node.split(".")[0]}`,
   provider: "wasm",
   untilDone: true,
+  patience: 300,
   memory: { getItem: (key) => memory.get(key), setItem: (key, value) => memory.set(key, value) },
   view: { hidden: false, shown: async () => {} },
   show: (event) => {

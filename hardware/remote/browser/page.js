@@ -104,6 +104,11 @@ const events = {
     showProgress(progress);
   },
   waiting({ text }) {
+    if (state.progress?.finished) {
+      chip("all measured", "good");
+      say("Everything planned is measured, and the server does not answer any more: this page can be closed.");
+      return;
+    }
     chip("waiting", "bad");
     warn(`${text}. What was measured is kept.`);
   },
