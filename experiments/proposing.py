@@ -18,7 +18,7 @@ from experiments.run_folder import RunFolder
 from predictors.protocol import KnowsDeviation, Predictor
 from search.focusing import Bound, focus
 from search.objectives import Constraint
-from search.proposing import Model, Proposal, propose
+from search.proposing import Aim, Model, Proposal, propose
 from supernet.architecture import Architecture
 from supernet.space import Genes
 
@@ -56,9 +56,10 @@ def propose_round(
     device: str | None = None,
     focused: bool = False,
 ) -> Proposed:
-    """Up to `n` sub-networks that no plan has yet, shared among the goals.
+    """Up to `n` sub-networks that no plan has yet.
 
-    A goal looks at everything that is known, what others have just proposed among it: scores serve them all.
+    Fronts are searched for together: a score is that of a network on every device, so each is chosen by the sum of what
+    it is predicted to add to all of them.
 
     Args:
         focused: goals with limits look for the best within these (`search.focusing`) instead of for the front.
@@ -69,44 +70,37 @@ def propose_round(
     settings, space = run.recipe.search, run.untrained_supernet.space
     known = list(dict.fromkeys(arch for plan in search_plans(run, device) for arch in plan.archs))
     foretold = {one: _foretold(run, one, device) for goal in wanted for one in goal.quantities}
+    seed = run.recipe.seed + number
     chosen: dict[Architecture, dict[str, Any]] = {}
     gain = 0.0
-    for goal, share in zip(wanted, shares(n, len(wanted), number), strict=True):
-        if share == 0:
-            continue
-        genes = space.encode([*known, *chosen])
-        models = [foretold[one].model for one in goal.objectives]
-        seed = run.recipe.seed + number
-        if focused and goal.limits:
+    limited = [goal for goal in wanted if goal.limits] if focused else []
+    if focused:
+        for goal, share in zip(limited, shares(n, len(limited), number), strict=True):
             bounds = [_bound(foretold[one.quantity].model, one.value, one.upper) for one in goal.limits]
-            found = focus(space, models[0], bounds, genes, share, seed=seed)
-            what = f"within {' and '.join(map(str, goal.limits))}"
-        else:
-            found = propose(
-                space,
-                models,
-                genes,
-                share,
-                constraints=_constraints(goal, foretold),
-                seed=seed,
-                tactic=settings.tactic,
-                calls=settings.model_calls,
-                options=settings.tactic_options,
-            )
-            gain = max(gain, float(found.gains.sum()))
-            what = f"expected gain {found.gains.sum():.2%}"
-        if len(found.genes) == 0:
-            limits = f" that is predicted to hold {' and '.join(map(str, goal.limits))}" if goal.limits else ""
-            report.say(f"  {goal.name}: nothing is left{limits}")
-            continue
-        for arch in space.decode(found.genes):
-            chosen[arch] = {
-                "origin": f"search round {number}",
-                "proposed_for": goal.name,
-                "evaluated": found.n_predicted,
-                "within": [str(one) for one in goal.limits] if focused else [],
-            }
-        report.say(f"  {goal.name}: {len(found.genes)} of {_predicted(found)}, {what}")
+            model = foretold[goal.objectives[0]].model
+            found = focus(space, model, bounds, space.encode([*known, *chosen]), share, seed=seed)
+            _tell(report, goal, len(found.genes), found, f"within {' and '.join(map(str, goal.limits))}")
+            for arch in space.decode(found.genes):
+                chosen[arch] = _notes(number, goal, found) | {"within": [str(one) for one in goal.limits]}
+    else:
+        aims = [Aim([foretold[one].model for one in goal.objectives], _constraints(goal, foretold)) for goal in wanted]
+        found = propose(
+            space,
+            aims,
+            space.encode(known),
+            n,
+            seed=seed,
+            tactic=settings.tactic,
+            calls=settings.model_calls,
+            options=settings.tactic_options,
+        )
+        gains = found.gains.sum(axis=0)
+        gain = float(gains.max(initial=0.0))
+        mainly = found.gains.argmax(axis=1) if len(found.gains) else np.empty(0, dtype=int)
+        for arch, goal in zip(space.decode(found.genes), mainly, strict=True):
+            chosen[arch] = _notes(number, wanted[goal], found) | {"within": []}
+        for i, goal in enumerate(wanted):
+            _tell(report, goal, int((mainly == i).sum()), found, f"expected gain {gains[i]:.2%}")
     if chosen:
         genes = space.encode(list(chosen))
         predicted = {one.name: found.model.values(genes) for one, found in foretold.items()}
@@ -118,7 +112,8 @@ def propose_round(
 
 
 def shares(n: int, n_goals: int, number: int) -> list[int]:
-    """How many of `n` each goal proposes; where they do not come out even, goals take turns from round to round."""
+    """How many of `n` are for the limits of each goal; where they do not come out even, goals take turns from round to
+    round."""
     return [len(range((goal - number) % n_goals, n, n_goals)) for goal in range(n_goals)]
 
 
@@ -161,5 +156,16 @@ def _bound(model: Model, value: float, upper: bool) -> Bound:
     return turned, float(turned.loss(value))
 
 
-def _predicted(found: Proposal) -> str:
-    return f"{found.n_predicted:,} sub-networks predicted in {found.seconds:.1f} s"
+def _notes(number: int, goal: Goal, found: Proposal) -> dict[str, Any]:
+    """Why a sub-network is in a round; `goal` is that to which it adds most."""
+    return {"origin": f"search round {number}", "proposed_for": goal.name, "evaluated": found.n_predicted}
+
+
+def _tell(report: Reporter, goal: Goal, n: int, found: Proposal, what: str) -> None:
+    if len(found.genes) == 0:
+        limits = f" that is predicted to hold {' and '.join(map(str, goal.limits))}" if goal.limits else ""
+        report.say(f"  {goal.name}: nothing is left{limits}")
+    else:
+        report.say(
+            f"  {goal.name}: {n} of {found.n_predicted:,} sub-networks predicted in {found.seconds:.1f} s, {what}"
+        )

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from predictors.cost_terms import CostTerms, PartCounts
 from predictors.features import BlockCosts, BlockTerms, Columns, Features, Joined, OneHot
-from predictors.known_devices import KnownDevices
 from predictors.levels import Levels
 from predictors.protocol import Predictor, Target
 from supernet.networks.counting import COUNTS
 from supernet.plugins import Registry
 from supernet.space import Genes, SearchSpace
+
+if TYPE_CHECKING:
+    from predictors.known_devices import KnownDevices
 
 __all__ = [
     "ENTRY_POINTS",

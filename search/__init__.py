@@ -9,8 +9,9 @@ if TYPE_CHECKING:
     from search.exact import Points, StageSums
     from search.focusing import focus
     from search.front import Axis, Candidate, ParetoFront, non_dominated
+    from search.gains import Standing, choose
     from search.objectives import Constraint, Objective
-    from search.proposing import Model, Proposal, choose, propose
+    from search.proposing import Aim, Model, Proposal, propose
     from search.result import SearchResult
     from search.running import run_search
     from search.tactic import Tactic, check_tactic, create_tactic, register_tactic, tactic_names

@@ -63,7 +63,7 @@ def focus(space: SearchSpace, good: Model, bounds: Sequence[Bound], known: Genes
         chosen.append(found)
         gains.append(float(np.exp(value)))
     genes = np.concatenate(chosen) if chosen else known[:0]
-    return Proposal(genes, np.array(gains), n_predicted, genes, time.process_time() - started)
+    return Proposal(genes, np.array(gains)[:, None], n_predicted, [genes], time.process_time() - started)
 
 
 def log_expected_improvement(mean: Values, deviation: Values, best: float) -> Values:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,17 +11,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from search.front import Values, hypervolume, non_dominated
+from search.front import Values, non_dominated
+from search.gains import Standing, choose
 from search.objectives import Constraint, Objective
 from search.running import run_search
 from supernet.space import Genes, SearchSpace
 
-__all__ = ["Model", "Proposal", "among", "choose", "hypervolume_gains", "one_gene_neighbours", "propose"]
+__all__ = ["Aim", "Model", "Proposal", "among", "one_gene_neighbours", "propose"]
 
 _ROUNDS = 2  # of neighbours of the predicted front
 _MEMBERS = 40  # of the front whose neighbours are looked at
 _BEYOND = 0.05  # of the range of what is known: how far beyond its worst the reference point lies
-_POINTS = 20_000  # by which hypervolumes of three objectives and more are estimated
 
 
 @dataclass(frozen=True)
@@ -37,45 +38,64 @@ class Model(Objective):
 
 
 @dataclass(frozen=True)
+class Aim:
+    """A front that is searched for: its objectives, and what its members keep, as models."""
+
+    objectives: Sequence[Objective]
+    constraints: Sequence[Constraint] = ()
+
+    def losses(self, genes: Genes) -> Values:
+        """(n, n_objectives) of genes (n, n_genes)."""
+        return np.stack([one.loss(one.values(genes)) for one in self.objectives], axis=1)
+
+    def held(self, genes: Genes) -> NDArray[np.bool_]:
+        """(n,) whether each keeps the constraints."""
+        held = np.ones(len(genes), dtype=bool)
+        for constraint in self.constraints:
+            held &= constraint.violation(genes) <= 0
+        return held
+
+
+@dataclass(frozen=True)
 class Proposal:
-    """What a model says is worth evaluating."""
+    """What models say is worth evaluating."""
 
     genes: Genes
     """(n, n_genes), canonical, none of them known, the largest gain first."""
     gains: Values
-    """(n,) what each is predicted to add to the hypervolume of all before it, as a share of that of what is known."""
+    """(n, n_aims) what each is predicted to add to the hypervolume of every front after all before it, as a share of
+    that of what is known."""
     n_predicted: int
     """Calls of the models."""
-    front: Genes
-    """(n_front, n_genes) the predicted front from which they were chosen, known ones among it."""
+    fronts: Sequence[Genes]
+    """Per aim (n_front, n_genes) the predicted front from which they were chosen, known ones among it."""
     seconds: float
     """CPU time of this process."""
 
 
 def propose(
     space: SearchSpace,
-    objectives: Sequence[Objective],
+    aims: Sequence[Aim],
     known: Genes,
     n: int,
     *,
     seed: int,
-    constraints: Sequence[Constraint] = (),
     tactic: str = "nsga2",
     calls: int = 5_000,
     options: Mapping[str, Any] | None = None,
 ) -> Proposal:
-    """Up to `n` new architectures that are predicted to add most to the front of what is known.
+    """Up to `n` new architectures that are predicted to add most to the fronts of what is known.
 
-    A tactic searches on the models from the predicted front of the known ones; then all architectures are looked at
-    that differ from the front found in one gene, twice. Gains are over the *predicted* front of the known ones, not the
-    observed one: whoever compares with the best of noisy values looks for luck (which the noisy expected improvement of
-    Letham et al. 2019 averts as well).
+    For every aim a tactic searches on the models from the predicted front of the known ones; then all architectures are
+    looked at that differ from the front found in one gene, twice. Gains are over the *predicted* front of the known
+    ones, not the observed one: whoever compares with the best of noisy values looks for luck (which the noisy expected
+    improvement of Letham et al. 2019 averts as well). What is evaluated serves all aims, as a network's accuracy is the
+    same on every device: so candidates of all are judged by the sum of what they add to each.
 
     Args:
-        objectives: models, to be called with any genes.
+        aims: fronts that are searched for; their models are called with any genes.
         known: (n_known, n_genes) what was evaluated or is being evaluated, canonical.
-        constraints: models of what candidates must keep.
-        calls: of the models by the tactic.
+        calls: of the models by the tactic; of several aims, each has half as many.
         options: of the tactic.
 
     Returns:
@@ -83,28 +103,54 @@ def propose(
         nothing adds anything, it is filled with what comes nearest to that, of gain 0.
     """
     started = time.process_time()
+    each = calls if len(aims) == 1 else calls // 2
+    found = [_explore(space, aim, known, each, seed, tactic, options or {}) for aim in aims]
+    # What another new one dominates is never the largest gain of its front.
+    best = np.unique(
+        np.concatenate([one.new[non_dominated(aim.losses(one.new))] for aim, one in zip(aims, found, strict=True)]),
+        axis=0,
+    )
+    before = [aim.losses(known) for aim in aims]
+    references = [losses.max(axis=0) + _BEYOND * np.ptp(losses, axis=0) for losses in before]
+    standings = [
+        Standing(aim.losses(best), losses[aim.held(known)], reference, aim.held(best))
+        for aim, losses, reference in zip(aims, before, references, strict=True)
+    ]
+    rows, gains = choose(standings, n)
+    genes = best[rows]
+    for aim, one, reference in zip(aims, found, references, strict=True):
+        rest = one.new[~among(one.new, genes)]
+        share = math.ceil((n - len(genes)) / max(len(aims), 1)) if aim is not aims[-1] else n - len(genes)
+        genes = np.concatenate([genes, rest[_others(aim.losses(rest), np.arange(len(rest)), reference, share)]])
+    gains = np.concatenate([gains, np.zeros((len(genes) - len(gains), len(aims)))])
+    n_predicted = sum(one.n_predicted for one in found)
+    return Proposal(genes, gains, n_predicted, [one.front for one in found], time.process_time() - started)
 
-    def losses_of(genes: Genes) -> Values:
-        return np.stack([one.loss(one.values(genes)) for one in objectives], axis=1)
 
-    def holding(genes: Genes) -> Genes:
-        held = np.ones(len(genes), dtype=bool)
-        for constraint in constraints:
-            held &= constraint.violation(genes) <= 0
-        return genes[held]
+@dataclass(frozen=True)
+class _Explored:
+    """What was looked at for one aim."""
 
-    before = losses_of(known)
-    kept = holding(known)
-    beginning = kept[non_dominated(losses_of(kept))] if len(kept) else known
+    new: Genes  # (n, n_genes), each once, none of them known, all keeping the constraints
+    front: Genes  # (n_front, n_genes) of everything that was looked at
+    n_predicted: int
+
+
+def _explore(
+    space: SearchSpace, aim: Aim, known: Genes, calls: int, seed: int, tactic: str, options: Mapping[str, Any]
+) -> _Explored:
+    """A search on the models of an aim from the predicted front of what is known, and the neighbours of its end."""
+    kept = known[aim.held(known)]
+    beginning = kept[non_dominated(aim.losses(kept))] if len(kept) else known
     result = run_search(
         space,
-        objectives,
-        constraints=constraints,
+        aim.objectives,
+        constraints=aim.constraints,
         tactic=tactic,
         budget=min(max(calls, len(beginning) + 2), space.size),
         seed=seed,
         initial=beginning,
-        **(options or {}),
+        **options,
     )
     genes, losses = result.genes[result.feasible], result.losses[result.feasible]
     n_predicted = result.n_evaluated
@@ -115,19 +161,13 @@ def propose(
         front = front[~among(genes[front], looked_at)]
         some = front[np.unique(np.linspace(0, len(front) - 1, _MEMBERS).astype(int))] if len(front) else front
         looked_at = np.concatenate([looked_at, genes[some]])
-        found = holding(one_gene_neighbours(space, genes[some]))
-        n_predicted += len(found)
-        genes, losses = np.concatenate([genes, found]), np.concatenate([losses, losses_of(found)])
-    front = np.flatnonzero(non_dominated(losses))
+        near = one_gene_neighbours(space, genes[some])
+        near = near[aim.held(near)]
+        n_predicted += len(near)
+        genes, losses = np.concatenate([genes, near]), np.concatenate([losses, aim.losses(near)])
     _, first = np.unique(genes, axis=0, return_index=True)
-    new = np.sort(first[~among(genes[first], known)])
-    reference = before.max(axis=0) + _BEYOND * np.ptp(before, axis=0)
-    # What another new one dominates is never the largest gain.
-    best = new[non_dominated(losses[new])]
-    rows, gains = choose(losses[best], losses_of(kept), reference, n)
-    rows = np.concatenate([best[rows], _others(losses, np.setdiff1d(new, best[rows]), reference, n - len(rows))])
-    gains = np.concatenate([gains, np.zeros(len(rows) - len(gains))])
-    return Proposal(genes[rows], gains, n_predicted, genes[front], time.process_time() - started)
+    new = genes[np.sort(first[~among(genes[first], known)])]
+    return _Explored(new, genes[non_dominated(losses)], n_predicted)
 
 
 def _others(losses: Values, rows: Genes, reference: Values, n: int) -> Genes:
@@ -138,73 +178,10 @@ def _others(losses: Values, rows: Genes, reference: Values, n: int) -> Genes:
     chosen: list[int] = []
     while len(chosen) < n and len(rows):
         layer = rows[non_dominated(losses[rows])]
-        picked, _ = choose(losses[layer], losses[:0], reference, n - len(chosen))
+        picked, _ = choose([Standing(losses[layer], losses[:0], reference)], n - len(chosen))
         chosen += layer[picked if len(picked) else slice(n - len(chosen))].tolist()
         rows = np.setdiff1d(rows, layer)
     return np.array(chosen, dtype=np.int64)
-
-
-def choose(losses: Values, known: Values, reference: Values, n: int) -> tuple[Genes, Values]:
-    """Up to `n` rows of candidates, one after the other, each with the largest gain when those before are believed.
-
-    Args:
-        losses: (n_candidates, n_objectives) predicted, smaller is better.
-        known: (n_known, n_objectives) likewise, of what is known.
-        reference: (n_objectives,) up to which hypervolumes are.
-
-    Returns:
-        Rows and their gains, as shares of the hypervolume of what is known (of the first, where that is 0); both end
-        where nothing adds anything.
-    """
-    rows: list[int] = []
-    gains: list[float] = []
-    whole = hypervolume(known, reference) if len(known) else 0.0
-    for _ in range(min(n, len(losses))):
-        gain = hypervolume_gains(losses, known, reference)
-        best = int(np.argmax(gain))
-        if not gain[best] > 1e-12 * whole:
-            break
-        rows.append(best)
-        whole = whole or float(gain[best])
-        gains.append(float(gain[best]) / whole)
-        known = np.concatenate([known, losses[best : best + 1]])
-    return np.array(rows, dtype=np.int64), np.array(gains)
-
-
-def hypervolume_gains(losses: Values, known: Values, reference: Values) -> Values:
-    """(n_candidates,) what each would add to the hypervolume of `known` alone, up to the reference.
-
-    Of two objectives exactly; of more by the same 20,000 random points for all (Bader & Zitzler 2011).
-    """
-    inside = known[(known < reference).all(axis=1)]
-    if losses.shape[1] == 1:
-        best = inside.min() if len(inside) else reference[0]
-        return np.maximum(best - losses[:, 0], 0.0)
-    if losses.shape[1] > 2:
-        return _estimated_gains(losses, inside, reference)
-    front = inside[non_dominated(inside)]
-    front = front[np.argsort(front[:, 0], kind="stable")]
-    # A staircase: between edges i and i + 1 the second loss is heights[i]; its integral from the first edge on.
-    edges = np.concatenate([[min(losses[:, 0].min(initial=reference[0]), reference[0])], front[:, 0], [reference[0]]])
-    if len(front):
-        edges[0] = min(edges[0], front[0, 0])
-    heights = np.concatenate([[reference[1]], front[:, 1]])
-    integral = np.concatenate([[0.0], np.cumsum(np.diff(edges) * heights)])
-    x, y = np.minimum(losses, reference).T
-    # The stairs lie above a candidate from its own place up to where they have come down to it.
-    end = edges[np.searchsorted(-heights, -y, side="left")]
-    beyond = np.maximum(end - x, 0.0)
-    area = np.interp(np.maximum(end, x), edges, integral) - np.interp(x, edges, integral)
-    return np.maximum(area - beyond * y, 0.0)
-
-
-def _estimated_gains(losses: Values, known: Values, reference: Values) -> Values:
-    lowest = np.minimum(np.concatenate([losses, known]).min(axis=0), reference)
-    points = lowest + (reference - lowest) * np.random.default_rng(0).random((_POINTS, len(reference)))
-    for row in known:
-        points = points[(points < row).any(axis=1)]
-    share = np.array([(points >= row).all(axis=1).sum() for row in losses]) / _POINTS
-    return share * float(np.prod(reference - lowest))
 
 
 def one_gene_neighbours(space: SearchSpace, genes: Genes) -> Genes:

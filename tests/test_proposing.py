@@ -5,10 +5,11 @@ import pytest
 
 from experiments.proposing import shares
 from experiments.rounds import LARGEST_BATCH, RoundCost
-from search import Constraint, Model, choose, focus, non_dominated, propose, run_search
+from search import Aim, Constraint, Model, Objective, Standing, choose, focus, non_dominated, propose, run_search
 from search.focusing import log_expected_improvement, log_feasibility
 from search.front import hypervolume
-from search.proposing import among, hypervolume_gains, one_gene_neighbours
+from search.gains import hypervolume_gains
+from search.proposing import among, one_gene_neighbours
 from search.tactics.model_based import ModelBased, spread_start
 from search.testing import SPACES, Toy
 from supernet.space import SearchSpace, Stage
@@ -37,7 +38,7 @@ def test_gains_are_what_candidates_add_to_the_hypervolume(n, n_known):
 def test_choices_are_believed_one_after_the_other_and_end_where_nothing_adds():
     known, reference = np.array([[0.5, 0.5]]), np.ones(2)
     new = np.array([[0.15, 0.6], [0.16, 0.6], [0.6, 0.2], [0.7, 0.7], [0.2, 0.6]])
-    rows, gains = choose(new, known, reference, 5)
+    rows, gains = choose([Standing(new, known, reference)], 5)
     assert rows.tolist() == [0, 2]  # not the neighbour of 0, which would be second by its gain alone
     whole = hypervolume(np.concatenate([known, new[:3]]), reference)
     assert gains.sum() == pytest.approx(whole / 0.25 - 1)
@@ -62,7 +63,7 @@ def test_a_proposal_is_new_holds_what_it_must_and_gains_most():
     everything = space.encode(list(space))
     known = everything[::5]
     limit = toy.limit(0.6)
-    found = propose(space, toy.objectives(2), known, 3, seed=0, constraints=[limit], calls=200)
+    found = propose(space, [Aim(toy.objectives(2), [limit])], known, 3, seed=0, calls=200)
     assert len(found.genes) == len(found.gains) == 3 and not among(found.genes, known).any()
     assert (limit.violation(found.genes) <= 0).all()
 
@@ -74,14 +75,36 @@ def test_a_proposal_is_new_holds_what_it_must_and_gains_most():
     reference = of_known.max(axis=0) + 0.05 * np.ptp(of_known, axis=0)
     gains = hypervolume_gains(losses(allowed), of_known[limit.violation(known) <= 0], reference)
     np.testing.assert_array_equal(found.genes[0], allowed[np.argmax(gains)])  # the whole space was looked at
-    assert len(propose(space, toy.objectives(2), everything, 3, seed=0).genes) == 0
+    assert len(propose(space, [Aim(toy.objectives(2))], everything, 3, seed=0).genes) == 0
     front = everything[non_dominated(losses(everything))]
-    filled = propose(space, toy.objectives(2), front, 5, seed=0, calls=200)  # models say that nothing adds
+    filled = propose(space, [Aim(toy.objectives(2))], front, 5, seed=0, calls=200)  # models say that nothing adds
     assert len(np.unique(filled.genes, axis=0)) == 5 and not filled.gains.any() and not among(filled.genes, front).any()
     rest = everything[~among(everything, front)]
     assert among(filled.genes, rest[non_dominated(losses(rest))]).any()
     nothing = Constraint("never", toy.cost, upper=-1.0)
-    assert len(propose(space, toy.objectives(2), known, 3, seed=0, constraints=[nothing]).genes) == 0
+    assert len(propose(space, [Aim(toy.objectives(2), [nothing])], known, 3, seed=0).genes) == 0
+
+
+def test_one_proposal_serves_several_fronts_by_the_sum_of_what_it_adds():
+    """Also where one of them counts in a unit that is a thousand times as large, and one forbids what others may."""
+    space, toy = SPACES["98"], Toy(SPACES["98"])
+    everything = space.encode(list(space))
+    known = everything[::7]
+    good, cost = toy.objectives(2)
+    slow = Objective("other cost", "", False, lambda genes: 1e3 * (cost.evaluate(genes) - genes.sum(axis=1) / 9) ** 2)
+    limit = toy.limit(0.6)
+    aims = [Aim([good, cost]), Aim([good, slow], [limit])]
+    found = propose(space, aims, known, 4, seed=0, calls=400)
+    assert found.gains.shape == (4, 2) and not among(found.genes, known).any()
+    sums = np.zeros(len(everything))
+    for aim in aims:
+        losses = aim.losses(known)
+        reference = losses.max(axis=0) + 0.05 * np.ptp(losses, axis=0)
+        gains = hypervolume_gains(aim.losses(everything), losses[aim.held(known)], reference)
+        sums += np.where(aim.held(everything), gains, 0) / np.prod(np.ptp(losses[aim.held(known)], axis=0))
+    np.testing.assert_array_equal(found.genes[0], everything[np.argmax(sums)])
+    forbidden = ~aims[1].held(found.genes)
+    assert not found.gains[forbidden, 1].any()
 
 
 def test_expected_improvements_are_those_of_a_million_draws_and_never_vanish():

@@ -37,7 +37,7 @@ from experiments.proposing import deviation_of
 from predictors import GaussianProcessPredictor, Predictor, RidgePredictor, Subject
 from search import Objective, StageSums, non_dominated, run_search, tactic_names
 from search.front import Values, hypervolume
-from search.proposing import Model, propose
+from search.proposing import Aim, Model, propose
 from search.tactics.model_based import START, ModelBased
 from supernet.space import Genes
 
@@ -66,7 +66,7 @@ class Learner:
         return models
 
     def _predictor(self, objective: Objective) -> Predictor:
-        if objective.name == "latency":
+        if objective.name.startswith("latency"):
             return RidgePredictor(self.subject.terms, "relative")
         return GaussianProcessPredictor(self.subject.levels, n_folds=2)
 
@@ -179,13 +179,14 @@ def inner_distance(problem: Problem, calls: Sequence[int], console: Console) -> 
             f"NSGA-II, {n:,} calls", f"{len(found.front):,}", f"{share:.2%}", f"{process_time() - started:.2f}"
         )
     started = process_time()
-    proposal = propose(problem.space, models, genes[:10], 4, seed=0)
-    losses = np.stack([one.loss(one.values(proposal.front)) for one in models], axis=1)
+    aim = Aim(models)
+    proposal = propose(problem.space, [aim], genes[:10], 4, seed=0)
+    losses = aim.losses(proposal.fronts[0])
     share = hypervolume(losses, corner) / hypervolume(front.losses, corner)
     seconds = process_time() - started
     table.add_row(
         f"as in a proposal, {proposal.n_predicted:,} calls",
-        f"{len(proposal.front):,}",
+        f"{len(proposal.fronts[0]):,}",
         f"{share:.2%}",
         f"{seconds:.2f}",
     )

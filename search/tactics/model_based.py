@@ -8,7 +8,7 @@ import numpy as np
 
 from search.focusing import Bound, focus
 from search.front import Values
-from search.proposing import Model, among, propose
+from search.proposing import Aim, Model, among, propose
 from search.tactics.unseen import Unseen
 from supernet.space import Genes, SearchSpace
 
@@ -37,6 +37,8 @@ class ModelBased:
         calls: of the models for every call of `ask`.
         limits: the largest loss of an objective, by its place, that a network to be used may have; the first objective
             is what is to be best within them.
+        fronts: of which objectives, by their places, there are to be fronts; default: one of all. What is evaluated
+            serves all of them, such as the accuracy of a network and its latency on several devices.
         focus_from: with limits, how many architectures are told before the rest is chosen for what can be best within
             them (`search.focus`) and not for the front.
     """
@@ -51,6 +53,7 @@ class ModelBased:
         calls: int = 3_000,
         limits: Mapping[int, float] | None = None,
         focus_from: int | None = None,
+        fronts: Sequence[Sequence[int]] | None = None,
     ) -> None:
         if (limits is None) != (focus_from is None):
             raise ValueError("limits and focus_from go together: what to keep, and from when on it is what counts")
@@ -61,6 +64,7 @@ class ModelBased:
         self.calls = calls
         self.limits = dict(limits or {})
         self.focus_from = focus_from
+        self.fronts = [range(n_objectives)] if fronts is None else fronts
         self._start = spread_start(space, start, seed)
         self._unseen = Unseen(space)
         self._pending = np.empty((0, len(space.genes)), dtype=np.int64)
@@ -85,15 +89,18 @@ class ModelBased:
         self._genes = np.concatenate([self._genes, genes])
         self._values = np.concatenate([self._values, values])
 
+    def aims(self, models: Sequence[Model]) -> list[Aim]:
+        """What is searched for, of models of all objectives."""
+        return [Aim([models[i] for i in front]) for front in self.fronts]
+
     def _proposed(self, n: int, seed: int) -> Genes:
         models = self.learn(self._genes, self._values)
         known = np.concatenate([self._genes, self._pending])
         if self.focus_from is not None and len(self._genes) >= self.focus_from:
             bounds: list[Bound] = [(models[i], limit) for i, limit in self.limits.items()]
             return focus(self.space, models[0], bounds, known, n, seed=seed).genes
-        return propose(
-            self.space, models, known, n, calls=self.calls, seed=seed, options={"population": _POPULATION}
-        ).genes
+        options = {"population": _POPULATION}
+        return propose(self.space, self.aims(models), known, n, calls=self.calls, seed=seed, options=options).genes
 
     def _left_of_start(self) -> Genes:
         return self._start[~among(self._start, np.concatenate([self._genes, self._pending]))]
