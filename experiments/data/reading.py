@@ -19,7 +19,7 @@ from experiments.data.image_data import Split
 from experiments.data.image_files import Rows
 from experiments.data.splits import ImageSplit
 
-__all__ = ["BatchReader", "Request", "Transform"]
+__all__ = ["BatchReader", "Request", "Transform", "global_randomness_kept"]
 
 _PREFETCH = 4  # batches that every process has ready
 
@@ -35,13 +35,15 @@ class Request:
 
 @dataclass(frozen=True)
 class Transform:
-    """What becomes of an image of PIL's `mode`: uint8 transforms one by one, then normalising the batch.
+    """What becomes of an image in PIL's `mode`, turned `upright` or not: uint8 transforms one by one, then normalising
+    the batch.
 
     `training` and `evaluation` take a PIL image and return uint8 (channels, height, width). `erase` changes a
     normalised training image in place, or is None. `mean` and `std` are of values in [0, 1].
     """
 
     mode: str
+    upright: bool
     training: Any
     evaluation: Any
     erase: Any
@@ -116,7 +118,7 @@ class _Batches(Dataset[tuple[Tensor, Tensor]]):
     def _batch(self, request: Request) -> tuple[Tensor, Tensor]:
         """Images float32 (n, channels, height, width) and labels int64 (n,)."""
         split, transform = self.splits[request.split], self.transform
-        images = [split.source.image(row).convert(transform.mode) for row in split.rows[request.places].tolist()]
+        images = [split.pixels(place, transform.mode, transform.upright) for place in request.places.tolist()]
         if request.seeds is None:
             pixels = torch.stack([transform.evaluation(image) for image in images])
         else:
@@ -169,7 +171,7 @@ class _Requests:
 
 def _seeded_map(function: Any, images: Any, seeds: Rows) -> Iterator[Any]:
     """`function` of every image with random numbers that follow from its seed."""
-    with _global_randomness_kept():
+    with global_randomness_kept():
         for image, seed in zip(images, seeds.tolist(), strict=True):
             # timm's transforms draw from the three global generators and take no other.
             random.seed(seed)
@@ -179,7 +181,8 @@ def _seeded_map(function: Any, images: Any, seeds: Rows) -> Iterator[Any]:
 
 
 @contextmanager
-def _global_randomness_kept() -> Iterator[None]:
+def global_randomness_kept() -> Iterator[None]:
+    """The generators of random, numpy and torch are after the block as they were before it."""
     before = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
     try:
         yield
