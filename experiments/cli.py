@@ -273,13 +273,19 @@ def export(
     arch: Annotated[str, typer.Option("--arch", help="Id of the sub-network, or how it begins.")],
     out: Annotated[Path, typer.Option("--out", help="The new folder of the bundle.")],
     device: DeviceName = None,
+    batch: Annotated[
+        str | None,
+        typer.Option("--batch", help="'any' for a file that takes any number of images.  [default: the device's]"),
+    ] = None,
 ) -> None:
     """Write a sub-network as ONNX and safetensors, with the latency measured on the finished file."""
+    if batch not in (None, "any"):
+        raise ValueError(f"--batch {batch} is not possible: 'any', or leave it out for the batch size of the device")
     folder, report = _open(run)
     from experiments import pipeline
     from experiments.commands.tables import print_card
 
-    print_card(pipeline.export(folder, arch, device, out, report), out)
+    print_card(pipeline.export(folder, arch, device, out, report, batch == "any"), out)
 
 
 @app.command()

@@ -146,9 +146,11 @@ def search(run: RunFolder, report: Reporter, device: str | None = None, focus: F
     write_json(run.front, front_of_run(run, scorer, report, device))
 
 
-def export(run: RunFolder, key: str, device: str | None, out: Path, report: Reporter) -> dict[str, Any]:
+def export(
+    run: RunFolder, key: str, device: str | None, out: Path, report: Reporter, any_batch: bool = False
+) -> dict[str, Any]:
     """Write the bundle of one sub-network: ONNX, weights, architecture and a card."""
-    return write_bundle(run, find_architecture(run, key), device, out, report)
+    return write_bundle(run, find_architecture(run, key), device, out, report, any_batch)
 
 
 def compare(run: RunFolder, report: Reporter) -> None:

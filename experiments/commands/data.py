@@ -29,7 +29,7 @@ def print_data(recipe_path: Path, check: bool) -> bool:
         for line in data.description():
             print(line)
         how = data.preprocessing
-        if how is not None:
+        if how is not None and recipe.data.is_from_files:
             print(
                 f"images: mean {_numbers(how.mean)}, standard deviation {_numbers(how.std)}, "
                 f"resized {how.interpolation}, centre crop {how.crop:g}"

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
 
-from experiments.data.image_data import EvaluationSplit, Split, check_ranks
+from experiments.data.image_data import EvaluationSplit, Preprocessing, Split, check_ranks
 from experiments.settings.sections import DIGITS_IMAGES
 
 __all__ = ["ComposedDigits"]
@@ -84,8 +84,8 @@ class ComposedDigits:
         return self.digest
 
     @property
-    def preprocessing(self) -> None:
-        return None  # composed, not read
+    def preprocessing(self) -> Preprocessing:
+        return Preprocessing((_MEAN,), (_STD,), "bilinear", 1.0, True)  # of pictures of such digits
 
     def description(self) -> list[str]:
         counts = (

@@ -72,7 +72,7 @@ class ImageData(Protocol):
 
     @property
     def preprocessing(self) -> Preprocessing | None:
-        """How evaluation images are made of image files; None where they do not come from files."""
+        """How images for a network are made of image files; None where nobody says."""
         ...
 
     def description(self) -> list[str]:

@@ -141,7 +141,7 @@ def _check_images(run: RunFolder, n_processes: int) -> None:
 def _check_shared_memory(run: RunFolder, n_processes: int) -> None:
     """Batches of the processes that read images pass through shared memory; where that is full, they would hang."""
     data: ImageData = run.data
-    if data.preprocessing is None or not run.recipe.data.workers or not _SHARED.is_dir():
+    if not run.recipe.data.is_from_files or not run.recipe.data.workers or not _SHARED.is_dir():
         return
     local = min(n_processes, max(1, torch.cuda.device_count()))
     images = max(math.ceil(run.recipe.data.batch_size / n_processes) * local, run.recipe.score.batch_size)
