@@ -97,6 +97,7 @@ class BatchReader:
             collate_fn=_as_it_is,
             prefetch_factor=_PREFETCH if workers else None,
             pin_memory=torch.cuda.is_available(),
+            worker_init_fn=_left_alone_by_signals,
             generator=torch.Generator(),  # a generator of its own, so that the global one is left alone
             **settings,
         )
@@ -129,6 +130,14 @@ class _Batches(Dataset[tuple[Tensor, Tensor]]):
             for _ in _seeded_map(transform.erase, batch, request.seeds + 1):
                 pass
         return batch, torch.from_numpy(split.labels[request.places])
+
+
+def _left_alone_by_signals(number: int) -> None:
+    """A process that reads images ends when the training does. torchrun, Slurm and terminals send their signals to the
+    whole group, and the training still has to finish its step and to write a checkpoint."""
+    for name in ("SIGTERM", "SIGINT", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 def _next(batches: Iterator[Any], workers: int) -> Any:
