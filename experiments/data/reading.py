@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import signal
 import threading
@@ -22,6 +23,7 @@ from experiments.data.splits import ImageSplit
 __all__ = ["BatchReader", "Request", "Transform", "global_randomness_kept"]
 
 _PREFETCH = 4  # batches that every process has ready
+_LEAVING_SECONDS = 10  # in which a step ends
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,11 @@ class BatchReader:
             if turn != self._requests.turn:
                 raise RuntimeError("another epoch was begun before this one ended; read one at a time")
 
+    def close(self) -> None:
+        """End the processes that stay; the next call starts others."""
+        self._pool = None
+        gc.collect()  # torch ends them when its iterator goes, which cycles may keep
+
     def _read(self, loader: DataLoader[Any]) -> Iterator[tuple[Tensor, Tensor]]:
         with _child_signal_kept():
             batches = iter(loader)
@@ -133,11 +140,13 @@ class _Batches(Dataset[tuple[Tensor, Tensor]]):
 
 
 def _left_alone_by_signals(number: int) -> None:
-    """A process that reads images ends when the training does. torchrun, Slurm and terminals send their signals to the
-    whole group, and the training still has to finish its step and to write a checkpoint."""
-    for name in ("SIGTERM", "SIGINT", "SIGUSR1"):
+    """A process that reads images ends when the training does, and some time after it was asked to end. torchrun, Slurm
+    and terminals send their signals to the whole group, and the training still has to finish its step."""
+    for name in ("SIGINT", "SIGUSR1"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
+    if hasattr(signal, "alarm"):
+        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_LEAVING_SECONDS))
 
 
 def _next(batches: Iterator[Any], workers: int) -> Any:

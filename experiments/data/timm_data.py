@@ -102,6 +102,10 @@ class TimmData:
             transform.training(grey)
             transform.evaluation(grey)
 
+    def close(self) -> None:
+        """End the processes that read training images."""
+        self._reader.close()
+
     def n_images(self, split: Split) -> int:
         return len(self.splits[split].readable)
 

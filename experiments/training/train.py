@@ -13,6 +13,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from experiments.data.timm_data import TimmData
 from experiments.progress import Reporter
 from experiments.quantities import quality
 from experiments.run_folder import RunFolder, weights_file
@@ -160,7 +161,11 @@ def train_module(
         tensorboard_log(run.path / "tensorboard" / folder.name) if watched else nullcontext() as log,
     ):
         draw = partial(_draw_course, run, folder)
-        trainer.run(Shown(report, advance, draw, quality(run.recipe.kinds), log))
+        try:
+            trainer.run(Shown(report, advance, draw, quality(run.recipe.kinds), log))
+        finally:
+            if isinstance(run.data, TimmData):
+                run.data.close()
     supernet.to("cpu")
     if world.is_first:
         _draw_course(run, folder)
