@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from experiments.settings.devices import DeviceSettings
 from hardware.loop.measurement import Measurement
 from hardware.loop.measuring import measure
 from hardware.onnx.export import export_onnx, onnx_parity
+from hardware.onnx.finishing import BATCH, free_batch, with_metadata
 from hardware.profiling import Profiler, Workload
 from supernet.architecture import Architecture
 from supernet.files import new_folder, write_json
@@ -46,11 +49,14 @@ def find_architecture(run: RunFolder, key: str) -> Architecture:
     return next(iter(found.values()))
 
 
-def write_bundle(run: RunFolder, arch: Architecture, device: str | None, out: Path, report: Reporter) -> dict[str, Any]:
+def write_bundle(
+    run: RunFolder, arch: Architecture, device: str | None, out: Path, report: Reporter, any_batch: bool = False
+) -> dict[str, Any]:
     """Write the bundle of a sub-network for a device into a new folder; returns its card.
 
-    The ONNX file has the batch size of the device and is itself what the latency on the card was measured on; for a
-    device that was added to the run, the latency is what that device measured for the same network.
+    The ONNX file has the batch size of the device, or with `any_batch` takes any number of images, and is itself what
+    the latency on the card was measured on; for a device that was added to the run, the latency is what that device
+    measured for the same network. Its metadata say how an image becomes its input and what its outputs are.
 
     Raises:
         ValueError: `out` exists and is not empty, no such device, or the ONNX file computes something else than torch.
@@ -63,13 +69,22 @@ def write_bundle(run: RunFolder, arch: Architecture, device: str | None, out: Pa
         scores = {split: scorer.score([arch], split, report)[arch.id].metrics[name] for split in ("validation", "test")}
         subnet = scorer.subnet(arch)
         shape = (profiler.device.batch_size, run.data.in_channels, arch.resolution, arch.resolution)
-        onnx = export_onnx(subnet, shape)
-        difference = onnx_parity(onnx, subnet, shape)
+        made = (BATCH, *shape[1:]) if any_batch else shape
+        onnx = export_onnx(subnet, made)
+        difference = onnx_parity(onnx, subnet, made)
         int8 = None
         if profiler.device.precision == "int8":
-            onnx = quantized_file(run, scorer, arch, profiler.device.batch_size)
+            onnx = quantized_file(run, scorer, arch, made[0])
+        if any_batch:
+            onnx = free_batch(onnx, made)
+        if profiler.device.precision == "int8":
             int8 = {split: file_score(run, onnx, arch.resolution, split) for split in ("validation", "test")}
-        (folder / "model.onnx").write_bytes(onnx)
+        given = _given(run, arch.resolution)
+        metadata = {"id": arch.id, **given}
+        told = {key: json.dumps(value, ensure_ascii=False) for key, value in metadata.items()}
+        (folder / "model.onnx").write_bytes(with_metadata(onnx, told))
+        if given["preprocessing"] is not None:
+            shutil.copyfile(Path(__file__).with_name("run_bundle.py"), folder / "run.py")
         # The torch runtime cannot run the file: there the module that the file was made from is measured.
         model = subnet if profiler.device.runtime == "torch" else folder / "model.onnx"
         workload = Workload(arch.id, model, arch.resolution, run.data.in_channels)
@@ -78,7 +93,13 @@ def write_bundle(run: RunFolder, arch: Architecture, device: str | None, out: Pa
         card = {
             "id": arch.id,
             "settings": str(arch),
-            "input": {"name": "images", "shape": list(shape), "normalisation": "as in the training data"},
+            "input": {
+                "name": "images",
+                "shape": ["any" if any_batch else shape[0], *shape[1:]],
+                **(given["preprocessing"] or {"made by": run.recipe.data.source}),
+            },
+            "classes": given["classes"],
+            "task": given["task"],
             "latency": {
                 "seconds": measurement.latency,
                 "interval": list(measurement.interval),
@@ -104,6 +125,27 @@ def write_bundle(run: RunFolder, arch: Architecture, device: str | None, out: Pa
         write_json(folder / "card.json", card)
         (folder / "README.md").write_text(_card_text(card), encoding="utf-8")
     return card
+
+
+def _given(run: RunFolder, resolution: int) -> dict[str, Any]:
+    """What somebody needs to know to use the network: how images become its input, and what its outputs are."""
+    how, task = run.data.preprocessing, run.recipe.task
+    preprocessing = None
+    if how is not None:
+        preprocessing = {
+            "resize": int(resolution / how.crop),
+            "crop": resolution,
+            "interpolation": how.interpolation,
+            "upright": how.upright,
+            "mean": list(how.mean),
+            "std": list(how.std),
+        }
+    return {
+        "preprocessing": preprocessing,
+        "classes": list(run.data.classes) if task is None else [],
+        "task": "classification" if task is None else "own",
+        "metric": run.task.metric.name,
+    }
 
 
 def _measured(
@@ -158,6 +200,19 @@ def _machine(slower: float | None) -> dict[str, str]:
     return {"that is on the level of the run's final measuring; when the file was measured": f"the machine was {text}"}
 
 
+def _input(card: Mapping[str, Any]) -> str:
+    how, names = card["input"], card["classes"]
+    mean, std = (", ".join(f"{value:g}" for value in how[key]) for key in ("mean", "std"))
+    turned = ", turned as its EXIF orientation says" if how["upright"] else ""
+    shown = ", ".join(names[:10]) + (f" and {len(names) - 10} more, all in card.json" if len(names) > 10 else "")
+    classes = f"- Classes, in the order of the outputs: {shown}.\n" if names else ""
+    return (
+        f"- An image becomes its input so: {'grey' if len(how['mean']) == 1 else 'RGB'}{turned}, shorter side resized "
+        f"to {how['resize']} ({how['interpolation']}), {how['crop']} cropped in the centre, divided by 255, minus mean "
+        f"({mean}), divided by standard deviation ({std}). The metadata of the file says the same.\n{classes}"
+    )
+
+
 def _card_text(card: Mapping[str, Any]) -> str:
     latency, device, provenance = card["latency"], card["device"], card["provenance"]
     low, high = map(format_seconds, latency["interval"])
@@ -187,6 +242,11 @@ def _card_text(card: Mapping[str, Any]) -> str:
     warnings = "".join(f"\nWarning: {warning}\n" for warning in latency["warnings"])
     output = "`logits`" if card["metric"] is None else "`logits` (whatever the task predicts)"
     shape = " × ".join(map(str, card["input"]["shape"]))
+    runs = (
+        f"- `run.py`: `python run.py IMAGE` prints the answer; needs numpy, Pillow and onnxruntime.\n{_input(card)}"
+        if "mean" in card["input"]
+        else f"- Its input is what `{card['input']['made by']}` makes.\n"
+    )
     return f"""# Sub-network {card["id"]}
 
 `{card["settings"]}`: the input resolution, and per stage its blocks (e: expansion, k: kernel).
@@ -196,7 +256,7 @@ def _card_text(card: Mapping[str, Any]) -> str:
 {table}
 {warnings}
 ## Files
-- `model.onnx`: input `images` {shape} (float32), output {output}; runs in plain onnxruntime.
+{runs}- `model.onnx`: input `images` {shape} (float32), output {output}; runs in plain onnxruntime.
 - `model.safetensors`, `arch.json`: the weights and what they are the weights of;
   `supernet.load_subnet("this folder")` gives the torch module, an ordinary timm model.
 - `card.json`: this card with every repeat of the measurement.

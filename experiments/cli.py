@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -25,7 +26,6 @@ __all__ = ["app", "main"]
 app = typer.Typer(
     help="One supernet, trained once; for every device its own sub-network, by measured latency.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -45,11 +45,28 @@ AddedDevice = Annotated[
 DeviceName = Annotated[str | None, typer.Option("--device", help="A device of the recipe, by name.")]
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"supernet-nas {version('supernet-nas')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None:
+    pass
+
+
 @app.command()
 def run(recipe: RecipePath, out: Out = None) -> None:
     """Do everything: train, profile, score, fit, search, compare. Run again, it carries on."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ValueError("`run` is one process: train on many with `torchrun ... -m experiments train`, then run it")
+        raise ValueError("`run` is one process: train on many with `torchrun ... -m supernet_nas train`, then run it")
     folder, report = _start(recipe, out)
     if folder.is_finished:
         report.say(f"{folder.path} is finished already; nothing to do")
@@ -58,6 +75,24 @@ def run(recipe: RecipePath, out: Out = None) -> None:
 
         pipeline.run(folder, report)
     report.say(_what_next(folder))
+
+
+@app.command()
+def demo(out: Annotated[Path, typer.Option("--out", help="The folder of the run.")] = Path("runs/digits")) -> None:
+    """The whole way on embedded data, in 5 to 8 minutes: `supernet run` of a recipe that comes with the package."""
+    run(Path(__file__).parent / "recipes" / "digits.toml", out)
+
+
+@app.command("data")
+def data_(
+    recipe: RecipePath,
+    check: Annotated[bool, typer.Option("--check", help="Open every image; tell which cannot be read.")] = False,
+) -> None:
+    """Say what is in the data of a recipe: splits, classes, formats, what is carved and what is left out."""
+    from experiments.commands.data import print_data
+
+    if not print_data(recipe, check):
+        sys.exit(1)
 
 
 @app.command()
@@ -257,13 +292,19 @@ def export(
     arch: Annotated[str, typer.Option("--arch", help="Id of the sub-network, or how it begins.")],
     out: Annotated[Path, typer.Option("--out", help="The new folder of the bundle.")],
     device: DeviceName = None,
+    batch: Annotated[
+        str | None,
+        typer.Option("--batch", help="'any' for a file that takes any number of images.  [default: the device's]"),
+    ] = None,
 ) -> None:
     """Write a sub-network as ONNX and safetensors, with the latency measured on the finished file."""
+    if batch not in (None, "any"):
+        raise ValueError(f"--batch {batch} is not possible: 'any', or leave it out for the batch size of the device")
     folder, report = _open(run)
     from experiments import pipeline
     from experiments.commands.tables import print_card
 
-    print_card(pipeline.export(folder, arch, device, out, report), out)
+    print_card(pipeline.export(folder, arch, device, out, report, batch == "any"), out)
 
 
 @app.command()
@@ -278,6 +319,10 @@ def compare(run: RunPath) -> None:
 
 def main() -> None:
     """Run the command; what a person can mend is one line on stderr and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # What a terminal has no letters for is spelled out, and nothing raises.
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except SystemExit as end:
@@ -299,19 +344,49 @@ def main() -> None:
 
 def _start(recipe: Path, out: Path | None, world: World | None = None) -> tuple[RunFolder, Reporter]:
     """The run of a recipe, started by the first process; by one on every machine where these share no folder."""
+    from experiments.lock import hold
     from experiments.run_folder import RunFolder
 
     path = out or Path("runs") / recipe.stem
-    if world is not None:
-        world.share(lambda: b"started" if RunFolder.start(recipe, path) else None)
+    news: list[str] = []
+    held: list[object] = []
+
+    def begun() -> bytes:
+        if RunFolder.is_run(path):
+            held.append(hold(path))  # before anything in it is changed
+        news.extend(RunFolder.start(recipe, path).news)
+        held[:] = held or [hold(path)]
+        return b"started"
+
+    if world is None:
+        begun()
+    else:
+        world.share(begun)
         if world.local_rank == 0:
             RunFolder.start(recipe, path)
         world.barrier()
-    return _ready(RunFolder.start(recipe, path), quiet=world is not None and not world.is_first)
+    folder, report = _ready(RunFolder.start(recipe, path), quiet=world is not None and not world.is_first)
+    folder.held = held
+    for line in news:
+        report.say(line)
+    return folder, report
 
 
 def _open(run: Path, world: World | None = None) -> tuple[RunFolder, Reporter]:
-    return _ready(_found(run), quiet=world is not None and not world.is_first)
+    """A run to work in, which no other process does meanwhile."""
+    from experiments.lock import hold
+
+    folder = _found(run)
+
+    def begun() -> bytes:
+        folder.held = hold(run)
+        return b"held"
+
+    if world is None:
+        begun()
+    else:
+        world.share(begun)
+    return _ready(folder, quiet=world is not None and not world.is_first)
 
 
 def _found(run: Path) -> RunFolder:

@@ -28,7 +28,8 @@ from experiments.run_folder import RunFolder
 from experiments.scoring.scorer import Scorer
 from experiments.searching import front_of_run, settle
 from experiments.training.background import baselines_in_background
-from experiments.training.train import check_beginning, train_supernet
+from experiments.training.beginning import check_beginning, check_whole_way
+from experiments.training.train import load_first_weights, train_supernet
 from hardware.device_changes import explain_earlier
 from predictors.stopping import Goal
 from supernet.architecture import Architecture
@@ -47,6 +48,8 @@ def train(run: RunFolder, report: Reporter, world: World) -> None:
         report.say("train: done already")
         return
     report.say("train")
+    for line in run.data.description():
+        report.say(f"  {line}")
     train_supernet(run, report, world)
 
 
@@ -158,9 +161,11 @@ def search(
     write_json(run.front, front_of_run(run, scorer, report, device))
 
 
-def export(run: RunFolder, key: str, device: str | None, out: Path, report: Reporter) -> dict[str, Any]:
+def export(
+    run: RunFolder, key: str, device: str | None, out: Path, report: Reporter, any_batch: bool = False
+) -> dict[str, Any]:
     """Write the bundle of one sub-network: ONNX, weights, architecture and a card."""
-    return write_bundle(run, find_architecture(run, key), device, out, report)
+    return write_bundle(run, find_architecture(run, key), device, out, report, any_batch)
 
 
 def compare(run: RunFolder, report: Reporter) -> None:
@@ -177,7 +182,10 @@ def compare(run: RunFolder, report: Reporter) -> None:
 
 def run(run: RunFolder, report: Reporter) -> None:
     """Everything, from the recipe to the report."""
-    check_beginning(run)
+    if not run.weights.exists():
+        check_beginning(run)
+        check_whole_way(run)
+        load_first_weights(run, run.new_supernet())
     with join() as world, baselines_in_background(run, report):
         train(run, report, world)
     initial_plan(run)

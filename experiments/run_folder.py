@@ -7,10 +7,13 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from experiments.editing import binding, changes, forget
+from experiments.origin import data_in_place, write_origin
 from experiments.provenance import provenance
 from experiments.settings.recipe import Recipe, load_recipe
 from supernet.architecture import Architecture
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["Plan", "PlanKind", "RunFolder", "weights_file"]
 
 _WEIGHTS = "supernet.safetensors"
+_IMAGES = "images.npz"
 
 
 PlanKind = Literal["initial", "transfer", "round", "campaign", "final", "random", "uniform"]
@@ -62,6 +66,8 @@ class RunFolder:
     Attributes:
         path: the folder.
         recipe: its ``recipe.toml``, a copy of the one it was started with.
+        news: what has changed in the recipe since the last time, for people.
+        held: the lock of the process that works in it; see `lock.hold`.
     """
 
     def __init__(self, path: Path) -> None:
@@ -69,34 +75,75 @@ class RunFolder:
             raise ValueError(f"{path} is not a run: it has no recipe.toml; start one with `supernet run RECIPE`")
         self.path = path
         self.recipe: Recipe = load_recipe(path / "recipe.toml")
+        self.news: list[str] = []
+        self.held: object = None
 
     @classmethod
     def start(cls, recipe_path: Path, path: Path) -> RunFolder:
-        """The run of a recipe: a new one, or the one that is there if it was started with the same recipe.
+        """The run of a recipe: a new one, or the one that is there.
+
+        That one goes on with what was changed in the recipe since, unless what was trained depends on it; what follows
+        from the change is removed, to be made anew, and `news` says so.
 
         Raises:
-            ValueError: the folder holds something else.
+            ValueError: the folder holds something else, or the run of a recipe with other trained weights.
             OSError: it cannot be written.
         """
         recipe = load_recipe(recipe_path)
         if (path / "recipe.toml").exists():
             run = cls(path)
-            if run.recipe.digest != recipe.digest:
+            changed = changes(run.recipe, recipe)
+            bound = [key for key in changed if binding(key)]
+            if bound and (run.has_begun or run.plans.exists()):
+                shown = [f"{key} was {changed[key][0]!r} and is {changed[key][1]!r}" for key in bound[:3]]
+                more = f" and {len(bound) - 3} more" if len(bound) > 3 else ""
                 raise ValueError(
-                    f"{path} holds the run of another recipe ({run.recipe.digest}, not {recipe.digest}): "
-                    "give another folder with --out, or remove it"
+                    f"{path} holds the run of another recipe: {'; '.join(shown)}{more}. Its trained weights depend on "
+                    f"that: put it back, or give another folder with --out (where supernet.weights = '{path}' goes on "
+                    "from these weights)"
                 )
-            if run._goes_on_with(recipe):
-                return run
+            if not bound and run._goes_on_with(recipe):
+                return run._taking(recipe_path, recipe, changed)
         elif path.exists() and not path.is_dir():
             raise ValueError(f"{path} is a file; give a folder with --out")
         elif path.is_dir() and any(path.iterdir()) and not (path / "run.json").exists():
             raise ValueError(f"{path} is not empty and is not a run: give another folder with --out")
         weights = _weights(recipe)
         write_json(path / "run.json", provenance(recipe.digest, recipe.seed, weights))
+        (path / _IMAGES).unlink(missing_ok=True)
+        write_origin(recipe_path, path)
         with replacing(path / "recipe.toml") as temporary:  # last: with it, the run exists
             shutil.copyfile(recipe_path, temporary)
         return cls(path)
+
+    def _taking(self, recipe_path: Path, recipe: Recipe, changed: Mapping[str, tuple[Any, Any]]) -> RunFolder:
+        """The run with a recipe that may have changed since, in keys that are free."""
+        if recipe_path.resolve() == (self.path / "recipe.toml").resolve():
+            return self
+        write_origin(recipe_path, self.path)
+        if not changed:
+            return self
+        added = set(self.added_devices())
+        if twice := added & {device.name for device in recipe.devices}:
+            raise ValueError(
+                f"{self.path} has an added device {min(twice)}, and now the recipe has one; take another name there"
+            )
+        gone = forget(self.path, changed, added)
+        edit = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "keys": sorted(changed)}
+        head = {**self.provenance, "recipe": recipe.digest}
+        write_json(self.path / "run.json", {**head, "edits": [*self.provenance.get("edits", ()), edit]})
+        with replacing(self.path / "recipe.toml") as temporary:
+            shutil.copyfile(recipe_path, temporary)
+        run = type(self)(self.path)
+        run.news = [f"recipe: {key} was {before!r} and is {after!r}" for key, (before, after) in changed.items()]
+        if gone:
+            run.news.append(f"  to be made anew: {', '.join(gone)}; what was trained, measured and scored is kept")
+        return run
+
+    @staticmethod
+    def is_run(path: Path) -> bool:
+        """Whether there is a run in a folder."""
+        return (path / "recipe.toml").is_file()
 
     @property
     def has_begun(self) -> bool:
@@ -300,7 +347,14 @@ class RunFolder:
         """The data as it is before one knows the supernet, which decides the size of images and needs their classes."""
         from experiments.data import create_data
 
-        return create_data(self.recipe.data, seed=self.recipe.seed, resolution=8, cache_folder=self.path / "decoded")
+        return create_data(
+            data_in_place(self.recipe.data, self.path),
+            seed=self.recipe.seed,
+            resolution=8,
+            cache_folder=self.path / "decoded",
+            supernet=self.recipe.supernet,
+            begun=self.path / _IMAGES,
+        )
 
 
 def _read_plan(path: Path) -> Plan:

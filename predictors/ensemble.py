@@ -107,4 +107,4 @@ def _weights(known: Values, y: Values) -> Values:
 def _member(kind: str) -> type[Predictor]:
     """The class of a member as it is written."""
     module, name = _KINDS[kind]
-    return getattr(import_module(f"predictors.{module}"), name)
+    return getattr(import_module(f"{__package__}.{module}"), name)

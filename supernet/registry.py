@@ -109,4 +109,4 @@ def call_factory(
 
 def _import_builders() -> None:
     for module in ("ofa.mobilenetv3", "ofa.proxyless", "ofa.resnet50d", "networks.from_timm"):
-        import_module(f"supernet.{module}")
+        import_module(f"{__package__}.{module}")

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from supernet.architecture import Architecture
+from supernet.files import replacing
 from supernet.registry import call_factory, create_supernet, open_supernet, supernet_names
 
 __all__ = ["load_subnet", "save_subnet"]
@@ -37,7 +38,8 @@ def save_subnet(
             "open_supernet, or with elastic() of a model as timm.create_model returns it, or keep the state_dict"
         )
     weights = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
-    save_file(weights, directory / "model.safetensors")
+    with replacing(directory / "model.safetensors") as temporary:  # save_file makes files that nobody else may read
+        save_file(weights, temporary)
     content = {"format": _FORMAT, "id": arch.id, "architecture": arch.to_dict(), "supernet": dict(definition), **extra}
     (directory / "arch.json").write_text(json.dumps(content, indent=2) + "\n")
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import gc
 import os
 import re
+import signal
+import subprocess
+import sys
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from multiprocessing import active_children
@@ -21,6 +24,7 @@ from experiments.data.digits import ComposedDigits
 from experiments.data.image_data import ImageData
 from experiments.settings.sections import DataSettings
 
+ROOT = Path(__file__).parents[1]
 STRONG = {"auto_augment": "rand-m9-mstd0.5", "color_jitter": 0.4, "random_erasing": 0.5}
 
 
@@ -154,3 +158,34 @@ def test_decoded_images_are_kept_shared_and_made_again_when_files_change(folder,
     os.utime(folder / "ant" / "0.png", ns=(1, 1))
     next(create_data(settings, seed=0, resolution=24, cache_folder=tmp_path).train_batches(0))
     assert len(list(tmp_path.iterdir())) == 8  # of the one split that has this image
+
+
+@pytest.mark.slow
+def test_a_signal_to_the_whole_group_leaves_a_checkpoint(tmp_path, recipe_path):
+    """torchrun and Slurm send SIGTERM to all processes of a group, also to those that read images."""
+    for name in ("ant", "bee"):
+        (tmp_path / "d" / name).mkdir(parents=True)
+        for i in range(60):
+            Image.new("RGB", (24, 24), (2 * i, 100, 50)).save(tmp_path / "d" / name / f"{i}.png")
+    old = "batch_size = 64\ntrain_images = 640\nvalidation_images = 200\ntest_images = 200\n"
+    text = recipe_path.read_text().replace(
+        old, f'source = "folder"\nroot = "{tmp_path}/d"\nbatch_size = 8\nworkers = 2\n'
+    )
+    text = text.replace("calibration_images = 128", "calibration_images = 64").replace("epochs = 2", "epochs = 500")
+    (tmp_path / "r.toml").write_text(text + "[engine]\nvalidate_every = 0\nsave_seconds = 1000.0\n")
+    command = [sys.executable, "-m", "experiments", "train", str(tmp_path / "r.toml"), "--out", str(tmp_path / "run")]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, cwd=ROOT
+    ) as training:
+        assert training.stdout is not None and training.stderr is not None
+        for line in training.stdout:
+            if "epoch 2" in line:
+                break
+        os.killpg(training.pid, signal.SIGTERM)
+        _, errors = training.communicate(timeout=60)
+    assert training.returncode == 143, errors
+    assert "carries on from here" in errors
+    steps = [
+        int(path.name.split("-")[1].split(".")[0]) for path in (tmp_path / "run" / "checkpoints").glob("step-*.pt")
+    ]
+    assert max(steps) >= 2 * 10

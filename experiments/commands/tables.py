@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -26,7 +27,7 @@ def print_answer(
     results: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], limits: Sequence[Limit], run: Path
 ) -> None:
     """What `querying.answer` found."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     devices = results["devices"]
     for name, found in devices.items():
         hardware = found["device"]
@@ -58,7 +59,7 @@ def print_answer(
                 cells.append(f"{row['share_of_runs_within'][column.name]:.0%}")
         table.add_row(*cells)
     # As wide as it is: what a narrow terminal wraps can still be read, what is cut off cannot.
-    wide = Console(highlight=False, width=1000)
+    wide = Console(highlight=False, markup=False, width=1000)
     wide.print(table, width=Measurement.get(wide, wide.options, table).maximum)
     for row in rows:
         predicted = row["predicted"]
@@ -78,7 +79,9 @@ def print_answer(
         for warning in row["warnings"]:
             console.print(f"  warning: {warning}", soft_wrap=True, markup=False)
     device = f" --device {next(iter(devices))}" if devices else ""
-    console.print(f"export it: supernet export {run} --arch {rows[0]['id']}{device} --out bundle", soft_wrap=True)
+    console.print(
+        f"export it: supernet export {quote(str(run))} --arch {rows[0]['id']}{device} --out bundle", soft_wrap=True
+    )
 
 
 def print_evidence(evidence: Evidence) -> None:
@@ -86,7 +89,7 @@ def print_evidence(evidence: Evidence) -> None:
     low, high = evidence.interval
     slowest, fastest = evidence.levels[1] - 1, evidence.levels[0] - 1
     limit = format_seconds(evidence.limit) + (f" less {evidence.margin:.0%}" if evidence.margin else "")
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     margin = math.ceil(100 * max(slowest, 0) / (1 + max(slowest, 0)))
     for line in (
         f"verified: {format_seconds(evidence.latency)} [{format_seconds(low)} to {format_seconds(high)}], keeps "
@@ -103,7 +106,7 @@ def print_card(card: Mapping[str, Any], out: Path) -> None:
     """What `bundle.write_bundle` wrote."""
     low, high = card["latency"]["interval"]
     device = card["device"]
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     console.print(f"{out}: sub-network {card['id']}", soft_wrap=True)
     console.print(
         f"  latency {format_seconds(card['latency']['seconds'])} (95 % interval {format_seconds(low)} to "
@@ -138,10 +141,12 @@ def next_commands(run: Path) -> str:
         budget = f' --limit "{at} <= {middle["values"][at] * 1.02 * 1e3:.2g}ms"' if at in middle["values"] else ""
         if name == device and budget:
             budget = f" --latency {middle['values'][at] * 1.02 * 1e3:.2g}ms"
-        lines.append(f"  supernet query {run}{which}{budget} --top 5")
+        lines.append(f"  supernet query {quote(str(run))}{which}{budget} --top 5")
         where = f" --device {device}" if device else ""
-        lines.append(f"  supernet export {run} --arch {middle['id']}{where} --out {run / 'bundle'}")
-    return "\n".join([*lines, f"  supernet compare {run}"])
+        lines.append(
+            f"  supernet export {quote(str(run))} --arch {middle['id']}{where} --out {quote(str(run / 'bundle'))}"
+        )
+    return "\n".join([*lines, f"  supernet compare {quote(str(run))}"])
 
 
 def _maybe(value: float | None, text: Any) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -10,17 +11,30 @@ if TYPE_CHECKING:
     from experiments.data.digits import ComposedDigits
     from experiments.data.own_data import OwnData
     from experiments.data.timm_data import TimmData
-    from experiments.settings.sections import DataSettings
+    from experiments.settings.sections import DataSettings, SupernetSettings
 
 __all__ = ["create_data"]
 
 
 def create_data(
-    settings: DataSettings, *, seed: int, resolution: int, cache_folder: Path | None = None
+    settings: DataSettings,
+    *,
+    seed: int,
+    resolution: int,
+    cache_folder: Path | None = None,
+    supernet: SupernetSettings | None = None,
+    begun: Path | None = None,
 ) -> ComposedDigits | TimmData | OwnData:
     """The data of a recipe as images of `resolution` pixels, the largest that a network of the run takes.
 
-    Decoded images, if the recipe asks for them, are kept in `cache_folder`; by default in a temporary file.
+    Args:
+        settings: the section [data].
+        seed: of the run.
+        resolution: in pixels.
+        cache_folder: where decoded images, if the recipe asks for them, and notes are kept; by default in a temporary
+            file.
+        supernet: the section [supernet], whose pretrained weights may expect images in their own way.
+        begun: a file that remembers which images a run began with; by default nothing is remembered.
 
     Raises:
         ValueError: there is nothing to read, or not enough for the splits and one batch.
@@ -44,10 +58,14 @@ def create_data(
         _check_steps(own, settings)
         return own
 
+    from experiments.data.checking import skipping_damaged
+    from experiments.data.preprocessing import preprocessing
+    from experiments.data.remembering import as_begun
     from experiments.data.splits import open_splits
     from experiments.data.timm_data import TimmData
 
-    splits = open_splits(
+    how = preprocessing(settings, supernet)
+    found = open_splits(
         settings.source,
         settings.root,
         seed=seed,
@@ -55,23 +73,36 @@ def create_data(
         test_fraction=settings.test_fraction,
         limits={"train": settings.train_images, "validation": settings.validation_images, "test": settings.test_images},
         cache_folder=cache_folder,
+        folders=settings.folders,
+        labels=settings.labels,
     )
+    if begun is not None:
+        found = as_begun(found, f"{seed} {settings.digest_of_splits}", begun)
+    if settings.on_damaged == "skip":
+        mode = "L" if settings.in_channels == 1 else "RGB"
+        found = replace(found, splits=skipping_damaged(found.splits, mode, how.upright, cache_folder))
     data = TimmData(
-        splits,
+        found,
         seed,
         resolution,
         settings.batch_size,
         settings.in_channels,
         settings.workers,
         settings.augmentation,
-        settings.evaluation_crop,
+        how,
         settings.cache,
         cache_folder,
         settings.shuffle_shards,
+        settings.balanced,
     )
     _check_steps(data, settings)
     if data.n_classes < 2:
         raise ValueError(f"data: {settings.root or settings.source} has one class only; use one folder per class")
+    try:
+        data.check_transforms()
+    except Exception as error:  # whatever timm raises
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"data.augmentation: timm cannot make these transforms: {reason[:200]}") from error
     return data
 
 

@@ -16,7 +16,7 @@ from experiments.data.image_files import ImageFiles, Rows
 from experiments.data.splits import ImageSplit
 from supernet.files import replacing
 
-__all__ = ["DecodedImages", "decoded"]
+__all__ = ["DecodedImages", "decoded", "files_stamp"]
 
 
 @dataclass(frozen=True)
@@ -40,21 +40,23 @@ class DecodedImages:
         return Image.frombuffer(self.mode, (width, height), raw, "raw", self.mode, 0, 1)
 
 
-def decoded(split: ImageSplit, mode: str, folder: Path | None) -> ImageSplit:
-    """The same split from decoded images in `folder`, decoded now if they are not there; None: a temporary file.
+def decoded(split: ImageSplit, mode: str, upright: bool, folder: Path | None) -> ImageSplit:
+    """The same split from decoded images in `folder`, decoded now if they are not there; None: a temporary file. What
+    is absent has no pixels.
 
     The pixels are in files of raw bytes that the system pages in and out, so any number of processes share them.
     """
     if folder is None:
         with tempfile.TemporaryDirectory(prefix="decoded-images-") as temporary:
-            return decoded(split, mode, Path(temporary))  # an open map outlives its file
-    key = hashlib.sha256(f"{split.digest} {_stamp(split)} {mode}".encode()).hexdigest()[:16]
+            return decoded(split, mode, upright, Path(temporary))  # an open map outlives its file
+    text = f"{split.digest} {split.absent.tolist()} {files_stamp(split)} {mode} {upright}"
+    key = hashlib.sha256(text.encode()).hexdigest()[:16]
     pixels, sizes = folder / f"{key}.pixels", folder / f"{key}.sizes.npy"
     if not sizes.exists():  # written last: with it, the pixels are complete
-        found = np.empty((len(split), 2), np.int64)
+        found = np.zeros((len(split), 2), np.int64)
         with replacing(pixels) as temporary, temporary.open("wb") as file:
-            for place, row in enumerate(split.rows.tolist()):
-                image = split.source.image(row).convert(mode)
+            for place in split.readable.tolist():
+                image = split.pixels(place, mode, upright)
                 found[place] = image.height, image.width
                 file.write(image.tobytes())
         with replacing(sizes) as temporary:
@@ -63,13 +65,13 @@ def decoded(split: ImageSplit, mode: str, folder: Path | None) -> ImageSplit:
     stops = np.cumsum(shapes.prod(axis=1) * len(mode))
     mapped = np.memmap(pixels, np.uint8, mode="r", shape=(int(stops[-1]),))
     starts = np.concatenate([[0], stops[:-1]])
-    return ImageSplit(DecodedImages(mode, mapped, starts, shapes), np.arange(len(split)), split.labels)
+    return ImageSplit(DecodedImages(mode, mapped, starts, shapes), np.arange(len(split)), split.labels, split.absent)
 
 
-def _stamp(split: ImageSplit) -> list[tuple[int, int]]:
+def files_stamp(split: ImageSplit) -> list[tuple[int, int]]:
     """Sizes and times of the files of a split: they change where images are replaced under their names."""
     source = split.source
     if not isinstance(source, ImageFiles):
         return []
-    used = np.unique(source.files[split.rows])
+    used = np.unique(source.files[split.rows[split.readable]])
     return [(status.st_size, status.st_mtime_ns) for status in (os.stat(path) for path in source.paths[used].tolist())]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
 
-from experiments.data.image_data import EvaluationSplit, Split, check_ranks
+from experiments.data.image_data import EvaluationSplit, Preprocessing, Split, check_ranks
 from experiments.settings.sections import DIGITS_IMAGES
 
 __all__ = ["ComposedDigits"]
@@ -74,6 +74,24 @@ class ComposedDigits:
     def digest(self) -> str:
         text = f"digits {_VERSION} {self!r}"
         return hashlib.sha256(text.encode() + self._real["train"].ink.numpy().tobytes()).hexdigest()[:16]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return tuple(map(str, range(self.n_classes)))
+
+    @property
+    def identity(self) -> str:
+        return self.digest
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        return Preprocessing((_MEAN,), (_STD,), "bilinear", 1.0, True)  # of pictures of such digits
+
+    def description(self) -> list[str]:
+        counts = (
+            f"{self.train_images} composites per epoch, {self.validation_images} validation, {self.test_images} test"
+        )
+        return [f"{counts}; classes 0 to 9, in all splits alike, of disjoint real digits of scikit-learn"]
 
     def n_images(self, split: Split) -> int:
         return {"train": self.train_images, "validation": self.validation_images, "test": self.test_images}[split]

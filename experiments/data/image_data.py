@@ -3,14 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from torch import Tensor
 
-__all__ = ["EvaluationSplit", "ImageData", "Split", "check_ranks"]
+__all__ = ["SPLITS", "EvaluationSplit", "ImageData", "Preprocessing", "Split", "check_ranks"]
 
 Split = Literal["train", "validation", "test"]
 EvaluationSplit = Literal["validation", "test"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """What becomes of an image file before a network sees it: upright, resized so that the shorter side is
+    ``resolution / crop``, cropped in the centre to `resolution`, divided by 255, then ``(x - mean) / std`` per channel.
+
+    Attributes:
+        mean, std: of values in [0, 1], one per channel.
+        interpolation: of resizing, "bicubic" or "bilinear".
+        crop: share of the side that the centre crop keeps.
+        upright: whether the EXIF orientation is heeded.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str
+    crop: float
+    upright: bool
 
 
 class ImageData(Protocol):
@@ -37,6 +58,25 @@ class ImageData(Protocol):
     @property
     def digest(self) -> str:
         """Names the images, how they are split and transformed, and the seed: equal digests, equal batches."""
+        ...
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes by number; empty where nobody has named them."""
+        ...
+
+    @property
+    def identity(self) -> str:
+        """What the training of a run is bound to: like `digest`, but it stays when images turn out to be damaged."""
+        ...
+
+    @property
+    def preprocessing(self) -> Preprocessing | None:
+        """How images for a network are made of image files; None where nobody says."""
+        ...
+
+    def description(self) -> list[str]:
+        """What is in the splits, how they came about and what was left out, one line each."""
         ...
 
     @property

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 __all__ = ["ImageFiles", "Rows", "decode"]
 
@@ -92,6 +92,8 @@ def decode(open_file: Any, where: str) -> Image.Image:
     try:
         image = Image.open(open_file())
         image.load()
+    except UnidentifiedImageError:
+        raise ValueError(f"data: cannot read {where}: it is no image of a known format; replace or remove it") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         reason = " ".join(str(error).split())[:160]
         raise ValueError(f"data: cannot read {where}: {reason}; replace or remove it") from None

@@ -12,14 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from experiments.data.image_data import EvaluationSplit, Split, check_ranks
+from experiments.data.image_data import SPLITS, EvaluationSplit, Split, check_ranks
 from experiments.data.image_files import Rows
 from supernet.plugins import called, imported
 from supernet.scoring.images import resize
 
 __all__ = ["OwnData", "OwnSplit", "open_own_data"]
 
-_SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 _SAMPLED = 16  # examples of a data set that its digest is made of
 
 
@@ -127,9 +126,29 @@ class OwnData:
 
     @cached_property
     def _digest(self) -> str:
-        parts = [self.splits[name].digest for name in _SPLITS]
+        parts = [self.splits[name].digest for name in SPLITS]
         text = f"own {parts} {self.seed} {self.resolution} {self.batch_size}"
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return tuple(map(str, getattr(self.splits["train"].given, "classes", None) or ()))
+
+    @property
+    def identity(self) -> str:
+        return self.digest
+
+    @property
+    def preprocessing(self) -> None:
+        return None  # the function's own business
+
+    def description(self) -> list[str]:
+        return [
+            f"{name}: {len(split)} examples, images {list(images.shape[1:])}, targets {list(targets.shape[1:])} of "
+            f"{str(targets.dtype).removeprefix('torch.')}"
+            for name, split in self.splits.items()
+            for images, targets in [split.batch(np.zeros(1, np.int64))]
+        ]
 
     @property
     def steps_per_epoch(self) -> int:
@@ -175,11 +194,11 @@ def open_own_data(source: str, options: Mapping[str, Any], *, seed: int, resolut
         ValueError: there is no such function, it fails, or returns something else.
     """
     splits = called(imported(source, f"data.source {source}"), source, {"seed": seed}, options)
-    if not isinstance(splits, Mapping) or set(splits) != set(_SPLITS):
+    if not isinstance(splits, Mapping) or set(splits) != set(SPLITS):
         found = f"keys {', '.join(map(repr, splits))}" if isinstance(splits, Mapping) else f"a {type(splits).__name__}"
         raise ValueError(f"{source} returns {found}; return a dictionary of 'train', 'validation' and 'test'")
     try:
-        data = OwnData({name: OwnSplit(name, splits[name]) for name in _SPLITS}, seed, resolution, batch_size)
+        data = OwnData({name: OwnSplit(name, splits[name]) for name in SPLITS}, seed, resolution, batch_size)
         shapes = {tuple(split.batch(np.zeros(1, np.int64))[0].shape[1:2]) for split in data.splits.values()}
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{source}: {' '.join(str(error).split())}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import signal
 import threading
@@ -19,9 +20,10 @@ from experiments.data.image_data import Split
 from experiments.data.image_files import Rows
 from experiments.data.splits import ImageSplit
 
-__all__ = ["BatchReader", "Request", "Transform"]
+__all__ = ["BatchReader", "Request", "Transform", "global_randomness_kept"]
 
 _PREFETCH = 4  # batches that every process has ready
+_LEAVING_SECONDS = 10  # in which a step ends
 
 
 @dataclass(frozen=True)
@@ -35,13 +37,15 @@ class Request:
 
 @dataclass(frozen=True)
 class Transform:
-    """What becomes of an image of PIL's `mode`: uint8 transforms one by one, then normalising the batch.
+    """What becomes of an image in PIL's `mode`, turned `upright` or not: uint8 transforms one by one, then normalising
+    the batch.
 
     `training` and `evaluation` take a PIL image and return uint8 (channels, height, width). `erase` changes a
     normalised training image in place, or is None. `mean` and `std` are of values in [0, 1].
     """
 
     mode: str
+    upright: bool
     training: Any
     evaluation: Any
     erase: Any
@@ -77,6 +81,11 @@ class BatchReader:
             if turn != self._requests.turn:
                 raise RuntimeError("another epoch was begun before this one ended; read one at a time")
 
+    def close(self) -> None:
+        """End the processes that stay; the next call starts others."""
+        self._pool = None
+        gc.collect()  # torch ends them when its iterator goes, which cycles may keep
+
     def _read(self, loader: DataLoader[Any]) -> Iterator[tuple[Tensor, Tensor]]:
         with _child_signal_kept():
             batches = iter(loader)
@@ -95,6 +104,7 @@ class BatchReader:
             collate_fn=_as_it_is,
             prefetch_factor=_PREFETCH if workers else None,
             pin_memory=torch.cuda.is_available(),
+            worker_init_fn=_left_alone_by_signals,
             generator=torch.Generator(),  # a generator of its own, so that the global one is left alone
             **settings,
         )
@@ -116,7 +126,7 @@ class _Batches(Dataset[tuple[Tensor, Tensor]]):
     def _batch(self, request: Request) -> tuple[Tensor, Tensor]:
         """Images float32 (n, channels, height, width) and labels int64 (n,)."""
         split, transform = self.splits[request.split], self.transform
-        images = [split.source.image(row).convert(transform.mode) for row in split.rows[request.places].tolist()]
+        images = [split.pixels(place, transform.mode, transform.upright) for place in request.places.tolist()]
         if request.seeds is None:
             pixels = torch.stack([transform.evaluation(image) for image in images])
         else:
@@ -127,6 +137,16 @@ class _Batches(Dataset[tuple[Tensor, Tensor]]):
             for _ in _seeded_map(transform.erase, batch, request.seeds + 1):
                 pass
         return batch, torch.from_numpy(split.labels[request.places])
+
+
+def _left_alone_by_signals(number: int) -> None:
+    """A process that reads images ends when the training does, and some time after it was asked to end. torchrun, Slurm
+    and terminals send their signals to the whole group, and the training still has to finish its step."""
+    for name in ("SIGINT", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    if hasattr(signal, "alarm"):
+        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_LEAVING_SECONDS))
 
 
 def _next(batches: Iterator[Any], workers: int) -> Any:
@@ -169,7 +189,7 @@ class _Requests:
 
 def _seeded_map(function: Any, images: Any, seeds: Rows) -> Iterator[Any]:
     """`function` of every image with random numbers that follow from its seed."""
-    with _global_randomness_kept():
+    with global_randomness_kept():
         for image, seed in zip(images, seeds.tolist(), strict=True):
             # timm's transforms draw from the three global generators and take no other.
             random.seed(seed)
@@ -179,7 +199,8 @@ def _seeded_map(function: Any, images: Any, seeds: Rows) -> Iterator[Any]:
 
 
 @contextmanager
-def _global_randomness_kept() -> Iterator[None]:
+def global_randomness_kept() -> Iterator[None]:
+    """The generators of random, numpy and torch are after the block as they were before it."""
     before = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
     try:
         yield

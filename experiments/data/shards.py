@@ -5,18 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import posixpath
 import tarfile
 import zipfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple
 
 import numpy as np
-from timm.data.readers.img_extensions import get_img_extensions
-from timm.utils.misc import natural_key
 
 from experiments.data.image_files import ImageFiles, Rows
+from experiments.data.listing import extension, image_extensions, is_hidden
 from supernet.files import replacing
 
 __all__ = ["Layout", "TarImages", "index_tars"]
@@ -24,16 +25,21 @@ __all__ = ["Layout", "TarImages", "index_tars"]
 Layout = Literal["folders", "webdataset"]
 """Whether the folder of an image is its class, or a file beside it (.cls, or .json with "label") has the number."""
 
-_VERSION = 1
+_VERSION = 2
 
 
 @dataclass(frozen=True)
 class TarImages:
-    """The images of some tar files; `labels` are int64 (n_images,), positions in `classes` if those are not empty."""
+    """The images of some tar files, and what else was there.
+
+    `labels` are int64 (n_images,), -1 where folders are classes. `unread` counts files that are no images that the
+    decoder knows, by the ending of their names, `hidden` those of systems and programs.
+    """
 
     images: ImageFiles
     labels: Rows
-    classes: tuple[str, ...]
+    unread: dict[str, int]
+    hidden: int
 
 
 class _Member(NamedTuple):
@@ -72,7 +78,7 @@ def index_tars(paths: Sequence[Path], layout: Layout, cache_folder: Path | None 
         np.array([os.fsencode(path) for path in paths]),
         *(found[name] for name in ("names", "files", "starts", "sizes")),  # type: ignore[arg-type]
     )
-    return TarImages(images, found["labels"], tuple(found["classes"].tolist()))
+    return TarImages(images, found["labels"], json.loads(str(found["unread"])), int(found["hidden"]))
 
 
 def _load(place: Path, stamp: str) -> dict[str, np.ndarray] | None:
@@ -85,74 +91,89 @@ def _load(place: Path, stamp: str) -> dict[str, np.ndarray] | None:
 
 
 def _scan(paths: Sequence[Path], layout: Layout) -> dict[str, np.ndarray]:
-    found: list[tuple[_Member, int, int | str]] = []
+    found: list[tuple[_Member, int, int]] = []
+    unread: Counter[str] = Counter()
+    hidden = 0
     for number, path in enumerate(paths):
         with path.open("rb") as file:
             try:
-                members = list(_members(file, "", 0, path.stat().st_size))
+                members = _members(file, "", 0, path.stat().st_size, unread)
             except tarfile.TarError as error:
                 raise ValueError(f"data: {path} is damaged or not a tar file: {error}; copy it again") from None
-            labelled = _webdataset_labels(members, file, path) if layout == "webdataset" else _folder_labels(members)
-            found += [(member, number, label) for member, label in labelled]
-    if not found:
+            seen = [member for member in members if not any(map(is_hidden, member.name.split("/")))]
+            hidden += len(members) - len(seen)
+            if layout == "webdataset":
+                found += [(member, number, label) for member, label in _webdataset_labels(seen, file, path, unread)]
+                continue
+            known = image_extensions()
+            for member in seen:
+                if extension(member.name) in known:
+                    found.append((member, number, -1))
+                else:
+                    unread[extension(member.name) or "without ending"] += 1
+    if not found and layout == "webdataset":
         raise ValueError(f"data: no image in {paths[0]}" + (f" and {len(paths) - 1} more" if len(paths) > 1 else ""))
-    classes: list[str] = []
-    if layout == "folders":
-        found.sort(key=lambda entry: natural_key(entry[0].name))
-        classes = sorted({str(label) for _, _, label in found}, key=natural_key)
-        if classes == [""]:
-            raise ValueError(
-                f"data: {paths[0]} has images outside of class folders; pack one folder per class, "
-                "or take source 'wds' if every image has a .cls file"
-            )
-    number_of = {name: number for number, name in enumerate(classes)}
     return {
-        "names": np.array([os.fsencode(member.name) for member, _, _ in found]),
+        "names": np.array([os.fsencode(member.name) for member, _, _ in found], np.bytes_),
         "files": np.array([number for _, number, _ in found], np.int64),
         "starts": np.array([member.start for member, _, _ in found], np.int64),
         "sizes": np.array([member.size for member, _, _ in found], np.int64),
-        "labels": np.array([number_of.get(str(label), label) for _, _, label in found], np.int64),
-        "classes": np.array(classes, np.str_),
+        "labels": np.array([label for _, _, label in found], np.int64),
+        "unread": np.array(json.dumps(unread)),
+        "hidden": np.array(hidden),
     }
 
 
-def _members(file: BinaryIO, prefix: str, start: int, stop: int) -> Iterator[_Member]:
-    """Every regular file in the tar that lies at [start, stop) of `file`, those of tar files inside it included."""
+def _members(file: BinaryIO, prefix: str, start: int, stop: int, unread: Counter[str]) -> list[_Member]:
+    """Every file in the tar that lies at [start, stop) of `file`, those of tar files inside it included.
+
+    A link is what it leads to; one that leads nowhere in this tar file is counted as not read.
+    """
+    found: dict[str, _Member] = {}
+    inner: list[_Member] = []
+    links: dict[str, str] = {}
     file.seek(start)
     with tarfile.open(fileobj=file, mode="r:") as tar:
         while (member := tar.next()) is not None:
             tar.members = []  # pyright: ignore[reportAttributeAccessIssue]  # it would keep all of them
             if member.offset >= stop:  # an inner tar file without end mark
                 break
+            name = posixpath.normpath(member.name).lstrip("/")
+            if member.issym():
+                links[name] = posixpath.normpath(posixpath.join(posixpath.dirname(name), member.linkname))
+            elif member.islnk():
+                links[name] = posixpath.normpath(member.linkname).lstrip("/")
             if not member.isfile():
                 continue
             end = member.offset_data + member.size
             if end > stop:
                 raise tarfile.ReadError(f"it ends inside of {member.name}")
-            if member.name.lower().endswith(".tar"):
-                yield from _members(file, f"{prefix}{member.name[:-4]}/", member.offset_data, end)
+            if name.lower().endswith(".tar"):
+                inner += _members(file, f"{prefix}{name[:-4]}/", member.offset_data, end, unread)
             else:
-                yield _Member(prefix + member.name, member.offset_data, member.size)
+                found[name] = _Member(prefix + name, member.offset_data, member.size)
+    for name in links:
+        target, seen = name, {name}
+        while target in links and links[target] not in seen:
+            target = links[target]
+            seen.add(target)
+        if target in found:
+            found[name] = found[target]._replace(name=prefix + name)
+        else:
+            unread["link that leads nowhere"] += 1
+    return [*found.values(), *inner]
 
 
-def _folder_labels(members: Sequence[_Member]) -> Iterator[tuple[_Member, str]]:
-    extensions = get_img_extensions(as_set=True)
-    for member in members:
-        if os.path.splitext(member.name)[1].lower() in extensions:
-            yield member, os.path.basename(os.path.dirname(member.name))
-
-
-def _webdataset_labels(members: Sequence[_Member], file: BinaryIO, path: Path) -> Iterator[tuple[_Member, int]]:
-    """Images with their numbers: members of one sample share what comes before the first dot of the file's name."""
-    extensions = {extension.removeprefix(".") for extension in get_img_extensions()}
-    samples: dict[str, dict[str, _Member]] = {}
-    for member in members:
-        folder, _, name = member.name.rpartition("/")
-        key, _, extension = name.partition(".")
-        samples.setdefault(f"{folder}/{key}", {})[extension.lower()] = member
-    for parts in samples.values():
-        image = next((parts[extension] for extension in parts if extension in extensions), None)
+def _webdataset_labels(
+    members: Sequence[_Member], file: BinaryIO, path: Path, unread: Counter[str]
+) -> Iterator[tuple[_Member, int]]:
+    """Images with their numbers: members of one sample share what comes before the first dot of the file's name, or
+    before the last one where names have dots of their own."""
+    extensions = {ending.removeprefix(".") for ending in image_extensions()}
+    for parts in _samples(members, extensions):
+        image = next((parts[ending] for ending in parts if ending in extensions), None)
         if image is None:
+            unread["sample without image"] += 1
             continue
         label = parts.get("cls") or parts.get("json")
         if label is None:
@@ -168,3 +189,22 @@ def _webdataset_labels(members: Sequence[_Member], file: BinaryIO, path: Path) -
                 '(in .json as "label")'
             ) from None
         yield image, number
+
+
+def _samples(members: Sequence[_Member], extensions: set[str]) -> Iterator[dict[str, _Member]]:
+    by_first: dict[str, dict[str, _Member]] = {}
+    for member in members:
+        folder, _, name = member.name.rpartition("/")
+        key, _, ending = name.partition(".")
+        by_first.setdefault(f"{folder}/{key}", {})[ending.lower()] = member
+    for parts in by_first.values():
+        if not any(ending in extensions for ending in parts) and any(
+            ending.rpartition(".")[2] in extensions for ending in parts
+        ):
+            by_last: dict[str, dict[str, _Member]] = {}
+            for ending, member in parts.items():
+                key, _, last = ending.rpartition(".")
+                by_last.setdefault(key, {})[last] = member
+            yield from by_last.values()
+        else:
+            yield parts

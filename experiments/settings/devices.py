@@ -34,6 +34,14 @@ _COSTS = {
 }
 
 
+def _file_name(name: str) -> str:
+    if len(name) > 64:
+        raise ValueError(f"{name[:20]}... has {len(name)} characters, and files are named after it; take up to 64")
+    if name.lower().endswith(".card"):
+        raise ValueError(f"{name!r} ends like the files of error cards; take another name")
+    return name
+
+
 def _known_runtime(name: str) -> str:
     names = entry_points(group=ENTRY_POINTS).names
     if name not in names:
@@ -45,7 +53,7 @@ def _known_runtime(name: str) -> str:
 class DeviceSettings(Section):
     """What latency is measured on: this machine with one runtime and one way of using it."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$"), AfterValidator(_file_name)]
     """A name for commands: letters, digits, . _ -."""
     runtime: Annotated[str, AfterValidator(_known_runtime)] = "onnxruntime"
     """What runs the network: 'onnxruntime', 'torch', 'openvino', or one that an installed package brings."""

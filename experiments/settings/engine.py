@@ -47,7 +47,8 @@ class EngineSettings(Section):
     accumulation: int = Engine.accumulation
     """Micro-batches per step and process; every one has BatchNorm statistics of its own."""
     ema: float | None = Engine.ema
-    """Decay of an average of the weights, which is then what is validated, written and scored; default none."""
+    """Decay of an average of the weights, which is then what is validated, written and scored; it begins with
+    smaller decays, so that it suits short trainings; default none."""
     sync_batch_norm: bool = Engine.sync_batch_norm
     """Whether BatchNorm sees the images of all processes."""
     compile: bool = Engine.compile

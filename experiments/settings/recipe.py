@@ -35,11 +35,11 @@ from experiments.settings.training import (
     TrainingSettings,
 )
 
-__all__ = ["Recipe", "RecipeError", "load_recipe"]
+__all__ = ["WITHOUT_EFFECT", "Recipe", "RecipeError", "load_recipe"]
 
 
-_WITHOUT_EFFECT = {
-    "data": {"root", "workers", "cache"},
+WITHOUT_EFFECT = {
+    "data": {"root", "workers", "cache", "on_damaged"},
     "engine": {"save_seconds", "keep", "tensorboard"},
     "supernet": {"weights"},  # where they lie: what they are is in the provenance of a run
 }  # on results
@@ -77,9 +77,14 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        twice = [name for name, n in Counter(device.name for device in self.devices).items() if n > 1]
+        twice = [name for name, n in Counter(device.name.lower() for device in self.devices).items() if n > 1]
         if twice:
-            raise ValueError(f"two devices are named {twice[0]!r}; give each a name of its own")
+            alike = dict.fromkeys(repr(device.name) for device in self.devices if device.name.lower() == twice[0])
+            names = " and ".join(alike)
+            raise ValueError(
+                f"two devices are named {names}; give each a name of its own: files are named after them, on disks "
+                "that may not tell capitals apart"
+            )
         check_goals(
             self.search.objectives, self.search.constraints, [device.name for device in self.devices], self.kinds
         )
@@ -152,7 +157,7 @@ class Recipe(Section):
 
     def digest_of(self, *sections: str) -> str:
         """Like `digest`, of some sections only: ``recipe.digest_of("seed", "data", "supernet", "training")``."""
-        data = self.model_dump(mode="json", include=set(sections), exclude=_WITHOUT_EFFECT)
+        data = self.model_dump(mode="json", include=set(sections), exclude=WITHOUT_EFFECT)
         return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -165,7 +170,7 @@ def load_recipe(path: str | os.PathLike[str]) -> Recipe:
     """
     path = Path(path)
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        data = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise RecipeError(f"{path}: there is no such recipe") from None
     except OSError as error:

@@ -152,6 +152,22 @@ class DataSettings(Section):
     """Shards that training reads at a time, mixing their images, for slow storage; default all. Only for 'wds'."""
     augmentation: AugmentationSettings = AugmentationSettings()
     """What happens to training images from files."""
+    folders: dict[Literal["train", "validation", "test"], str] = {}
+    """Which folder of root is which split ('.' is root), where their names do not tell; default by their names."""
+    labels: str | None = None
+    """A CSV file in root with the columns file, label and, if wanted, split; default folders are classes."""
+    on_damaged: Literal["refuse", "skip"] = "refuse"
+    """Whether an image that cannot be read ends the run, or is left out, which opens all of them once at the start."""
+    balanced: bool = False
+    """Whether an epoch has every class equally often, instead of every image once."""
+    mean: tuple[float, ...] | None = None
+    """Of the channels of all images, in [0, 1]; default that of the pretrained weights, else ImageNet's."""
+    std: tuple[Rate, ...] | None = None
+    """Standard deviation of the channels; default as for the mean."""
+    interpolation: Literal["bicubic", "bilinear"] | None = None
+    """How images are resized; default as for the mean, else 'bicubic'."""
+    exif: bool = True
+    """Whether photos are turned upright as their EXIF orientation says."""
     options: dict[str, Any] = {}
     """Arguments of the function of data of one's own."""
 
@@ -159,6 +175,17 @@ class DataSettings(Section):
     def is_own(self) -> bool:
         """Whether a function that is not ours gives the data."""
         return re.fullmatch(_ADDRESS, self.source) is not None
+
+    @property
+    def is_from_files(self) -> bool:
+        """Whether images are read from files."""
+        return self.source != "digits" and not self.is_own
+
+    @property
+    def digest_of_splits(self) -> str:
+        """All that decides which images are in which split."""
+        keys = {"source", "folders", "labels", "validation_fraction", "test_fraction"}
+        return self.model_dump_json(include={*keys, "train_images", "validation_images", "test_images"})
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -169,12 +196,25 @@ class DataSettings(Section):
                 raise ValueError(f"{foreign[0]} has no meaning for {self.source!r}, whose function decides; remove it")
             return self
         from_files = {
-            "root", "validation_fraction", "test_fraction", "in_channels", "evaluation_crop", "cache", "augmentation"
+            "root", "validation_fraction", "test_fraction", "in_channels", "evaluation_crop", "cache", "augmentation",
+            "folders", "labels", "on_damaged", "balanced", "mean", "std", "interpolation", "exif",
         } & self.model_fields_set  # fmt: skip
         if self.source == "digits" and from_files:
             raise ValueError(f"{sorted(from_files)[0]} has no meaning for source 'digits'; remove it or set source")
         if self.shuffle_shards is not None and self.source != "wds":
             raise ValueError(f"shuffle_shards is for source 'wds', not {self.source!r}; remove it")
+        for key, given in (("folders", self.folders), ("labels", self.labels)):
+            if given and self.source not in ("", "folder", "tar"):
+                raise ValueError(f"{key} is for source 'folder' or 'tar', not {self.source!r}; remove it")
+        if self.folders and self.labels:
+            raise ValueError("folders and labels both say what is in which split; remove one")
+        for key, values in (("mean", self.mean), ("std", self.std)):
+            if values is not None and len(values) != self.in_channels:
+                raise ValueError(
+                    f"{key} {list(values)} must have one number per channel, and there are {self.in_channels}"
+                )
+        if (self.mean is None) != (self.std is None):
+            raise ValueError("mean and std belong together; give both or neither")
         if self.source in ("", "folder", "tar", "wds") and not self.root:
             raise ValueError(f"source {self.source!r} needs root, the folder or .tar file of the images")
         if self.validation_fraction + self.test_fraction >= 1:

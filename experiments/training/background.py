@@ -30,7 +30,8 @@ def baselines_in_background(run: RunFolder, report: Reporter) -> Iterator[None]:
         yield
         return
     # Spawned, not forked: torch and OpenMP do not survive a fork.
-    process = multiprocessing.get_context("spawn").Process(target=_train, args=(run.path, waiting), daemon=True)
+    # And no daemon: those have no children, and reading images takes some.
+    process = multiprocessing.get_context("spawn").Process(target=_train, args=(run.path, waiting))
     with _interrupts_ignored():  # by the child, for good: Ctrl-C reaches it too, but ending it is the parent's business
         process.start()
     try:

@@ -10,16 +10,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import timm
-import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from experiments.data.timm_data import TimmData
 from experiments.progress import Reporter
 from experiments.quantities import quality
 from experiments.run_folder import RunFolder, weights_file
 from experiments.settings.training import NoTrainingSettings
-from experiments.task import try_task
+from experiments.training.beginning import check_beginning, timm_model
 from experiments.training.phases import alone_phases, training_phases
 from experiments.training.tensorboard_log import tensorboard_log
 from experiments.training.validation import Validation, validated_archs
@@ -30,8 +29,6 @@ from supernet.networks.measured import MeasuredSupernet
 from supernet.networks.timm_supernet import TimmSupernet
 from supernet.protocol import Supernet
 from supernet.registry import AnySupernet
-from supernet.scoring.evaluating import evaluating
-from supernet.scoring.images import resize
 from supernet.training import (
     Engine,
     Phase,
@@ -44,8 +41,8 @@ from supernet.weights import load_weights
 
 __all__ = [
     "baseline_weights",
-    "check_beginning",
     "course_of_training",
+    "load_first_weights",
     "train_baseline",
     "train_module",
     "train_supernet",
@@ -58,8 +55,8 @@ def train_supernet(run: RunFolder, report: Reporter, world: World) -> None:
     With method "none" the weights are those that the recipe names.
     """
     supernet, score = run.new_supernet(), run.recipe.score
-    _try_supernet(run)
-    world.share(lambda: _load_first_weights(run, supernet, report))  # the others get them when training begins
+    world.share(lambda: check_beginning(run, world.size))
+    world.share(lambda: load_first_weights(run, supernet, report))  # the others get them when training begins
     if isinstance(run.recipe.training, NoTrainingSettings):
         report.say("  nothing to train")
         if world.is_first:
@@ -76,7 +73,7 @@ def train_supernet(run: RunFolder, report: Reporter, world: World) -> None:
     )  # fmt: skip
 
 
-def _load_first_weights(run: RunFolder, supernet: AnySupernet, report: Reporter | None = None) -> None:
+def load_first_weights(run: RunFolder, supernet: AnySupernet, report: Reporter | None = None) -> None:
     """Load what `supernet.weights` names into a new supernet, if the run has not begun yet.
 
     Raises:
@@ -90,50 +87,14 @@ def _load_first_weights(run: RunFolder, supernet: AnySupernet, report: Reporter 
         report.say(f"  beginning with {weights['file']}, SHA-256 {weights['sha256']}")
 
 
-def _try_supernet(run: RunFolder) -> None:
-    """Raises ValueError where a supernet, data or a task of one's own do not go together."""
-    supernet, recipe = run.untrained_supernet, run.recipe
-    if recipe.task is None and not recipe.data.is_own and not isinstance(supernet, MeasuredSupernet):
-        return  # all of it is ours
-    arch = supernet.space.smallest
-    with evaluating(supernet):
-        try_task(run, lambda images: supernet(resize(images, arch.resolution), arch), recipe.supernet.name)
-
-
-def _try_models(run: RunFolder) -> None:
-    """Raises ValueError where a task of one's own cannot judge the networks of timm that are to be compared."""
-    if run.recipe.task is None:
-        return
-    for name in run.recipe.baselines.timm_models:
-        try:
-            try_task(run, _timm_model(run, name).eval(), name)
-        except ValueError as error:
-            raise ValueError(
-                f"baselines.timm_models: {error}; timm's models return [n, {run.n_outputs}]: where that is not what "
-                "the task takes, nothing of timm can be compared; remove them"
-            ) from error
-
-
 def baseline_weights(run: RunFolder, name: str) -> Path:
     """Where the weights of the timm model `name` lie once it is trained."""
     return run.path / "baselines" / f"{name}.safetensors"
 
 
-def check_beginning(run: RunFolder) -> None:
-    """Raises ValueError where timm has no model of a name in the recipe, weights cannot be used, or networks, data and
-    task do not go together: now, and not after hours of training."""
-    for name in run.recipe.baselines.timm_models:
-        if not timm.is_model(name):
-            near = timm.list_models(f"*{name.split('_')[0]}*")[:3]
-            raise ValueError(f"timm has no model {name!r}" + (f"; there are {', '.join(near)}" if near else ""))
-    _try_supernet(run)
-    _try_models(run)
-    _load_first_weights(run, run.new_supernet())
-
-
 def train_baseline(run: RunFolder, name: str, report: Reporter) -> nn.Module:
     """The timm model `name` with its weights after training, in eval mode; trained here if it was not yet."""
-    model = _timm_model(run, name)
+    model = timm_model(run, name)
     weights = baseline_weights(run, name)
     if not weights.exists():
         static = Static(model, run.data.resolution)
@@ -200,7 +161,11 @@ def train_module(
         tensorboard_log(run.path / "tensorboard" / folder.name) if watched else nullcontext() as log,
     ):
         draw = partial(_draw_course, run, folder)
-        trainer.run(Shown(report, advance, draw, quality(run.recipe.kinds), log))
+        try:
+            trainer.run(Shown(report, advance, draw, quality(run.recipe.kinds), log))
+        finally:
+            if isinstance(run.data, TimmData):
+                run.data.close()
     supernet.to("cpu")
     if world.is_first:
         _draw_course(run, folder)
@@ -239,9 +204,3 @@ def _set_dropout(network: nn.Module, drop_rate: float, drop_path_rate: float) ->
 def _engine(run: RunFolder, supernet: Supernet) -> Engine:
     engine = run.recipe.engine.engine(run.n_outputs)
     return replace(engine, compile=engine.compile and not isinstance(supernet, Static))
-
-
-def _timm_model(run: RunFolder, name: str) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):  # the same first weights whenever the run is resumed
-        torch.manual_seed(run.recipe.seed)
-        return timm.create_model(name, num_classes=run.n_outputs, in_chans=run.data.in_channels)

@@ -41,15 +41,14 @@ class Recorded:
 
 def write_loop(folder: Path) -> dict[str, bytes]:
     """Write the script that measures, and those files of ours that it needs, as they are; returns them."""
-    files = {
-        "measure.py": Path(__file__).with_name("measure.py").read_bytes(),
-        "hardware/__init__.py": b"",
-        "hardware/loop/__init__.py": b"",
-        "hardware/loop/cpu.py": Path(cpu.__file__).read_bytes(),
-        "hardware/loop/turns.py": Path(turns.__file__).read_bytes(),
-    }
-    (folder / "hardware" / "loop").mkdir(parents=True)
+    files = {"measure.py": Path(__file__).with_name("measure.py").read_bytes()}
+    for module in (cpu, turns):  # under the name by which the script imports them
+        *packages, name = module.__name__.split(".")
+        for depth in range(1, len(packages) + 1):
+            files["/".join([*packages[:depth], "__init__.py"])] = b""
+        files["/".join([*packages, f"{name}.py"])] = Path(str(module.__file__)).read_bytes()
     for file, content in files.items():
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
         (folder / file).write_bytes(content)
     return files
 

@@ -33,7 +33,7 @@ def peak_memory(
             path = Path(folder) / "model.onnx"
             path.write_bytes(model)
             model = path
-        command = [sys.executable, "-m", "hardware.runtimes.memory", str(model), "--threads", str(threads)]
+        command = [sys.executable, "-m", __name__, str(model), "--threads", str(threads)]
         command += ["--graph-optimization", graph_optimization, "--shape", *map(str, input_shape)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:

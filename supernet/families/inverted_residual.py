@@ -143,7 +143,7 @@ class InvertedResidualSupernet(TimmSupernet[MobileNetV3 | EfficientNet]):
 
         for name in self._template[0]._modules:
             child = cast(nn.Module, getattr(self, name))
-            if name == "global_pool":
+            if name == "global_pool" and getattr(child, "pool_type", "avg"):  # '' is no pooling
                 sizes = np.ones_like(sizes)
             if name != "blocks":
                 if any(True for _ in child.parameters()):

@@ -226,7 +226,7 @@ class ResidualSupernet(TimmSupernet[ResNet]):
         return Part(name, cost, tuple(genes), stage, block)
 
     def _stem_costs(self, arch: Architecture, sizes: Genes) -> Genes:
-        names = ("conv1", "bn1", "maxpool")
+        names = ("conv1", "bn1", "act1", "maxpool")
         children = [self._narrow_child(name, cast(nn.Module, getattr(self, name)), arch, copy=False) for name in names]
         return layer_costs(nn.Sequential(*children), sizes)[0]
 

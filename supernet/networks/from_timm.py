@@ -121,8 +121,9 @@ def _create(name: str, pretrained: bool, model_args: Mapping[str, Any]) -> nn.Mo
         raise ValueError(f"timm has no model {name!r}" + (f"; did you mean {close[0]!r}?" if close else ""))
     try:
         return timm.create_model(name, pretrained=pretrained, **model_args)
-    except TypeError as error:  # an argument that the model does not take
-        raise ValueError(f"timm cannot make {name!r} with {', '.join(model_args)}: {error}") from error
+    except Exception as error:  # timm raises whatever an argument that it hands on leads to
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise ValueError(f"timm cannot make {name!r} with {', '.join(model_args)}: {reason[:300]}") from error
 
 
 def _definition(model: Any, space: SearchSpace) -> dict[str, Any] | None:

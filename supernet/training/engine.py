@@ -28,7 +28,7 @@ class Engine:
         channels_last: memory format; on CPUs and on GPUs with half precision much faster for convolutions.
         accumulation: micro-batches per process and step. Their gradients are averaged; BatchNorm sees each alone.
         ema: decay of an exponential moving average of weights and statistics, which is what is then validated, taught
-            from and kept; it starts afresh with every phase. None: no average.
+            from and kept; it starts afresh with every phase, with smaller decays first. None: no average.
         sync_batch_norm: BatchNorm over the images of all processes.
         compile: run every block through `torch.compile`; see `TimmSupernet.compile_blocks`.
         mixing: mixup and cutmix; None: neither.
