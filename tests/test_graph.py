@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from hardware import export_onnx, onnx_parity
 from supernet import load_subnet
 from supernet.families.traced import TracedSupernet
 from supernet.graph.groups import DependencyGraph
@@ -27,9 +28,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "swinv2_tiny_window8_256": {"img_size": 64, "embed_dim": 24, "depths": (2, 2), "num_heads": (2, 4)},
     "regnety_002": {},
     "resnetv2_18": {},
-    "nfnet_l0": {},
     "densenet121": {"block_config": (3, 3)},
-    "cspresnet50": {},
     "coatnet_nano_rw_224": {},
     "eva02_tiny_patch14_224": {"img_size": 28, "depth": 3},
     "beit_base_patch16_224": {"img_size": 32, "depth": 3, "embed_dim": 48, "num_heads": 4},
@@ -372,3 +371,43 @@ def test_a_wrong_space_is_refused():
     with pytest.raises(ValueError, match="the network has 1 rows of blocks; the space 2 stages"):
         TracedSupernet(model, IMAGE[..., :16, :16], other)
     assert supernet.space.size == 1
+
+
+# -- beyond the module ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["convnext_atto", "swin_tiny_patch4_window7_224", "regnety_002", "mixnet_s"])
+def test_a_traced_subnet_is_exported_with_parity(name):
+    torch.manual_seed(0)
+    model = randomize(timm.create_model(name, num_classes=4, **SMALL[name]))
+    images = example(name, model)
+    supernet: Any = elastic(model, example_input=images, family="traced")
+    subnet = supernet.extract(supernet.space.smallest).eval()
+    shape = tuple(images.shape)
+    assert onnx_parity(export_onnx(subnet, shape), subnet, shape) <= 1e-4
+
+
+def test_explain_says_what_becomes_elastic(command):
+    told = command("explain", "test_convnext")
+    assert "search space of" in told.stdout and "smallest:" in told.stdout and "largest:" in told.stdout
+    assert "stage1.block1.expand" in told.stdout and "2 residual blocks, at least 1 stay" in told.stdout
+    assert "touches the output" in told.stdout
+    assert "kernel 3, 5" in command("explain", "mobilenetv3_small_050").stdout  # its own family
+    wider = command("explain", "test_convnext", "--width", "50%", "--size", "1x3x64x64")
+    assert "embed1 0.5, 1" in wider.stdout and "resolution 64" in wider.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("mobilnetv3",), "timm has no model 'mobilnetv3'"),
+        (("torch.nn:ReLU", "--size", "1x3"), "nothing of a ReLU can be made smaller"),
+        (("test_convnext", "--size", "1-3"), "--size '1-3' is not of the form 1x3x224x224"),
+        (("test_convnext", "--width", "7"), "'7' is not a share"),
+        (("test_convnext", "--family", "other"), "family 'other': possible are 'own' and 'traced'"),
+        (("math:sqrt",), "math:sqrt failed: TypeError"),
+    ],
+)
+def test_explain_refuses_in_one_line(command, arguments, message):
+    told = command("explain", *arguments, check=2)
+    assert message in told.stderr and told.stderr.count("\n") == 1 and not told.stdout

@@ -40,13 +40,14 @@ def main() -> None:
         "--numeric", type=float, default=0, metavar="MILLION", help="also check numbers up to this size"
     )
     parser.add_argument("--table", action="store_true", help="print the table of what there is, and look at nothing")
+    parser.add_argument("--library", default="", choices=("", "timm", "torchvision"), help="of one library alone")
     options = parser.parse_args()
     options.out.parent.mkdir(parents=True, exist_ok=True)
     known = [json.loads(line) for line in options.out.read_text().splitlines()] if options.out.exists() else []
     if not options.table:
         done = {(row["library"], row["name"]) for row in known}
         for library, name, make in sorted_by_class(list(all_names(options.only))):
-            if (library, name) in done:
+            if (library, name) in done or options.library not in ("", library):
                 continue
             row = {"library": library, "name": name, **look_at(make, options.numeric * 1e6)}
             known.append(row)
@@ -84,6 +85,11 @@ def _from_torchvision(name: str) -> tuple[nn.Module, Any]:
         arguments["weights_backbone"] = None
     if name in ("googlenet", "inception_v3"):
         arguments["init_weights"] = False
+    if any(kind in name for kind in ("rcnn", "retinanet", "fcos")):
+        arguments |= {
+            "min_size": 160,
+            "max_size": 224,
+        }  # they run on values, since the number of boxes follows from these
     model = builder(**arguments)
     if name.startswith("raft"):
         return model, (torch.zeros(1, 3, 128, 128), torch.zeros(1, 3, 128, 128))

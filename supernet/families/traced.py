@@ -245,7 +245,8 @@ def elastic_traced(
 
     Args:
         example_input: what the network is called with; not needed for a timm model.
-        resolutions: edge lengths of square images, for networks that take several; default: the example's alone.
+        resolutions: edge lengths of square images, for networks that take several; with an example, smaller ones than
+            the example's; default: the example's alone.
         depths: numbers of blocks, for all rows of residual blocks or for each; default: from half of the blocks.
         fractions: of the channels inside blocks and of other layers that no residual connection holds together.
         heads: shares of attention heads, rounded up.
@@ -259,7 +260,9 @@ def elastic_traced(
     for name, shares in (("fractions", fractions), ("heads", heads), ("widths", widths)):
         check_choices(name, shares, lambda share: 0 < share <= 1, "above 0 up to 1")
     check_choices("multiple_of", (multiple_of,), lambda m: m >= 1, "whole numbers from 1")
-    supernet = TracedSupernet(model, example_of(model) if example_input is None else example_input, None, multiple_of)
+    if example_input is None:
+        example_input = example_of(model, max(resolutions) if resolutions else None)
+    supernet = TracedSupernet(model, example_input, None, multiple_of)
     runs = supernet.runs
     own = [len(run.names) for run in runs]
     lowest = supernet.lowest
@@ -282,21 +285,24 @@ def elastic_traced(
     return supernet
 
 
-def example_of(model: nn.Module) -> Tensor:
+def example_of(model: nn.Module, resolution: int | None = None) -> Tensor:
     """An image for a timm model, by what it says of itself.
+
+    Args:
+        resolution: its edge length; default the model's.
 
     Raises:
         ValueError: the network does not say what it takes.
     """
-    config = getattr(model, "pretrained_cfg", None) or {}
-    config = config if isinstance(config, dict) else config.to_dict()
-    traits: Any = getattr(model, "patch_embed", None)
-    size = config.get("input_size")
+    config: Any = getattr(model, "pretrained_cfg", None) or {}
+    size = config.get("input_size") if isinstance(config, dict) else config.input_size
     if size is None:
         raise ValueError(
             f"a {type(model).__name__} does not say what it takes; give example_input, like torch.zeros(1, 3, 224, 224)"
         )
-    edges = getattr(traits, "img_size", None) or size[1:]
+    edges = getattr(getattr(model, "patch_embed", None), "img_size", None) or size[1:]
+    if resolution is not None:
+        edges = (resolution, resolution)
     return torch.zeros(1, getattr(model, "in_chans", None) or size[0], *edges)
 
 

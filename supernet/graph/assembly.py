@@ -143,7 +143,8 @@ class _Assembly:
             for name, child in module._modules.items()
             if not self._is_gone(path, name)
         }
-        if path in self.plan._runs and len(children) < len(module._modules) and all(n.isdigit() for n in children):
+        numbered = isinstance(module, nn.Sequential | nn.ModuleList) and len(children) < len(module._modules)
+        if numbered and all(name.isdigit() for name in children):
             children = {str(i): child for i, child in enumerate(children.values())}
         attributes["_modules"] = children
         return bare

@@ -50,7 +50,7 @@ def runs_of(network: nn.Module, tracer: Tracer) -> tuple[Run, ...]:
     runs: list[Run] = []
     for path, container in network.named_modules():
         children = [(name, child) for name, child in container.named_children()]
-        listed = isinstance(container, nn.Sequential | nn.ModuleList)
+        listed = isinstance(container, nn.Sequential | nn.ModuleList | nn.ModuleDict)
         if not listed and len({type(child) for _, child in children}) > 1:
             continue
         prefix = f"{path}." if path else ""

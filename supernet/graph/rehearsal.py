@@ -22,6 +22,7 @@ from supernet.graph.tracing import performed, plain_attention
 __all__ = ["Rehearsal"]
 
 _MOVES = {"view", "_unsafe_view", "_reshape_alias", "clone", "alias", "contiguous", "detach", "expand", "_to_copy"}
+_BY_VALUE = {"nms", "nonzero", "masked_select", "_unique2", "unique_dim", "_local_scalar_dense"}
 _NEVER = re.compile(
     r"size|window|patch|stride|kernel|depth|length|area|resol|dilat|padd|shift|block|layers|stage|dropout"
 )
@@ -38,15 +39,16 @@ class _Differs(Exception):
 class _Follower(TorchDispatchMode):
     """Compares what a smaller network does with what the graph expects of it, operation by operation."""
 
-    def __init__(self, expected: Iterator[tuple[int, str, list[tuple[int, ...]]]]) -> None:
+    def __init__(self, expected: Iterator[tuple[int, str, list[tuple[int, ...]]]], whole: bool) -> None:
         super().__init__()
         self.expected = expected
+        self.whole = whole  # whether the network must end where the expectation does
         self.at, self.name, self.shapes = next(expected, (-1, "", []))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = performed(func, args, kwargs or {})
         name = func._schema.name.split("::")[1]
-        if name not in _MOVES:
+        if name not in _MOVES and (self.whole or self.at >= 0):
             if name != self.name:
                 raise _Differs(self.at, f"{name} instead of {self.name}")
             if (found := shapes_of(out)[: len(self.shapes)]) != self.shapes:
@@ -76,6 +78,9 @@ class Rehearsal:
         self.assembler = Assembler(graph, self.fits, model)
         self._sizes = [[graph.sizes(o) for o in step.outputs] for step in graph.steps]
         self._inputs = moved(graph.inputs, graph.device)
+        # From where shapes follow values, as after the selection of boxes, all that is asked is that it runs.
+        by_value = (i for i, s in enumerate(graph.steps) if s.name.split("::")[1] in _BY_VALUE)
+        self._n_steps = next(by_value, len(graph.steps))
         self._trials = 0
 
     def run(self) -> None:
@@ -120,7 +125,7 @@ class Rehearsal:
     def _fails(self, kept: Sequence[int], depths: Mapping[Run, int]) -> _Differs | None:
         self._trials += 1
         gone = tuple(f"{path}." for run, n in depths.items() for path in run.paths[n:])
-        follower = _Follower(self._expected(kept, gone))
+        follower = _Follower(self._expected(kept, gone), self._n_steps == len(self.graph.steps))
         try:
             network = self.assembler.assemble(self.model, kept, depths, copy=False)
             with torch.no_grad(), plain_attention(), follower:
@@ -132,7 +137,7 @@ class Rehearsal:
         return None if follower.at < 0 else _Differs(follower.at, "the network ends early")
 
     def _expected(self, kept: Sequence[int], gone: tuple[str, ...]) -> Iterator[tuple[int, str, list[tuple[int, ...]]]]:
-        for i, (step, sizes) in enumerate(zip(self.graph.steps, self._sizes, strict=True)):
+        for i, (step, sizes) in enumerate(zip(self.graph.steps[: self._n_steps], self._sizes, strict=False)):
             name = step.name.split("::")[1]
             if name in _MOVES or f"{step.module}.".startswith(gone or ("\0",)):
                 continue

@@ -118,7 +118,8 @@ def _traced(
     model: nn.Module, space: SearchSpace | None, example_input: Any, choices: Mapping[str, Any]
 ) -> TimmSupernet[Any]:
     if space is not None:
-        return TracedSupernet(model, example_of(model) if example_input is None else example_input, space)
+        given = example_of(model, space.resolutions[-1]) if example_input is None else example_input
+        return TracedSupernet(model, given, space)
     _check_names(model, choices, elastic_traced)
     return elastic_traced(model, example_input=example_input, **choices)
 
