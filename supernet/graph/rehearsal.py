@@ -22,7 +22,6 @@ from supernet.graph.tracing import performed, plain_attention
 __all__ = ["Rehearsal"]
 
 _MOVES = {"view", "_unsafe_view", "_reshape_alias", "clone", "alias", "contiguous", "detach", "expand", "_to_copy"}
-_BY_VALUE = {"nms", "nonzero", "masked_select", "_unique2", "unique_dim", "_local_scalar_dense"}
 _NEVER = re.compile(
     r"size|window|patch|stride|kernel|depth|length|area|resol|dilat|padd|shift|block|layers|stage|dropout"
 )
@@ -79,8 +78,7 @@ class Rehearsal:
         self._sizes = [[graph.sizes(o) for o in step.outputs] for step in graph.steps]
         self._inputs = moved(graph.inputs, graph.device)
         # From where shapes follow values, as after the selection of boxes, all that is asked is that it runs.
-        by_value = (i for i, s in enumerate(graph.steps) if s.name.split("::")[1] in _BY_VALUE)
-        self._n_steps = next(by_value, len(graph.steps))
+        self._n_steps = next((i for i, step in enumerate(graph.steps) if step.by_value), len(graph.steps))
         self._trials = 0
 
     def run(self) -> None:

@@ -27,6 +27,9 @@ _KEEP_SHAPE = {
 }
 
 
+_BY_VALUE = {"nms", "nonzero", "masked_select", "_unique2", "unique_dim", "_local_scalar_dense"}
+
+
 @dataclass
 class Step:
     """One operation: its name, the module whose forward asked for it, and what it put out."""
@@ -37,6 +40,7 @@ class Step:
     factors: list[Labels] | None = None  # multiply-accumulates per value of `base`, one factor per array
     base: Labelled | None = None  # what is put out, where it is not said
     weights: tuple[str, ...] = ()
+    by_value: bool = False  # how much is put out depends on values
 
 
 @dataclass
@@ -133,6 +137,9 @@ class Tracer(TorchDispatchMode):
         if weights and func.is_view and isinstance(out, Tensor):
             self._names[out] = weights[0]  # a weight is often read the other way round
         self._step = Step(func._schema.name, self._inside[-1], weights=tuple(weights))
+        self._step.by_value = func._schema.name.split("::")[1] in _BY_VALUE or any(
+            t.dtype == torch.bool for t in tensors_in(args[1:2]) if func._schema.name == "aten::index"
+        )
         apply_rule(self, func, args, kwargs, out)
         self.steps.append(self._step)
         return out
