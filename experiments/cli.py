@@ -317,6 +317,32 @@ def compare(run: RunPath) -> None:
     report.say(f"{folder.report}")
 
 
+@app.command()
+def explain(
+    model: Annotated[
+        str,
+        typer.Argument(metavar="MODEL", help="A name of timm's, or package.module:function."),
+    ],
+    size: Annotated[
+        str | None,
+        typer.Option("--size", help="Of the input, such as 1x3x224x224.  [default: the model's]"),
+    ] = None,
+    family: Annotated[
+        str | None, typer.Option("--family", help="'own' or 'traced'.  [default: its own family where it has one]")
+    ] = None,
+    widths: Annotated[
+        list[str] | None,
+        typer.Option("--width", help="A share of the widths between blocks as well, such as 50%; may be given again."),
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Every group of parameters.")] = False,
+) -> None:
+    """What becomes elastic of a network, how many sub-networks that makes, and what the smallest and largest cost."""
+    from experiments.budgets import read_share
+    from experiments.commands.explain import explain as show
+
+    show(model, family, size, tuple(read_share(width) for width in widths or ()), everything)
+
+
 def main() -> None:
     """Run the command; what a person can mend is one line on stderr and exit code 2."""
     for stream in (sys.stdout, sys.stderr):

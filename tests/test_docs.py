@@ -4,9 +4,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
+ANY = Path(__file__).parents[1] / "docs" / "any-network.md"
 PAGE = Path(__file__).parents[1] / "docs" / "bring-your-own-supernet.md"
 
 
@@ -21,3 +24,12 @@ def test_bring_your_own_supernet_runs_and_keeps_the_laws(tmp_path):
     assert "8 passed, 1 skipped" in done.stdout
     accuracies = [float(percent) for percent in re.findall(r"([\d.]+)% on the test split", done.stdout)]
     assert len(accuracies) >= 2 and max(accuracies) > 80
+
+
+def test_any_network_becomes_what_the_page_says():
+    known: dict[str, Any] = {}
+    exec("\n".join(re.findall(r"^```python\n(.*?)^```", ANY.read_text(), flags=re.DOTALL | re.MULTILINE)), known)  # noqa: S102
+    space = known["supernet"].space
+    (stage,) = space.stages
+    assert stage.depths == (2, 3, 4) and set(map(str, stage.blocks)) == {"{'expand': (0.5, 0.75, 1.0)}"}
+    assert type(known["subnet"]) is torch.nn.Sequential and len(known["subnet"]) == 6

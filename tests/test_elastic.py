@@ -161,16 +161,19 @@ def test_sorting_keeps_what_matters(name):
 # -- what can be given and what cannot --------------------------------------------------------------------------------
 
 
+OWN = {"family": "own"}
+
+
 @pytest.mark.parametrize(
     ("name", "choices", "message"),
     [
-        ("convnext_atto", {}, "a ConvNeXt cannot become a supernet; supported timm classes are MobileNetV3, Effic"),
-        ("lcnet_050", {}, "no stage can be elastic: its blocks are DepthwiseSeparableConv"),
-        ("mobilenetv4_conv_small", {}, "blocks.2.0 is a UniversalInvertedResidual"),
-        ("mixnet_s", {}, "blocks.1.0 has a MixedConv2d"),
-        ("efficientnet_blur_b0", {}, r"has anti-aliasing \(BlurPool2d\)"),
-        ("efficientnet_cc_b0_4e", {}, "is a CondConvResidual"),
-        ("efficientnet_b0_gn", {}, "are normalised by GroupNormAct"),
+        ("convnext_atto", OWN, "a ConvNeXt has no family of its own; these have: MobileNetV3, EfficientNet, ResNet"),
+        ("lcnet_050", OWN, "no stage can be elastic: its blocks are DepthwiseSeparableConv"),
+        ("mobilenetv4_conv_small", OWN, "blocks.2.0 is a UniversalInvertedResidual"),
+        ("mixnet_s", OWN, "blocks.1.0 has a MixedConv2d"),
+        ("efficientnet_blur_b0", OWN, r"has anti-aliasing \(BlurPool2d\)"),
+        ("efficientnet_cc_b0_4e", OWN, "is a CondConvResidual"),
+        ("efficientnet_b0_gn", OWN, "are normalised by GroupNormAct"),
         ("mobilnetv3_small_050", {}, "no model 'mobilnetv3_small_050'; did you mean 'mobilenetv3_small_050'"),
         ("mobilenetv3_small_050", {"kernel": (3,)}, "has no choice 'kernel'; did you mean 'kernels'"),
         ("mobilenetv3_small_050", {"zzz": (3,)}, "has no choice 'zzz'; there are resolutions, depths, kernels"),

@@ -1,4 +1,4 @@
-"""Any timm model of a supported family as a supernet."""
+"""Any network as a supernet: by a family of its own where it has one, by its dependency graph otherwise."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import difflib
 import inspect
 import json
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import timm
 import torch
@@ -19,7 +19,9 @@ from torch import nn
 
 from supernet.families.inverted_residual import InvertedResidualSupernet, elastic_inverted_residual
 from supernet.families.residual import ResidualSupernet, elastic_resnet
+from supernet.families.traced import TracedSupernet, elastic_traced, example_of
 from supernet.families.transformer import TransformerSupernet, elastic_transformer
+from supernet.graph.groups import on_meta
 from supernet.networks.timm_supernet import Importance, TimmSupernet, l1_importance
 from supernet.plugins import nearest
 from supernet.registry import register_supernet
@@ -48,50 +50,94 @@ def elastic(
     model_args: Mapping[str, Any] | None = None,
     importance: Importance | None = l1_importance,
     space: SearchSpace | Mapping[str, Any] | None = None,
+    example_input: Any = None,
+    family: Literal["own", "traced"] | None = None,
     **choices: Any,
 ) -> TimmSupernet[Any]:
-    """A supernet whose largest network is a timm model: inverted residual, residual or transformer.
+    """A supernet whose largest network is the model: any `nn.Module`, or a timm model by its name.
 
     Its weights are the model's, sorted so that what is most important comes first; the largest network computes what
     the model computes. A model that is given as a module is copied and stays as it is.
 
     Args:
-        model: a timm model, or its name.
+        model: a network, or the name of one of timm's.
         pretrained: for a name: with timm's pretrained weights.
         model_args: for a name: further arguments of `timm.create_model`, such as ``num_classes`` or ``img_size``.
         importance: the order of channels, heads and neurons; None leaves them as they are.
         space: the choices as a whole, as a `SearchSpace` or its ``to_dict()``; instead of `choices`.
-        **choices: what can be chosen, such as ``depths=(2, 3)``; see `elastic_inverted_residual`, `elastic_resnet` and
-            `elastic_transformer` for what there is, what it means and what the defaults are.
+        example_input: what a network that is not timm's is called with: a tensor, a list, or a tuple of arguments.
+        family: "own" for one of the families made by hand (inverted residual, residual, transformer), "traced" for the
+            general way; default: the first where it takes the model and `example_input` is not given.
+        **choices: what can be chosen, such as ``depths=(2, 3)``; see `elastic_inverted_residual`, `elastic_resnet`,
+            `elastic_transformer` and `elastic_traced` for what there is, what it means and what the defaults are.
 
     Raises:
-        ValueError: a model that is not supported or a choice that is impossible; the message says what is possible.
+        ValueError: a model that cannot be a supernet or a choice that is impossible; the message says what is possible.
     """
+    if family not in (None, "own", "traced"):
+        raise ValueError(f"family {family!r}: possible are 'own' and 'traced'")
     if isinstance(model, str):
         model = _create(model, pretrained, model_args or {})
     elif pretrained or model_args:
         raise ValueError("pretrained and model_args are for models given by name; this one has been built already")
     else:
         model = copy.deepcopy(model)
-    family = next((f for f in _FAMILIES if isinstance(model, f.models)), None)
-    if family is None:
+    own = None if example_input is not None else next((f for f in _FAMILIES if isinstance(model, f.models)), None)
+    if family == "own" and own is None:
         known = ", ".join(m.__name__ for f in _FAMILIES for m in f.models)
-        raise ValueError(f"a {type(model).__name__} cannot become a supernet; supported timm classes are {known}")
-    if space is not None:
-        if choices:
-            raise ValueError(f"space says all there is to choose; remove {', '.join(choices)}")
-        whole = space if isinstance(space, SearchSpace) else SearchSpace.from_dict(space)
-        supernet = family.with_space(model, whole)
+        raise ValueError(f"a {type(model).__name__} has no family of its own; these have: {known}")
+    if space is not None and choices:
+        raise ValueError(f"space says all there is to choose; remove {', '.join(choices)}")
+    whole = SearchSpace.from_dict(space) if space is not None and not isinstance(space, SearchSpace) else space
+    if family != "traced" and own is not None:
+        try:
+            supernet = _of_family(own, model, whole, choices)
+        except ValueError:
+            # What the family's own code cannot cut the general way may; a wrong choice is the family's to name.
+            if family == "own" or not _needs_tracing(own, model):
+                raise
+            supernet = _traced(model, whole, example_input, choices)
     else:
-        names = [name for name in inspect.signature(family.with_choices).parameters if name != "model"]
-        for name in choices:
-            if name not in names:
-                raise ValueError(f"a {type(model).__name__} has no choice {name!r}{nearest(name, names)}")
-        supernet = family.with_choices(model, **choices)
+        supernet = _traced(model, whole, example_input, choices)
     if importance is not None:
         supernet.sort_channels(importance)
     supernet.definition = _definition(model, supernet.space)
     return supernet
+
+
+def _of_family(
+    family: _Family, model: nn.Module, space: SearchSpace | None, choices: Mapping[str, Any]
+) -> TimmSupernet[Any]:
+    if space is not None:
+        return family.with_space(model, space)
+    _check_names(model, choices, family.with_choices)
+    return family.with_choices(model, **choices)
+
+
+def _traced(
+    model: nn.Module, space: SearchSpace | None, example_input: Any, choices: Mapping[str, Any]
+) -> TimmSupernet[Any]:
+    if space is not None:
+        given = example_of(model, space.resolutions[-1]) if example_input is None else example_input
+        return TracedSupernet(model, given, space)
+    _check_names(model, choices, elastic_traced)
+    return elastic_traced(model, example_input=example_input, **choices)
+
+
+def _check_names(model: nn.Module, choices: Mapping[str, Any], function: Callable[..., Any]) -> None:
+    names = [name for name in inspect.signature(function).parameters if name not in ("model", "example_input")]
+    for name in choices:
+        if name not in names:
+            raise ValueError(f"a {type(model).__name__} has no choice {name!r}{nearest(name, names)}")
+
+
+def _needs_tracing(family: _Family, model: nn.Module) -> bool:
+    """Whether the family refuses the model itself, whatever the choices."""
+    try:
+        family.with_choices(on_meta(model))
+    except ValueError:
+        return True
+    return False
 
 
 @register_supernet("elastic")
@@ -128,13 +174,14 @@ def _create(name: str, pretrained: bool, model_args: Mapping[str, Any]) -> nn.Mo
 
 def _definition(model: Any, space: SearchSpace) -> dict[str, Any] | None:
     """What `create_supernet` needs to build the network again; None where timm would not build the same one."""
-    name = (getattr(model, "pretrained_cfg", None) or {}).get("architecture")
-    own = {"num_classes": model.num_classes, "in_chans": model.in_chans}
+    config: Any = getattr(model, "pretrained_cfg", None) or {}
+    name = config.get("architecture") if isinstance(config, dict) else config.architecture
+    if not name or not timm.is_model(name) or not hasattr(model, "num_classes"):
+        return None
+    own = {"num_classes": model.num_classes, "in_chans": getattr(model, "in_chans", 3)}
     try:
         arguments = json.loads(json.dumps({**getattr(model, "_model_args", {}), **own}))
     except TypeError:  # layers or functions, which cannot be written down
-        return None
-    if not name or not timm.is_model(name):
         return None
     with torch.device("meta"):
         again = timm.create_model(name, **arguments)

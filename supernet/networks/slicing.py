@@ -14,7 +14,7 @@ from typing import TypeVar, overload
 import torch
 from torch import Tensor, nn
 
-__all__ = ["bare_copy", "narrow_conv", "narrow_linear", "narrow_norm", "shell", "with_parameters"]
+__all__ = ["bare_copy", "clone", "narrow_conv", "narrow_linear", "narrow_norm", "shell", "with_parameters"]
 
 _M = TypeVar("_M", bound=nn.Module)
 _HOOKS = tuple(name for name, value in nn.Module().__dict__.items() if isinstance(value, OrderedDict))
@@ -119,13 +119,13 @@ def bare_copy(module: _M, copy: bool = True) -> _M:
 
 def _set_parameters(module: nn.Module, tensors: Mapping[str, Tensor | None], copy: bool) -> None:
     # Straight into the dictionary: a view of a parameter is not a parameter, and assigning it would be refused.
-    own = {n: t if t is None or not copy else nn.Parameter(_clone(t)) for n, t in tensors.items()}
+    own = {n: t if t is None or not copy else nn.Parameter(clone(t)) for n, t in tensors.items()}
     module.__dict__["_parameters"] = own
 
 
 def _set_buffers(module: nn.Module, tensors: Mapping[str, Tensor | None], copy: bool) -> None:
-    module.__dict__["_buffers"] = {n: t if t is None or not copy else _clone(t) for n, t in tensors.items()}
+    module.__dict__["_buffers"] = {n: t if t is None or not copy else clone(t) for n, t in tensors.items()}
 
 
-def _clone(tensor: Tensor) -> Tensor:
+def clone(tensor: Tensor) -> Tensor:
     return tensor.detach().clone(memory_format=torch.contiguous_format)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cached_property, partial
 from importlib import import_module
-from typing import Any, ClassVar, Generic, Self, TypeVar, cast
+from typing import Any, Generic, Self, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -47,7 +47,7 @@ class TimmSupernet(nn.Module, Generic[_M]):
     """
 
     definition: dict[str, Any] | None
-    block_classes: ClassVar[tuple[type[nn.Module], ...]] = ()
+    block_classes: tuple[type[nn.Module], ...] = ()
     """timm's classes of the blocks that `compile_blocks` compiles."""
 
     def __init__(self, model: _M, space: SearchSpace) -> None:
@@ -163,12 +163,16 @@ class TimmSupernet(nn.Module, Generic[_M]):
         for name in self._template[0]._modules:
             model._modules[name] = self._narrow_child(name, cast(nn.Module, getattr(self, name)), arch, copy)
         self._adapt(model, arch)
+        self._compile(model, copy)
+        return model
+
+    def _compile(self, model: nn.Module, copy: bool) -> None:
+        """Make the blocks of an assembled model run compiled, where that was asked for."""
         if self._compiled and not copy:
             for module in model.modules():
                 if type(module) in self._compiled:
                     # On the instance, where calling a module looks first; the block itself is an argument.
                     module.__dict__["forward"] = partial(self._compiled[type(module)], module)
-        return model
 
 
 def _plain(config: Any) -> dict[str, Any]:

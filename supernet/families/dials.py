@@ -1,0 +1,122 @@
+"""What can be chosen of a traced network: dials, each of which turns the groups that one choice is about."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from supernet.architecture import Number
+from supernet.graph.blocks import Run
+from supernet.graph.groups import DependencyGraph, Group
+from supernet.graph.rehearsal import Rehearsal
+from supernet.networks.choices import own_and_below
+from supernet.space import SearchSpace, Stage
+from supernet.space.roles import Role
+
+__all__ = ["Dial", "dials_of", "space_of"]
+
+_OUTER: tuple[Role, ...] = ("outer_width", "embedding")
+
+
+@dataclass(frozen=True, eq=False)
+class Dial:
+    """What one choice turns: groups that shrink together, by their share or by the number of heads."""
+
+    name: str
+    role: Role
+    groups: tuple[Group, ...]
+    stage: int | None = None
+    block: int | None = None
+
+    @property
+    def label(self) -> str:
+        """The gene's label in the space."""
+        return self.name if self.stage is None else f"stage{self.stage + 1}.block{(self.block or 0) + 1}.{self.name}"
+
+    @property
+    def full(self) -> Number:
+        """The value of the largest network."""
+        return max(group.n_units for group in self.groups) if self.role == "heads" else 1.0
+
+    def kept(self, group: Group, value: Number, multiple_of: int) -> int:
+        """How many units of one of its groups stay."""
+        if self.role == "heads":
+            return max(1, math.ceil(group.n_units * value / self.full))
+        return _kept_channels(group, value, multiple_of)
+
+    def choices(self, shares: Sequence[float], multiple_of: int) -> tuple[Number, ...]:
+        """The values for shares of the largest that make a difference, and the largest."""
+        if self.role == "heads":
+            return own_and_below(int(self.full), (math.ceil(int(self.full) * share) for share in shares))
+        found: dict[tuple[int, ...], float] = {}
+        for share in own_and_below(1.0, shares):
+            found[tuple(self.kept(group, share, multiple_of) for group in self.groups)] = share
+        return tuple(found.values())
+
+
+def _kept_channels(group: Group, share: float, multiple_of: int) -> int:
+    """The share of a group's units, rounded so that its channels come to a multiple where it is wide enough."""
+    if share >= 1:
+        return group.n_units
+    channels = min(where.shape[1] for where in group.spots.values())
+    step = multiple_of // math.gcd(multiple_of, channels)
+    if group.n_units < 2 * step:
+        return max(1, math.ceil(group.n_units * share))
+    return max(step, min(group.n_units, round(group.n_units * share / step) * step))
+
+
+def dials_of(graph: DependencyGraph, rehearsal: Rehearsal, runs: Sequence[Run]) -> tuple[Dial, ...]:
+    """One dial per role and block, and one for every set of groups that belongs to no single block."""
+    together: dict[int, list[Group]] = defaultdict(list)
+    for group in graph.groups:
+        if group.index not in rehearsal.fixed:
+            together[rehearsal.leader(group.index)].append(group)
+    blocks = {f"{path}.": (s, b) for s, run in enumerate(runs) for b, path in enumerate(run.paths)}
+    inside: dict[tuple[int, int, Role], list[Group]] = defaultdict(list)
+    outside: list[tuple[Role, list[Group]]] = []
+    ends = graph.ends
+    for groups in together.values():
+        names = set().union(*(group.parameters for group in groups))
+        places = {next((p for p in blocks if name.startswith(p)), None) for name in names}
+        place = places.pop() if len(places) == 1 else None
+        role: Role = "heads" if all(group.heads for group in groups) else "middle_width"
+        if place is not None:
+            inside[(*blocks[place], role)] += groups
+        elif places - {None} or any(group.index in ends for group in groups):
+            mixed = any("layer norm" in group.mixed for group in groups)
+            outside.append(("embedding" if mixed else "outer_width", groups))
+        else:
+            outside.append((role, groups))
+    if not inside and all(role in _OUTER for role, _ in outside):  # a network of a single hidden layer
+        outside = [("middle_width", groups) for _, groups in outside]
+    names_of: dict[Role, str] = {
+        "heads": "heads", "middle_width": "middle", "outer_width": "width", "embedding": "embed"
+    }  # fmt: skip
+    dials, counts = [], defaultdict[Role, int](int)
+    for role, groups in outside:
+        counts[role] += 1
+        dials.append(Dial(f"{names_of[role]}{counts[role]}", role, tuple(groups)))
+    for (stage, block, role), groups in sorted(inside.items(), key=lambda item: item[0]):
+        dials.append(Dial("heads" if role == "heads" else "expand", role, tuple(groups), stage, block))
+    return tuple(dials)
+
+
+def space_of(
+    dials: Sequence[Dial],
+    runs: Sequence[Run],
+    resolutions: tuple[int, ...],
+    choices: Callable[[Dial], tuple[Number, ...]],
+    depths: Sequence[Sequence[int]],
+) -> SearchSpace:
+    """The space in which every dial has its choices; those of the network that have one choice alone are left out."""
+    settings = {dial.name: found for dial in dials if dial.stage is None and len(found := choices(dial)) > 1}
+    stages = []
+    for s, run in enumerate(runs):
+        blocks: list[dict[str, tuple[Number, ...]]] = [{} for _ in run.names]
+        for dial in dials:
+            if dial.stage == s:
+                blocks[dial.block or 0][dial.name] = choices(dial)
+        stages.append(Stage(tuple(depths[s]), tuple(blocks)))
+    return SearchSpace(resolutions, tuple(stages) or (Stage((1,), ({},)),), settings)

@@ -1,0 +1,318 @@
+"""The general family: any network as a supernet, by its dependency graph."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from supernet.architecture import Architecture, Number
+from supernet.families.dials import Dial, dials_of, space_of
+from supernet.graph.costs import Term, terms_of
+from supernet.graph.groups import DependencyGraph, Group, as_inputs, on_meta
+from supernet.graph.rehearsal import Rehearsal
+from supernet.networks.choices import check_choices, depth_choices
+from supernet.networks.counting import COUNTS, Part
+from supernet.networks.sorting import descending, permute
+from supernet.networks.timm_supernet import Importance, TimmSupernet, l1_importance
+from supernet.space import Genes, SearchSpace
+from supernet.space.roles import Role
+
+__all__ = ["TracedSupernet", "elastic_traced", "example_of"]
+
+_MOST_CELLS = 81  # of the table of one part; what depends on more choices is taken apart into a sum
+
+
+class TracedSupernet(TimmSupernet[Any]):
+    """Any network as a supernet (the way from a dependency graph to a space: OTOv3, Chen et al. 2023).
+
+    A sub-network keeps the first units of every group and the first blocks of every row; it is of the network's own
+    class, with the attributes set that must follow. Settings of a block are ``expand``, the share of its inner channels
+    that it keeps, and ``heads``; what belongs to no single block is a setting of the whole network: ``middle1``,
+    ``heads1``, ``width1`` and ``embed1``, counted separately in the order of the network.
+
+    Args:
+        model: the largest network.
+        example_input: what it is called with; a tuple is several arguments.
+        space: the choices; None for those of the model alone.
+        multiple_of: widths are rounded to multiples of this many channels where they are at least twice as wide.
+
+    Raises:
+        ValueError: the network cannot be watched, nothing of it is elastic, or the space does not fit it.
+    """
+
+    def __init__(
+        self, model: nn.Module, example_input: Any, space: SearchSpace | None = None, multiple_of: int = 8
+    ) -> None:
+        graph = DependencyGraph.of(model, example_input)
+        rehearsal = Rehearsal(graph, (on_meta(model) if graph.device == "meta" else copy.deepcopy(model)).eval())
+        rehearsal.run()
+        self._refuse_nothing(model, graph, rehearsal)
+        resolution = _resolution(graph.inputs)
+        runs = graph.runs
+        dials = dials_of(graph, rehearsal, runs)
+        own = space_of(dials, runs, (resolution,), lambda dial: (dial.full,), [(len(run.names),) for run in runs])
+        super().__init__(model, space or own)
+        self.graph, self.runs, self.dials = graph, runs, dials
+        self.lowest = tuple(rehearsal.lowest[run] for run in runs)
+        self.multiple_of = multiple_of
+        self.problems = rehearsal.fixed
+        self._plan = rehearsal.assembler
+        self._resolution = resolution
+        self.block_classes = tuple({type(model.get_submodule(path)) for run in runs for path in run.paths})
+        for name, tensor in model.named_parameters(recurse=False):
+            self.register_parameter(name, cast(nn.Parameter, tensor))
+        for name, tensor in model.named_buffers(recurse=False):
+            self.register_buffer(name, tensor, persistent=name not in model._non_persistent_buffers_set)
+        self._check_space()
+
+    @staticmethod
+    def _refuse_nothing(model: nn.Module, graph: DependencyGraph, rehearsal: Rehearsal) -> None:
+        shorter = any(rehearsal.lowest[run] < len(run.names) for run in graph.runs)
+        if len(rehearsal.fixed) < len(graph.groups) or shorter:
+            return
+        why = next(iter(rehearsal.fixed.values()), None) or next(iter(graph.reasons.values()), "it has no weights")
+        raise ValueError(f"nothing of a {type(model).__name__} can be made smaller: {why}")
+
+    def _check_space(self) -> None:
+        known = {dial.label: dial for dial in self.dials}
+        if len(self.space.stages) != max(1, len(self.runs)):
+            raise ValueError(
+                f"the network has {max(1, len(self.runs))} rows of blocks; the space {len(self.space.stages)} stages"
+            )
+        for gene in self.space.genes:
+            if gene.name in ("resolution", "depth"):
+                continue
+            dial = known.get(gene.label)
+            if dial is None:
+                raise ValueError(f"the network has no choice {gene.label!r}; there are {', '.join(known) or 'none'}")
+            if gene.choices[-1] != dial.full:
+                raise ValueError(
+                    f"the largest {gene.label} must be the network's, {dial.full:g}; it is {gene.choices[-1]:g}"
+                )
+        for i, (run, low, stage) in enumerate(zip(self.runs, self.lowest, self.space.stages, strict=False)):
+            if stage.depths[-1] != len(run.names) or stage.depths[0] < low:
+                raise ValueError(f"depths of stage {i + 1} must go from {low} at least up to {len(run.names)}")
+
+    @property
+    def roles(self) -> Mapping[str, Role]:
+        """The roles of the choices, by name."""
+        return {dial.name: dial.role for dial in self.dials}
+
+    def forward(self, images: Any, arch: Architecture) -> Any:
+        """What sub-network `arch` puts out for images (batch, channels, height, width), or whatever else it takes.
+
+        Raises:
+            ValueError: `arch` is not in the space.
+        """
+        return self._assemble(arch, copy=False)(*as_inputs(images))
+
+    def extract(self, arch: Architecture) -> Any:
+        """Sub-network `arch` as an ordinary module of the network's class, with weights of its own.
+
+        Raises:
+            ValueError: `arch` is not in the space.
+        """
+        if hasattr(self._template[0], "pretrained_cfg"):
+            return super().extract(arch)
+        return self._assemble(arch, copy=True)
+
+    def kept(self, arch: Architecture) -> list[int]:
+        """How many units of every group of the graph a sub-network keeps."""
+        kept = [group.n_units for group in self.graph.groups]
+        for dial in self.dials:
+            if dial.stage is None:
+                value = arch.settings.get(dial.name)
+            else:
+                stage, block = arch.stages[dial.stage], dial.block or 0
+                value = stage[block].get(dial.name) if block < len(stage) else None
+            if value is not None and value != dial.full:
+                for group in dial.groups:
+                    kept[group.index] = dial.kept(group, value, self.multiple_of)
+        return kept
+
+    def sort_channels(self, importance: Importance = l1_importance, within: SearchSpace | None = None) -> None:
+        """Sort the units of everything that can be chosen by what the layers that read them make of them."""
+        chosen = {gene.label for gene in self.space.genes if len(gene.choices) > 1}
+        trained = {gene.label: gene.choices for gene in within.genes} if within is not None else {}
+        tensors: dict[str, Tensor] = {**dict(self.named_parameters()), **dict(self.named_buffers())}
+        with torch.no_grad():
+            for dial in self.dials:
+                if dial.label not in chosen:
+                    continue
+                # Groups that are tied have the same number of units, and each its own order.
+                for group in dial.groups:
+                    scores = self._scores(group, tensors, importance)
+                    if scores is None:
+                        continue
+                    bounds = {dial.kept(group, value, self.multiple_of) for value in trained.get(dial.label, ())}
+                    order = descending(scores, bounds)
+                    for (name, axis), where in group.spots.items():
+                        tensor = tensors[name]
+                        index = torch.arange(tensor.shape[axis], device=tensor.device)
+                        rows = torch.from_numpy(where).to(tensor.device)
+                        index[rows.flatten()] = rows[order.to(rows.device)].flatten()
+                        permute(tensor, index, axis)
+
+    def _scores(self, group: Group, tensors: Mapping[str, Tensor], importance: Importance) -> Tensor | None:
+        """(n_units,) the sum over the inputs of the layers that read them; of what writes them where nothing does."""
+        scores: Tensor | None = None
+        for (name, axis), where in group.spots.items():
+            if self.graph.readers.get(name) == axis:
+                weight = tensors[name]
+                found = importance(weight if axis == 1 else weight.transpose(0, 1))
+                found = found[torch.from_numpy(where).to(found.device)].sum(dim=1)
+                scores = found if scores is None else scores + found
+        return scores
+
+    # -- putting a sub-network together -------------------------------------------------------------------------------
+
+    def cut(self, kept: Sequence[int]) -> Any:
+        """The network with the first `kept` units of every group and all its blocks, of views of the weights."""
+        return self._plan.assemble(self._template[0], kept, {}, False, root=self)
+
+    def _assemble(self, arch: Architecture, copy: bool) -> Any:
+        self.space.encode([arch])  # refuses what is not in the space, by name
+        depths = {run: len(stage) for run, stage in zip(self.runs, arch.stages, strict=False)}
+        model = self._plan.assemble(self._template[0], self.kept(arch), depths, copy, root=self)
+        model.training = self.training
+        self._compile(model, copy)
+        return model
+
+    # -- counting -----------------------------------------------------------------------------------------------------
+
+    def _parts(self) -> list[Part]:
+        columns = {gene.label: i for i, gene in enumerate(self.space.genes)}
+        turned = {g.index: columns[d.label] for d in self.dials if d.label in columns for g in d.groups}
+        places = {f"{path}.": (s, b) for s, run in enumerate(self.runs) for b, path in enumerate(run.paths)}
+        n_choices = self.space.n_choices
+        together: dict[Any, list[list[Term]]] = defaultdict(list)
+        for terms in zip(
+            *(terms_of(self._graph_at(r), self._template[0]) for r in self.space.resolutions), strict=True
+        ):
+            path = f"{terms[0].module}."
+            place = next((where for prefix, where in places.items() if path.startswith(prefix)), (None, None))
+            cells = math.prod(int(n_choices[turned[g]]) for g in terms[0].groups if g in turned)
+            split = [terms] if cells <= _MOST_CELLS else zip(*(term.addends() for term in terms), strict=True)
+            for members in split:
+                genes = tuple(sorted({turned[g] for g in members[0].groups if g in turned}))
+                together[place, genes].append(list(members))
+        return [
+            self._part(f"{members[0][0].module or 'network'}", members, genes, stage, block)
+            for ((stage, block), genes), members in together.items()
+        ]
+
+    def _graph_at(self, resolution: int) -> DependencyGraph:
+        if resolution == self._resolution:
+            return self.graph
+        inputs = tuple(_resized(value, self._resolution, resolution) for value in self.graph.inputs)
+        return DependencyGraph.of(self._template[0], inputs)
+
+    def _part(
+        self, name: str, members: list[list[Term]], genes: tuple[int, ...], stage: int | None, block: int | None
+    ) -> Part:
+        def cost(*indices: int) -> Genes:
+            row = self.space.n_choices - 1
+            row[list(genes)] = indices
+            kept = self.kept(self.space.decode(row[None])[0])
+            total = np.zeros((len(self.space.resolutions), len(COUNTS)), dtype=np.int64)
+            for terms in members:
+                for r, term in enumerate(terms):
+                    total[r, list(term.counts)] += term(kept)
+            return total
+
+        return Part(name, cost, genes, stage, block)
+
+
+def elastic_traced(
+    model: nn.Module,
+    *,
+    example_input: Any = None,
+    resolutions: Sequence[int] | None = None,
+    depths: Sequence[int] | Sequence[Sequence[int]] | None = None,
+    fractions: Sequence[float] = (0.5, 0.75),
+    heads: Sequence[float] = (0.5, 0.75),
+    widths: Sequence[float] = (),
+    multiple_of: int = 8,
+) -> TracedSupernet:
+    """Any network as a supernet. What the network has is always a choice, and its largest one.
+
+    Args:
+        example_input: what the network is called with; not needed for a timm model.
+        resolutions: edge lengths of square images, for networks that take several; with an example, smaller ones than
+            the example's; default: the example's alone.
+        depths: numbers of blocks, for all rows of residual blocks or for each; default: from half of the blocks.
+        fractions: of the channels inside blocks and of other layers that no residual connection holds together.
+        heads: shares of attention heads, rounded up.
+        widths: shares of the channels that residual connections hold together, of those that see the image, and of
+            those that the classifier sees; default: as they are.
+        multiple_of: widths are rounded to multiples of this many channels where they are at least twice as wide.
+
+    Raises:
+        ValueError: the network cannot be watched, nothing of it is elastic, or a choice is impossible.
+    """
+    for name, shares in (("fractions", fractions), ("heads", heads), ("widths", widths)):
+        check_choices(name, shares, lambda share: 0 < share <= 1, "above 0 up to 1")
+    check_choices("multiple_of", (multiple_of,), lambda m: m >= 1, "whole numbers from 1")
+    if example_input is None:
+        example_input = example_of(model, max(resolutions) if resolutions else None)
+    supernet = TracedSupernet(model, example_input, None, multiple_of)
+    runs = supernet.runs
+    own = [len(run.names) for run in runs]
+    lowest = supernet.lowest
+    stage_depths = (
+        depth_choices(depths, lowest, own, [max(low, -(-n // 2)) for low, n in zip(lowest, own, strict=True)])
+        if runs
+        else []
+    )
+    of_role: dict[Role, Sequence[float]] = {
+        "heads": heads, "middle_width": fractions, "outer_width": widths, "embedding": widths
+    }  # fmt: skip
+
+    def choices(dial: Dial) -> tuple[Number, ...]:
+        return dial.choices(of_role[dial.role], multiple_of)
+
+    sizes = tuple(sorted({*(resolutions or ()), supernet._resolution}))
+    supernet.space = space_of(supernet.dials, runs, sizes, choices, stage_depths)
+    for size in sizes[:-1]:
+        supernet._graph_at(size)
+    return supernet
+
+
+def example_of(model: nn.Module, resolution: int | None = None) -> Tensor:
+    """An image for a timm model, by what it says of itself.
+
+    Args:
+        resolution: its edge length; default the model's.
+
+    Raises:
+        ValueError: the network does not say what it takes.
+    """
+    config: Any = getattr(model, "pretrained_cfg", None) or {}
+    size = config.get("input_size") if isinstance(config, dict) else config.input_size
+    if size is None:
+        raise ValueError(
+            f"a {type(model).__name__} does not say what it takes; give example_input, like torch.zeros(1, 3, 224, 224)"
+        )
+    edges = getattr(getattr(model, "patch_embed", None), "img_size", None) or size[1:]
+    if resolution is not None:
+        edges = (resolution, resolution)
+    return torch.zeros(1, getattr(model, "in_chans", None) or size[0], *edges)
+
+
+def _resolution(inputs: tuple[Any, ...]) -> int:
+    first = next((value for value in inputs if isinstance(value, Tensor)), None)
+    return int(first.shape[-1]) if first is not None and first.ndim >= 1 else 1
+
+
+def _resized(value: Any, before: int, after: int) -> Any:
+    """Images of another size; whatever is not a square image stays."""
+    if isinstance(value, Tensor) and value.ndim == 4 and value.shape[-1] == value.shape[-2] == before:
+        return value.new_zeros(*value.shape[:2], after, after)
+    return value

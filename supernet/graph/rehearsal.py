@@ -1,0 +1,320 @@
+"""Try smaller networks out without data: which attributes have to follow, and what cannot be made smaller after all."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from supernet.graph.assembly import Assembler, Fit
+from supernet.graph.blocks import Run
+from supernet.graph.groups import DependencyGraph, Quantity, moved
+from supernet.graph.rules import shapes_of
+from supernet.graph.tracing import performed, plain_attention
+
+__all__ = ["Rehearsal"]
+
+_MOVES = {"view", "_unsafe_view", "_reshape_alias", "clone", "alias", "contiguous", "detach", "expand", "_to_copy"}
+_NEVER = re.compile(
+    r"size|window|patch|stride|kernel|depth|length|area|resol|dilat|padd|shift|block|layers|stage|dropout"
+)
+_FRACTIONS = (0.5, 0.75, 1.0)
+_MOST_TRIALS = 80
+
+
+class _Differs(Exception):
+    def __init__(self, step: int, message: str) -> None:
+        super().__init__(message)
+        self.step = step
+
+
+class _Follower(TorchDispatchMode):
+    """Compares what a smaller network does with what the graph expects of it, operation by operation."""
+
+    def __init__(self, expected: Iterator[tuple[int, str, list[tuple[int, ...]]]], whole: bool) -> None:
+        super().__init__()
+        self.expected = expected
+        self.whole = whole  # whether the network must end where the expectation does
+        self.at, self.name, self.shapes = next(expected, (-1, "", []))
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = performed(func, args, kwargs or {})
+        name = func._schema.name.split("::")[1]
+        if name not in _MOVES and (self.whole or self.at >= 0):
+            if name != self.name:
+                raise _Differs(self.at, f"{name} instead of {self.name}")
+            if (found := shapes_of(out)[: len(self.shapes)]) != self.shapes:
+                raise _Differs(self.at, f"{name} puts out {found} instead of {self.shapes}")
+            self.at, self.name, self.shapes = next(self.expected, (-1, "", []))
+        return out
+
+
+class Rehearsal:
+    """Finds out what of a graph really works with the code of the network.
+
+    Attributes:
+        assembler: puts sub-networks together.
+        fixed: groups that cannot shrink after all, with the reason.
+        ties: groups that must keep the same share, as the group that stands for each.
+        lowest: the fewest blocks of every row with which the code of the network still works.
+    """
+
+    def __init__(self, graph: DependencyGraph, model: nn.Module) -> None:
+        self.graph = graph
+        self.model = model
+        self._modules = dict(model.named_modules())
+        self.fixed: dict[int, str] = {}
+        self.ties: dict[int, int] = {}
+        self.lowest: dict[Run, int] = {}
+        self.fits = dict(self._fits())
+        self.assembler = Assembler(graph, self.fits, model)
+        self._sizes = [[graph.sizes(o) for o in step.outputs] for step in graph.steps]
+        self._inputs = moved(graph.inputs, graph.device)
+        # From where shapes follow values, as after the selection of boxes, all that is asked is that it runs.
+        self._n_steps = next((i for i, step in enumerate(graph.steps) if step.by_value), len(graph.steps))
+        self._trials = 0
+
+    def run(self) -> None:
+        """Try out the smallest network and some others, and draw the conclusions."""
+        rng = np.random.default_rng(0)
+        everything = {run: len(run.names) for run in self.graph.runs}
+        self._settle(lambda: self._kept([0.5] * len(self.graph.groups)), everything)
+        for _ in range(2):
+            shares = rng.choice(_FRACTIONS, len(self.graph.groups)).tolist()
+            self._settle(lambda shares=shares: self._kept(shares), everything, tie=True)
+        half = self._kept([0.5] * len(self.graph.groups))
+        self.lowest = {run: max(1, run.n_fixed) for run in self.graph.runs}
+        if self._fails(half, self.lowest):
+            for run in self.graph.runs:
+                n, low = len(run.names), self.lowest[run]
+                tries = dict.fromkeys((low, *(max(low, k) for k in (-(-n // 2), -(-3 * n // 4), n - 2, n - 1)), n))
+                fits = (d for d in tries if d == n or not self._fails(self._full(), {**everything, run: d}))
+                self.lowest[run] = next(fits)
+
+    # -- one trial ----------------------------------------------------------------------------------------------------
+
+    def kept(self, group: int, share: float) -> int:
+        """How many units of a group a share is, by itself."""
+        n = self.graph.groups[group].n_units
+        return max(1, round(n * share))
+
+    def _kept(self, shares: Sequence[float]) -> list[int]:
+        return [
+            group.n_units if group.index in self.fixed else self.kept(group.index, shares[self.leader(group.index)])
+            for group in self.graph.groups
+        ]
+
+    def _full(self) -> list[int]:
+        return [group.n_units for group in self.graph.groups]
+
+    def leader(self, group: int) -> int:
+        """The group whose share this one has."""
+        while group in self.ties:
+            group = self.ties[group]
+        return group
+
+    def _fails(self, kept: Sequence[int], depths: Mapping[Run, int]) -> _Differs | None:
+        self._trials += 1
+        gone = tuple(f"{path}." for run, n in depths.items() for path in run.paths[n:])
+        follower = _Follower(self._expected(kept, gone), self._n_steps == len(self.graph.steps))
+        try:
+            network = self.assembler.assemble(self.model, kept, depths, copy=False)
+            with torch.no_grad(), plain_attention(), follower:
+                network(*self._inputs)
+        except _Differs as found:
+            return found
+        except Exception as error:  # whatever the code of a network may raise
+            return _Differs(follower.at, f"{type(error).__name__}: {' '.join(str(error).split())[:120]}")
+        return None if follower.at < 0 else _Differs(follower.at, "the network ends early")
+
+    def _expected(self, kept: Sequence[int], gone: tuple[str, ...]) -> Iterator[tuple[int, str, list[tuple[int, ...]]]]:
+        for i, (step, sizes) in enumerate(zip(self.graph.steps[: self._n_steps], self._sizes, strict=False)):
+            name = step.name.split("::")[1]
+            if name in _MOVES or f"{step.module}.".startswith(gone or ("\0",)):
+                continue
+            found = [tuple(q(kept) for q in axes) for axes in sizes]
+            yield i, name, found
+
+    # -- conclusions --------------------------------------------------------------------------------------------------
+
+    def _settle(self, kept: Any, depths: Mapping[Run, int], tie: bool = False) -> None:
+        """Change what is wrong until the network does what the graph expects."""
+        while (found := self._fails(kept(), depths)) is not None:
+            if self._trials > _MOST_TRIALS:
+                for group in self.graph.groups:
+                    self.fixed.setdefault(group.index, f"the code of the network does not follow: {found}")
+                return
+            step = self.graph.steps[found.step]
+            if self._refit(step.module, found, kept, depths):
+                continue
+            groups = self._involved(found.step, kept())
+            if tie and self._tie(found, kept, depths):
+                continue
+            self._fix(groups, step.module, found, kept, depths)
+
+    def _refit(self, path: str, found: _Differs, kept: Any, depths: Mapping[Run, int]) -> bool:
+        """Whether other values of some attribute of the module's class go further."""
+        while True:
+            module = self._modules.get(path)
+            alike = [p for p, m in self._modules.items() if type(m) is type(module) and p in self.fits]
+            for i, fit in enumerate(self.fits.get(path, ())):
+                before = fit.chosen
+                for option in range(len(fit.options)):
+                    if option == before:
+                        continue
+                    self._choose(alike, i, option)
+                    after = self._fails(kept(), depths)
+                    if after is None or after.step > found.step:
+                        return True
+                    self._choose(alike, i, before)
+            if not path:
+                return False
+            parent = path.rpartition(".")[0]
+            if not isinstance(self._modules.get(path), nn.Conv2d | nn.Linear | nn.Sequential | nn.ModuleList):
+                return False
+            path = parent
+
+    def _choose(self, paths: Sequence[str], place: int, option: int) -> None:
+        for path in paths:
+            fits = self.fits[path]
+            if place < len(fits) and option < len(fits[place].options):
+                fits[place].chosen = option
+
+    def _involved(self, step: int, kept: Sequence[int]) -> list[int]:
+        """Groups that could be to blame: those in the operation that failed, the smallest first, then all others."""
+        near: list[int] = []
+        for i in range(step, max(-1, step - 12), -1):
+            for axes in self._sizes[i]:
+                near += [g for quantity in axes for g, _ in quantity.per_unit]
+        full = self._full()
+        found = [g for g in dict.fromkeys(near) if kept[g] < full[g]]
+        return sorted(found, key=lambda g: len(self.graph.groups[g].spots))
+
+    def _tie(self, found: _Differs, kept: Any, depths: Mapping[Run, int]) -> bool:
+        """Whether it goes further where all that this operation takes apart keeps the same share, in every block."""
+        step = self.graph.steps[found.step]
+        kind = type(self._modules.get(step.module))
+        before = dict(self.ties)
+        for other, sizes in zip(self.graph.steps, self._sizes, strict=True):
+            if other.name == step.name and type(self._modules.get(other.module)) is kind:
+                inside = sorted({self.leader(g) for axes in sizes for q in axes for g, _ in q.per_unit})
+                for first, second in itertools.pairwise(inside):
+                    if self.graph.groups[first].n_units == self.graph.groups[second].n_units:
+                        self.ties[self.leader(second)] = self.leader(first)
+        after = self._fails(kept(), depths)
+        if self.ties != before and (after is None or after.step > found.step):
+            return True
+        self.ties = before
+        return False
+
+    def _fix(self, groups: Sequence[int], path: str, found: _Differs, kept: Any, depths: Mapping[Run, int]) -> None:
+        """Fix the first group without which it goes further, and all that are like it."""
+        kind = type(self._modules.get(path, self.model)).__name__
+        reason = f"{kind}.forward does not follow: {found}"
+        for group in groups:
+            alike = self._alike(group)
+            self.fixed |= dict.fromkeys(alike, reason)
+            after = self._fails(kept(), depths)
+            if after is None or after.step > found.step:
+                return
+            for one in alike:
+                del self.fixed[one]
+        rest = groups or [g.index for g in self.graph.groups if g.index not in self.fixed]
+        for group in rest:
+            self.fixed |= dict.fromkeys(self._alike(group), reason)
+
+    def _alike(self, group: int) -> list[int]:
+        """Groups of the same place in other blocks."""
+        key = self._pattern(group)
+        return [g.index for g in self.graph.groups if g.index not in self.fixed and self._pattern(g.index) == key]
+
+    def _pattern(self, group: int) -> Any:
+        return sorted({(re.sub(r"\d+", "#", name), axis) for name, axis in self.graph.groups[group].spots})
+
+    # -- attributes ---------------------------------------------------------------------------------------------------
+
+    def _fits(self) -> Iterator[tuple[str, list[Fit]]]:
+        seen: dict[str, list[Quantity]] = defaultdict(list)
+        splits: dict[str, list[list[Quantity]]] = defaultdict(list)
+        for step in self.graph.steps:
+            sizes = [self.graph.sizes(o) for o in step.outputs]
+            for axes in sizes:
+                seen[step.module] += [q for q in axes if q.per_unit]
+            if "split" in step.name:
+                for axis in range(len(sizes[0]) if sizes else 0):
+                    splits[step.module].append([axes[axis] for axes in sizes])
+        tensors: dict[str, list[Quantity]] = defaultdict(list)
+        rows: dict[tuple[str, int], Quantity] = {}
+        for group in self.graph.groups:
+            for name, axis in group.spots:
+                rows.setdefault((name, axis), Quantity(0, ()))
+        for name, axis in rows:
+            quantity = self._row(name, axis)
+            path = name.rpartition(".")[0]
+            while True:
+                tensors[path].append(quantity)
+                if not path:
+                    break
+                path = path.rpartition(".")[0]
+        full = self._full()
+        for path, module in self._modules.items():
+            known = list(dict.fromkeys([*seen[path], *tensors[path]]))
+            fits = []
+            for attribute, place, value in _numbers(module):
+                if place is not None:
+                    matched = _of_split(module.__dict__[attribute], splits[path], full)
+                    if matched is not None:
+                        fits.append(Fit(attribute, place, [matched[place], None]))
+                        continue
+                options = [q for q in known if q(full) == value and q.per_unit]
+                if re.search("head|group", attribute):
+                    counts = [q for q in options if q.fixed == 0 and all(n == 1 for _, n in q.per_unit)]
+                    options = counts or options
+                if options:
+                    fits.append(Fit(attribute, place, [*options[:4], None]))
+            if fits:
+                yield path, fits
+
+    def _row(self, name: str, axis: int) -> Quantity:
+        per_unit = tuple(
+            (group.index, group.spots[name, axis].shape[1])
+            for group in self.graph.groups
+            if (name, axis) in group.spots
+        )
+        full = self._tensor_size(name, axis)
+        return Quantity(full - sum(self.graph.groups[g].n_units * n for g, n in per_unit), per_unit)
+
+    def _tensor_size(self, name: str, axis: int) -> int:
+        path, _, last = name.rpartition(".")
+        module = self._modules[path]
+        tensor = module._parameters.get(last)
+        found: Any = tensor if tensor is not None else module._buffers[last]
+        return int(found.shape[axis])
+
+
+def _numbers(module: nn.Module) -> Iterator[tuple[str, int | None, int]]:
+    """Attributes that may be a width or a number of heads: whole numbers, and those in tuples and lists."""
+    for name, value in module.__dict__.items():
+        if name.startswith("_") or name == "training" or _NEVER.search(name):
+            continue
+        if isinstance(value, int) and not isinstance(value, bool) and value > 1:
+            yield name, None, value
+        elif isinstance(value, tuple | list) and value and all(type(v) is int for v in value):
+            for i, one in enumerate(value):
+                if one > 1:
+                    yield name, i, one
+
+
+def _of_split(numbers: Sequence[int], splits: Sequence[list[Quantity]], full: Sequence[int]) -> list[Quantity] | None:
+    """What the numbers become if the tensor is split by them."""
+    for sizes in splits:
+        if [q(full) for q in sizes] == list(numbers) and any(q.per_unit for q in sizes):
+            return sizes
+    return None
