@@ -42,7 +42,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "mobilevit_xxs": {},
     "edgenext_xx_small": {},
     "hrnet_w18_small": {},
-    "res2net50_26w_4s": {},
+    "res2net50_26w_4s": {"layers": (1, 2, 1, 1)},
     "levit_128s": {"img_size": 224},
     "inception_next_atto": {},
     "fasternet_t0": {},
