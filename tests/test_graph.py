@@ -42,7 +42,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "mobilevit_xxs": {},
     "edgenext_xx_small": {},
     "hrnet_w18_small": {},
-    "res2net50_26w_4s": {},
+    "res2net50_26w_4s": {"layers": (1, 2, 1, 1)},
     "levit_128s": {"img_size": 224},
     "inception_next_atto": {},
     "fasternet_t0": {},
@@ -250,9 +250,10 @@ def test_sorting_keeps_what_matters():
     assert errors[1] < 0.05 * errors[0]
 
 
-def test_a_traced_subnet_survives_save_and_load(tmp_path):
-    model = randomize(timm.create_model("convnext_atto", num_classes=4, depths=(1, 2, 2, 1)))
-    supernet = elastic(model)
+@pytest.mark.parametrize(("name", "choices"), [("test_convnext", {}), ("test_resnet", {"multiple_of": 4})])
+def test_a_traced_subnet_survives_save_and_load(name, choices, tmp_path):
+    model = randomize(timm.create_model(name, num_classes=4))
+    supernet = elastic(model, family="traced", **choices)
     arch = supernet.space.sample(1, np.random.default_rng(2))[0]
     subnet = supernet.extract(arch).eval()
     save_subnet(subnet, arch, supernet.definition, tmp_path)

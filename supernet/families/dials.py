@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from supernet.architecture import Number
 from supernet.graph.blocks import Run
@@ -29,6 +29,7 @@ class Dial:
     groups: tuple[Group, ...]
     stage: int | None = None
     block: int | None = None
+    leaders: Mapping[int, Group] = field(default_factory=dict)  # whose number of units a group that is tied keeps
 
     @property
     def label(self) -> str:
@@ -42,9 +43,8 @@ class Dial:
 
     def kept(self, group: Group, value: Number, multiple_of: int) -> int:
         """How many units of one of its groups stay."""
-        if self.role == "heads":
-            return max(1, math.ceil(group.n_units * value / self.full))
-        return _kept_channels(group, value, multiple_of)
+        stands = self.leaders.get(group.index, group)
+        return stands.kept(value / self.full if self.role == "heads" else value, multiple_of)
 
     def choices(self, shares: Sequence[float], multiple_of: int) -> tuple[Number, ...]:
         """The values for shares of the largest that make a difference, and the largest."""
@@ -54,17 +54,6 @@ class Dial:
         for share in own_and_below(1.0, shares):
             found[tuple(self.kept(group, share, multiple_of) for group in self.groups)] = share
         return tuple(found.values())
-
-
-def _kept_channels(group: Group, share: float, multiple_of: int) -> int:
-    """The share of a group's units, rounded so that its channels come to a multiple where it is wide enough."""
-    if share >= 1:
-        return group.n_units
-    channels = min(where.shape[1] for where in group.spots.values())
-    step = multiple_of // math.gcd(multiple_of, channels)
-    if group.n_units < 2 * step:
-        return max(1, math.ceil(group.n_units * share))
-    return max(step, min(group.n_units, round(group.n_units * share / step) * step))
 
 
 def dials_of(graph: DependencyGraph, rehearsal: Rehearsal, runs: Sequence[Run]) -> tuple[Dial, ...]:
@@ -77,6 +66,7 @@ def dials_of(graph: DependencyGraph, rehearsal: Rehearsal, runs: Sequence[Run]) 
     inside: dict[tuple[int, int, Role], list[Group]] = defaultdict(list)
     outside: list[tuple[Role, list[Group]]] = []
     ends = graph.ends
+    leaders = {group.index: graph.groups[rehearsal.leader(group.index)] for group in graph.groups}
     for groups in together.values():
         names = set().union(*(group.parameters for group in groups))
         places = {next((p for p in blocks if name.startswith(p)), None) for name in names}
@@ -97,9 +87,9 @@ def dials_of(graph: DependencyGraph, rehearsal: Rehearsal, runs: Sequence[Run]) 
     dials, counts = [], defaultdict[Role, int](int)
     for role, groups in outside:
         counts[role] += 1
-        dials.append(Dial(f"{names_of[role]}{counts[role]}", role, tuple(groups)))
+        dials.append(Dial(f"{names_of[role]}{counts[role]}", role, tuple(groups), leaders=leaders))
     for (stage, block, role), groups in sorted(inside.items(), key=lambda item: item[0]):
-        dials.append(Dial("heads" if role == "heads" else "expand", role, tuple(groups), stage, block))
+        dials.append(Dial("heads" if role == "heads" else "expand", role, tuple(groups), stage, block, leaders))
     return tuple(dials)
 
 

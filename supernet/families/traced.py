@@ -51,7 +51,9 @@ class TracedSupernet(TimmSupernet[Any]):
         self, model: nn.Module, example_input: Any, space: SearchSpace | None = None, multiple_of: int = 8
     ) -> None:
         graph = DependencyGraph.of(model, example_input)
-        rehearsal = Rehearsal(graph, (on_meta(model) if graph.device == "meta" else copy.deepcopy(model)).eval())
+        rehearsal = Rehearsal(
+            graph, (on_meta(model) if graph.device == "meta" else copy.deepcopy(model)).eval(), multiple_of
+        )
         rehearsal.run()
         self._refuse_nothing(model, graph, rehearsal)
         resolution = _resolution(graph.inputs)

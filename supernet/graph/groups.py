@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -44,6 +45,16 @@ class Group:
     def name(self) -> str:
         """The first weight whose outputs they are."""
         return min(self.spots, key=lambda spot: (not spot[0].endswith("weight"), spot[1], spot))[0]
+
+    def kept(self, share: float, multiple_of: int) -> int:
+        """How many units a share of them is: heads rounded up, channels to a multiple where they are wide enough."""
+        if share >= 1:
+            return self.n_units
+        channels = min(where.shape[1] for where in self.spots.values())
+        step = 1 if self.heads else multiple_of // math.gcd(multiple_of, channels)
+        if self.heads or self.n_units < 2 * step:
+            return max(1, math.ceil(self.n_units * share - 1e-9))
+        return max(step, min(self.n_units, round(self.n_units * share / step) * step))
 
     @property
     def parameters(self) -> set[str]:

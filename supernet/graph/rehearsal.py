@@ -66,8 +66,9 @@ class Rehearsal:
         lowest: the fewest blocks of every row with which the code of the network still works.
     """
 
-    def __init__(self, graph: DependencyGraph, model: nn.Module) -> None:
+    def __init__(self, graph: DependencyGraph, model: nn.Module, multiple_of: int = 8) -> None:
         self.graph = graph
+        self.multiple_of = multiple_of
         self.model = model
         self._modules = dict(model.named_modules())
         self.fixed: dict[int, str] = {}
@@ -100,15 +101,13 @@ class Rehearsal:
 
     # -- one trial ----------------------------------------------------------------------------------------------------
 
-    def kept(self, group: int, share: float) -> int:
-        """How many units of a group a share is, by itself."""
-        n = self.graph.groups[group].n_units
-        return max(1, round(n * share))
-
     def _kept(self, shares: Sequence[float]) -> list[int]:
         return [
-            group.n_units if group.index in self.fixed else self.kept(group.index, shares[self.leader(group.index)])
+            group.n_units
+            if group.index in self.fixed
+            else self.graph.groups[leader].kept(shares[leader], self.multiple_of)
             for group in self.graph.groups
+            for leader in [self.leader(group.index)]
         ]
 
     def _full(self) -> list[int]:

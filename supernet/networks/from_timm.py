@@ -86,7 +86,7 @@ def elastic(
     if family == "own" and own is None:
         known = ", ".join(m.__name__ for f in _FAMILIES for m in f.models)
         raise ValueError(f"a {type(model).__name__} has no family of its own; these have: {known}")
-    if space is not None and choices:
+    if space is not None and choices.keys() - {"multiple_of"}:
         raise ValueError(f"space says all there is to choose; remove {', '.join(choices)}")
     whole = SearchSpace.from_dict(space) if space is not None and not isinstance(space, SearchSpace) else space
     if family != "traced" and own is not None:
@@ -102,6 +102,8 @@ def elastic(
     if importance is not None:
         supernet.sort_channels(importance)
     supernet.definition = _definition(model, supernet.space)
+    if supernet.definition is not None and isinstance(supernet, TracedSupernet):
+        supernet.definition |= {"family": "traced", "multiple_of": supernet.multiple_of}
     return supernet
 
 
@@ -119,7 +121,7 @@ def _traced(
 ) -> TimmSupernet[Any]:
     if space is not None:
         given = example_of(model, space.resolutions[-1]) if example_input is None else example_input
-        return TracedSupernet(model, given, space)
+        return TracedSupernet(model, given, space, **choices)
     _check_names(model, choices, elastic_traced)
     return elastic_traced(model, example_input=example_input, **choices)
 
@@ -149,6 +151,7 @@ def _elastic(
     pretrained: bool = False,
     model_args: Mapping[str, Any] | None = None,
     space: Mapping[str, Any] | None = None,
+    family: Literal["own", "traced"] | None = None,
     **choices: Any,
 ) -> TimmSupernet[Any]:
     return elastic(
@@ -157,6 +160,7 @@ def _elastic(
         model_args={**(model_args or {}), "num_classes": num_classes, "in_chans": in_chans},
         importance=l1_importance if pretrained else None,  # random weights have no order
         space=space,
+        family=family,
         **choices,
     )
 
