@@ -21,3 +21,18 @@ def test_bring_your_own_supernet_runs_and_keeps_the_laws(tmp_path):
     assert "8 passed, 1 skipped" in done.stdout
     accuracies = [float(percent) for percent in re.findall(r"([\d.]+)% on the test split", done.stdout)]
     assert len(accuracies) >= 2 and max(accuracies) > 80
+
+
+def test_the_page_of_all_keys_is_that_of_the_settings():
+    from experiments.settings.reference import recipe_page
+
+    page = Path(__file__).parents[1] / "docs" / "recipe.md"
+    assert page.read_text() == recipe_page(), "make it again: python -m experiments.settings.reference > docs/recipe.md"
+    assert "| `on_damaged` |" in recipe_page() and "method `'progressive_shrinking'`" in recipe_page()
+
+
+def test_links_between_the_pages_lead_somewhere():
+    root = Path(__file__).parents[1]
+    for page in (root / "README.md", root / "AGENTS.md", *(root / "docs").glob("*.md")):
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
