@@ -33,3 +33,18 @@ def test_any_network_becomes_what_the_page_says():
     (stage,) = space.stages
     assert stage.depths == (2, 3, 4) and set(map(str, stage.blocks)) == {"{'expand': (0.5, 0.75, 1.0)}"}
     assert type(known["subnet"]) is torch.nn.Sequential and len(known["subnet"]) == 6
+
+
+def test_the_page_of_all_keys_is_that_of_the_settings():
+    from experiments.settings.reference import recipe_page
+
+    page = Path(__file__).parents[1] / "docs" / "recipe.md"
+    assert page.read_text() == recipe_page(), "make it again: python -m experiments.settings.reference > docs/recipe.md"
+    assert "| `on_damaged` |" in recipe_page() and "method `'progressive_shrinking'`" in recipe_page()
+
+
+def test_links_between_the_pages_lead_somewhere():
+    root = Path(__file__).parents[1]
+    for page in (root / "README.md", root / "AGENTS.md", *(root / "docs").glob("*.md")):
+        for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
