@@ -29,13 +29,14 @@ from experiments.run_folder import Plan, RunFolder
 from experiments.scoring.scorer import Scorer
 from experiments.searching import changed_places, front_of_run, holding, possible_members, shown
 from experiments.training.train import course_of_training, train_baseline
+from experiments.volumes import hypervolumes
 from hardware.counting import count_macs, count_parameters
 from hardware.device import Device
 from hardware.device_changes import differences
 from hardware.loop.measurement import Measurements
 from hardware.profiling import Profiler
 from hardware.store.store import Score
-from search.front import Candidate, ParetoFront, hypervolume
+from search.front import Candidate, ParetoFront
 from supernet.architecture import Architecture
 from supernet.files import read_json, write_json
 from supernet.scoring.calibration import evaluate
@@ -229,7 +230,7 @@ def _goal_entry(
     chosen: dict[str, Sequence[Candidate]] = {"searched front": _front(goal, searched)}
     chosen |= {name: _front(goal, of(archs)) for name, archs in plans.items()}
     chosen |= {"smallest": of([space.smallest]), "largest": of([space.largest])}
-    good, costs = _roles(goal)
+    good, costs = goal.roles
     shown_by = good or quality(run.recipe.kinds)
     scored = list(dict.fromkeys(candidate.arch for points in chosen.values() for candidate in points))
     values = known.scores(shown_by, scored, "test").tolist()
@@ -240,7 +241,7 @@ def _goal_entry(
     if good is not None:
         worst = min if good.kind.maximize else max
         reference[good.name] = worst(point["test"] for point in subnets)
-    volumes = {name: _hypervolume(goal, series[name], reference) for name in ("searched front", *plans)}
+    volumes = hypervolumes(run, goal, {name: series[name] for name in ("searched front", *plans)}, reference)
     series["measured sub-networks"] = _points(searched, shown_by, {})
     for key, model in trained.items():
         found = _score_model(run, key, model, known.int8_batch_size(shown_by))
@@ -262,20 +263,11 @@ def _goal_entry(
         "shown": [_told(one) for one in shown(goal, run.recipe.kinds) if one not in goal.objectives],
         "devices": list(goal.devices),
         "series": [{"name": name, "points": points} for name, points in series.items()],
-        "hypervolume": [
-            {"series": name, "value": value, "relative": value / (volumes["searched front"] or 1.0)}
-            for name, value in volumes.items()
-        ],
+        "hypervolume": volumes,
         "reference": reference,
         "error_cards": cards,
         "front_within_10_percent": sum(within) / len(within) if within else None,
     }
-
-
-def _roles(goal: Goal) -> tuple[Quantity | None, list[Quantity]]:
-    """What networks are good at, which is shown on test, and what it costs."""
-    good = next((one for one in goal.objectives if one.kind.source == "score"), None)
-    return good, [one for one in goal.objectives if one is not good]
 
 
 def _told(quantity: Quantity) -> dict[str, Any]:
@@ -360,23 +352,10 @@ def _model_points(
             values[f"latency@{name}"], intervals[f"latency@{name}"] = found.latency, list(found.interval)
             extras = {kind.name: found.extras[kind.extra] for kind in KINDS.values() if kind.extra in found.extras}
             values |= {f"{kind}@{name}": value for kind, value in extras.items()} | extras
-    if not all(one.name in values for one in _roles(goal)[1]):
+    if not all(one.name in values for one in goal.roles[1]):
         return []
     point = {"id": key, "label": key.removeprefix("timm:"), "values": values, "intervals": intervals, "predicted": {}}
     return [point | {"validation": scores["validation"], "test": scores["test"]}]
-
-
-def _hypervolume(goal: Goal, points: Sequence[Point], reference: Mapping[str, float]) -> float:
-    """On test, where a goal is about quality."""
-    good, costs = _roles(goal)
-
-    def row(values: Mapping[str, float], tested: float) -> list[float]:
-        losses = [float(one.axis.loss(values[one.name])) for one in costs]
-        return losses if good is None else [float(good.axis.loss(tested)), *losses]
-
-    worst = np.array(row(reference, reference[good.name] if good is not None else 0.0))
-    losses = np.array([row(point["values"], point["test"]) for point in points])
-    return hypervolume(losses.reshape(len(points), len(worst)), worst)
 
 
 def _notes(run: RunFolder, random: Plan) -> list[str]:
@@ -387,6 +366,8 @@ def _notes(run: RunFolder, random: Plan) -> list[str]:
         "Everything shown on a device was measured there side by side in one session, and every series was chosen from "
         f"that session's latencies and validation {words} by one rule: time decided nothing between them. The {words} "
         "shown is that on the test split, which nothing was chosen by.",
+        "Intervals of hypervolumes are of 90 %: what the number of test images and the intervals of the latencies "
+        "leave open, for the networks that were found; another search or another training would find others.",
         "front.json, from which query and export answer, is chosen from all of these sub-networks, those of random "
         "search and uniform scaling as well: whoever asks gets the best that is known.",
         *_notes_of_models(run),

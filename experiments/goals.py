@@ -36,6 +36,12 @@ class Goal:
         """Those that something is measured on for it."""
         return tuple(dict.fromkeys(one.device for one in self.quantities if one.device is not None))
 
+    @property
+    def roles(self) -> tuple[Quantity | None, list[Quantity]]:
+        """What networks are good at, which is shown on test, and what it costs."""
+        good = next((one for one in self.objectives if one.kind.source == "score"), None)
+        return good, [one for one in self.objectives if one is not good]
+
 
 def goal_name(objectives: tuple[Quantity, ...]) -> str:
     """What a goal of these objectives is called."""

@@ -91,8 +91,10 @@ def goal(name: str, batch_size: int, rng: np.random.Generator) -> dict[str, Any]
         "shown": [told("macs", "macs", ""), told("parameters", "parameters", ""), told("energy", "energy", "J")],
         "devices": [name],
         "series": [{"name": one, "points": renamed(points, latency["name"])} for one, points in series.items()],
-        "hypervolume": [{"series": "searched front", "value": 3.2e-5, "relative": 1.0},
-                        {"series": "random search", "value": 2.9e-5, "relative": 0.906}],
+        "hypervolume": [{"series": "searched front", "value": 3.2e-5, "interval": [3.1e-5, 3.3e-5], "relative": 1.0,
+                         "relative_interval": None, "front_is_larger": None},
+                        {"series": "random search", "value": 2.9e-5, "interval": [2.8e-5, 3.0e-5], "relative": 0.906,
+                         "relative_interval": [0.871, 0.942], "front_is_larger": 0.998}],
         "reference": {latency["name"]: 3e-4, "accuracy": 0.6},
         "error_cards": {latency["name"]: card, "accuracy": card},
         "front_within_10_percent": 0.93,
@@ -187,6 +189,7 @@ def test_it_can_be_read_without_seeing(page):
 def test_numbers_are_shown_in_readable_units(page):
     assert "30.0 µs" in page and "88.5 %" in page and "+" in page
     assert "predicted latency was within 10 %" in page and "93.0 %" in page
+    assert "87.1 % to 94.2 %" in page and "over 99 % sure" in page
 
 
 def test_the_same_comparison_gives_the_same_page(page, comparison):
