@@ -12,6 +12,7 @@ from experiments import fitting
 from experiments.goals import Goal, goals
 from experiments.known import Known
 from experiments.measuring.measure import Setup, architectures, measure_side_by_side, profilers
+from experiments.measuring.remote import StoredProfiler
 from experiments.plans import baseline_plans, search_plans
 from experiments.progress import Reporter
 from experiments.quantities import Kind, Quantity
@@ -52,6 +53,9 @@ def settle(run: RunFolder, scorer: Scorer, report: Reporter, device: str | None 
                 continue
             plan = run.plan("final", device=name)
             if plan is None or not set(plan.archs).issuperset(chosen):
+                if plan is not None and isinstance(profiler, StoredProfiler):
+                    # Somebody carries it: who was looked at stays, lest the last measuring ask for another for ever.
+                    chosen = list(dict.fromkeys([*plan.archs, *chosen]))
                 notes = [{"origin": "final measuring"}] * len(chosen)
                 plan = run.write_plan("final", chosen, notes, device=name)
             measure_side_by_side(setup, store, profiler, architectures(run, plan.archs), report)
