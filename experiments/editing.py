@@ -49,8 +49,9 @@ def forget(run: Path, changed: Mapping[str, tuple[Any, Any]], added_devices: set
     if keys:
         gone += _removed(run, "report.html", "comparison.json", "front.png", "plans/random.json")
         gone += _fronts_of_recipe(run, added_devices)
-    if "fit" in sections:
-        gone += _removed(run, "predictors")
+    if "fit" in sections:  # what other devices have lent to one stays
+        fitted = [path for path in (run / "predictors").rglob("*.json") if "known" not in path.parts]
+        gone += ["predictors"] if _removed(run, *(str(path.relative_to(run)) for path in fitted)) else []
     if {"measure.n_architectures", "score.n_architectures"} & set(keys):
         gone += _removed(run, "plans/initial.json")  # a longer design begins with the shorter one
     if {"baselines.epochs", "baselines.peak_lr"} & set(keys):

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from experiments.editing import forget
 from experiments.plans import search_plans
 from experiments.run_folder import RunFolder
 from predictors import (
@@ -213,3 +214,13 @@ def test_what_cannot_be_borrowed_is_one_line(finished_run, command):
     }.items():
         said = refused(command, "search", finished_run, *options)
         assert reason in said
+
+
+def test_what_was_lent_stays_when_predictors_are_made_anew(tmp_path):
+    for name in ("accuracy.json", "board/latency@board.json", "board/known/one/device.json"):
+        path = tmp_path / "predictors" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{}")
+    assert forget(tmp_path, {"fit.predictors": ((), ("ridge",))}, {"board"}) == ["predictors"]
+    left = [path.relative_to(tmp_path / "predictors").as_posix() for path in tmp_path.rglob("*.json")]
+    assert left == ["board/known/one/device.json"]
