@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 from timm.models import MobileNetV3
 
+from experiments.commands.tables import next_commands
 from supernet import load_subnet
 
 
@@ -262,6 +263,14 @@ resolutions = [24, 32]
     recipe.write_text(text[:start] + model.replace("test_efficientnet", "test_efficientnett") + text[stop:])
     done = command("train", recipe, "--out", tmp_path / "other", check=2)
     assert "test_efficientnett" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_suggested_commands_can_be_run_where_no_shell_would_find_them(finished_run, monkeypatch):
+    monkeypatch.setattr("sys.argv", [".venv/bin/supernet", "demo"])
+    monkeypatch.setenv("PATH", "")
+    assert "\n  .venv/bin/supernet query " in next_commands(finished_run)
+    monkeypatch.setattr("sys.argv", ["/somewhere/__main__.py", "demo"])
+    assert "\n  supernet query " in next_commands(finished_run)
 
 
 def test_a_folder_of_another_recipe_or_of_something_else_is_refused(command, finished_run, recipe_path, tmp_path):

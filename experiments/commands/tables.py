@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from shlex import quote
@@ -141,12 +143,18 @@ def next_commands(run: Path) -> str:
         budget = f' --limit "{at} <= {middle["values"][at] * 1.02 * 1e3:.2g}ms"' if at in middle["values"] else ""
         if name == device and budget:
             budget = f" --latency {middle['values'][at] * 1.02 * 1e3:.2g}ms"
-        lines.append(f"  supernet query {quote(str(run))}{which}{budget} --top 5")
+        lines.append(f"  {_command()} query {quote(str(run))}{which}{budget} --top 5")
         where = f" --device {device}" if device else ""
         lines.append(
-            f"  supernet export {quote(str(run))} --arch {middle['id']}{where} --out {quote(str(run / 'bundle'))}"
+            f"  {_command()} export {quote(str(run))} --arch {middle['id']}{where} --out {quote(str(run / 'bundle'))}"
         )
-    return "\n".join([*lines, f"  supernet compare {quote(str(run))}"])
+    return "\n".join([*lines, f"  {_command()} compare {quote(str(run))}"])
+
+
+def _command() -> str:
+    """How this command is called from here: by its path where no shell would find it, as after `make demo`."""
+    here = sys.argv[0]
+    return "supernet" if shutil.which("supernet") or Path(here).name != "supernet" else quote(here)
 
 
 def _maybe(value: float | None, text: Any) -> str:
