@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -162,8 +162,8 @@ class KnownDevices:
         return np.flatnonzero((order >= _FASTEST * len(genes)).all(axis=1))
 
     def _learned(self, terms: Features) -> Prior:
-        usual = dict(zip((*(names := Groups.of(Joined(self.columns, terms).groups)).names, ""), names.prior.means,
-                         strict=True))  # fmt: skip
+        groups = Groups.of(Joined(self.columns, terms).groups)
+        usual = dict(zip((*groups.names, ""), groups.prior.means.tolist(), strict=True))
         found = [usual]
         for device in self.devices:
             others = [one for one in self.devices if one.family != device.family]
@@ -178,8 +178,7 @@ def _variances(device: KnownDevice, features: Features) -> dict[str, float]:
     """By group, and by "" for the noise: the logarithms of the variances that explain a device by features."""
     rows = np.linspace(0, len(device.seconds) - 1, min(len(device.seconds), _LEARN_FROM)).astype(int)
     groups = Groups.of(features.groups)
-    usual = groups.prior
-    prior = Prior(usual.means, usual.spreads, _FREEDOM)
+    prior = replace(groups.prior, freedom=_FREEDOM)
     line = Line.fit(features(device.genes[rows]), device.seconds[rows], "relative", groups, prior=prior)
     return dict(zip((*groups.names, ""), line.logs.tolist(), strict=True))
 

@@ -118,9 +118,9 @@ def propose(
     ]
     rows, gains = choose(standings, n)
     genes = best[rows]
-    for aim, one, reference in zip(aims, found, references, strict=True):
+    for i, (aim, one, reference) in enumerate(zip(aims, found, references, strict=True)):
         rest = one.new[~among(one.new, genes)]
-        share = math.ceil((n - len(genes)) / max(len(aims), 1)) if aim is not aims[-1] else n - len(genes)
+        share = math.ceil((n - len(genes)) / (len(aims) - i))
         genes = np.concatenate([genes, rest[_others(aim.losses(rest), np.arange(len(rest)), reference, share)]])
     gains = np.concatenate([gains, np.zeros((len(genes) - len(gains), len(aims)))])
     n_predicted = sum(one.n_predicted for one in found)
