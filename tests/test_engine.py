@@ -137,7 +137,9 @@ def test_the_average_is_what_is_validated_and_kept_and_starts_afresh_with_a_phas
             start = initial if progress.step == 1 else last
             expected.update({name: value.clone() for name, value in start.items()})
         t = (progress.step - 1) % 4
-        decay = min(0.7, (1 + t) / (10 + t))  # smaller at first, so that a short phase forgets its first weights
+        decay = (
+            min(0.7, 1 - t ** (-2 / 3)) if t > 1 else 0.0
+        )  # smaller at first: a short phase forgets its first weights
         for name, value in net.named_parameters():
             expected[name] = decay * expected[name] + (1 - decay) * value.detach()
         last.update({name: value.detach().clone() for name, value in net.named_parameters()})

@@ -122,8 +122,7 @@ class Loop:
                 timed=(self.step + 1) % trainer.log_steps == 0,
             )
             if self.average is not None:
-                self.average.decay = self._decay(step_of_phase)
-                self.average.update(self.module)
+                self.average.update(self.module, step_of_phase)
             self.step += 1
             self.sampler_state = result.sampler_state
             n_images += result.n_images
@@ -200,13 +199,8 @@ class Loop:
 
     def _new_average(self) -> ModelEmaV3 | None:
         decay = self.trainer.engine.ema
-        return None if decay is None else ModelEmaV3(self.module, decay)
-
-    def _decay(self, step_of_phase: int) -> float:
-        """Of the average at a step of its phase: that of the recipe, but less at first, so that the average forgets the
-        weights that it began with however short the phase is (the rule of TensorFlow's ExponentialMovingAverage)."""
-        assert self.trainer.engine.ema is not None
-        return min(self.trainer.engine.ema, (1 + step_of_phase) / (10 + step_of_phase))
+        # With less decay at first, it forgets the weights that it began with however short a phase is.
+        return None if decay is None else ModelEmaV3(self.module, decay, use_warmup=True)
 
     def _check_weights(self) -> None:
         if not all(torch.isfinite(parameter).all() for parameter in self.module.parameters()):
