@@ -107,7 +107,7 @@ def propose(
     found = [_explore(space, aim, known, each, seed, tactic, options or {}) for aim in aims]
     # What another new one dominates is never the largest gain of its front.
     best = np.unique(
-        np.concatenate([one.new[non_dominated(aim.losses(one.new))] for aim, one in zip(aims, found, strict=True)]),
+        np.concatenate([one.new[non_dominated(one.losses)] for one in found]),
         axis=0,
     )
     before = [aim.losses(known) for aim in aims]
@@ -118,10 +118,11 @@ def propose(
     ]
     rows, gains = choose(standings, n)
     genes = best[rows]
-    for i, (aim, one, reference) in enumerate(zip(aims, found, references, strict=True)):
-        rest = one.new[~among(one.new, genes)]
+    for i, (one, reference) in enumerate(zip(found, references, strict=True)):
         share = math.ceil((n - len(genes)) / (len(aims) - i))
-        genes = np.concatenate([genes, rest[_others(aim.losses(rest), np.arange(len(rest)), reference, share)]])
+        if share > 0:
+            rest = np.flatnonzero(~among(one.new, genes))
+            genes = np.concatenate([genes, one.new[_others(one.losses, rest, reference, share)]])
     gains = np.concatenate([gains, np.zeros((len(genes) - len(gains), len(aims)))])
     n_predicted = sum(one.n_predicted for one in found)
     return Proposal(genes, gains, n_predicted, [one.front for one in found], time.process_time() - started)
@@ -132,6 +133,7 @@ class _Explored:
     """What was looked at for one aim."""
 
     new: Genes  # (n, n_genes), each once, none of them known, all keeping the constraints
+    losses: Values  # (n, n_objectives) of these
     front: Genes  # (n_front, n_genes) of everything that was looked at
     n_predicted: int
 
@@ -166,8 +168,8 @@ def _explore(
         n_predicted += len(near)
         genes, losses = np.concatenate([genes, near]), np.concatenate([losses, aim.losses(near)])
     _, first = np.unique(genes, axis=0, return_index=True)
-    new = genes[np.sort(first[~among(genes[first], known)])]
-    return _Explored(new, genes[non_dominated(losses)], n_predicted)
+    new = np.sort(first[~among(genes[first], known)])
+    return _Explored(genes[new], losses[new], genes[non_dominated(losses)], n_predicted)
 
 
 def _others(losses: Values, rows: Genes, reference: Values, n: int) -> Genes:
