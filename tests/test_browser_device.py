@@ -149,6 +149,17 @@ def test_a_browser_measures_with_webgpu(run, runtime, tmp_path):
     assert found[space.largest.id].latency > 1.2 * found[space.smallest.id].latency
 
 
+def asked_side_by_side(run, report):
+    """Search: how many sub-networks have to be measured side by side before it ends, or None where it ended."""
+    try:
+        pipeline.search(run, report, "laptop")
+    except ValueError as error:
+        found = re.match(r"laptop has (\d+) sub-networks still to measure side by side", str(error))
+        assert found, error
+        return int(found[1])
+    return None
+
+
 def test_the_same_client_measures_under_node_and_all_the_verbs_use_it(finished_run, node, runtime, tmp_path):
     shutil.copytree(finished_run, tmp_path / "run")
     run, report = RunFolder(tmp_path / "run"), Reporter()
@@ -165,11 +176,13 @@ def test_the_same_client_measures_under_node_and_all_the_verbs_use_it(finished_r
         assert proposed is not None and len(proposed.archs) == 4
         serving.node(node, runtime)  # only what the search proposed
         assert len(serving.measured("laptop")) == n_first + len(proposed.archs)
-        with pytest.raises(ValueError, match=r"laptop has \d+ sub-networks still to measure side by side"):
-            pipeline.search(run, report, "laptop")
-        assert serving.node(node, runtime)[-1]["progress"]["finished"]
-        assert [session.purpose for session in serving.sessions("laptop")].count("final") == 1
-    pipeline.search(run, report, "laptop")
+        # What was measured side by side may bring a runner-up near the front, which is then asked for beside the rest.
+        n_asked = 0
+        while (asked := asked_side_by_side(run, report)) is not None:
+            assert asked > n_asked, "the same ones are not asked for twice"
+            n_asked = asked
+            assert serving.node(node, runtime)[-1]["progress"]["finished"]
+        assert n_asked and any(session.purpose == "final" for session in serving.sessions("laptop"))
     name, results = goal_results(run.path, "laptop")
     assert name == "laptop" and results["devices"]["laptop"]["device"]["runtime"] == "onnxruntime-web"
     assert len(results["candidates"]) == n_first + len(proposed.archs)
