@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from supernet.training.phases import Phase, Schedule, with_draw, with_loss
     from supernet.training.records import Epoch, Progress, Record, Resumption, RollbackRecord, Watch, only
     from supernet.training.samplers import AdaptiveSampler, Largest, Sampler, Sandwich, Uniform
-    from supernet.training.shrinking import progressive_shrinking
+    from supernet.training.shrinking import gradual_shrinking, progressive_shrinking
     from supernet.training.static import Static
     from supernet.training.trainer import Trainer, TrainingData
 

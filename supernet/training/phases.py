@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Literal
 
 from supernet.space import SearchSpace
@@ -64,6 +65,9 @@ class Phase:
         regularise: which sub-networks are trained with dropout and the like: all, or only the largest of a step.
         split_batch: each architecture of a step is trained on its own equal share of the images, not on all of them
             (SortedNet, Valipour et al. 2023).
+        opening: parts of the space in the order in which they open, each with the share of the phase's steps until
+            which it alone is trained; after the last of them all of `space` is. One schedule and one optimiser go on
+            over all of it.
 
     Raises:
         ValueError: sampler, loss and the rest do not go together; the message says why and what does.
@@ -78,6 +82,11 @@ class Phase:
     clip: float | None = None
     regularise: Literal["all", "largest"] = "all"
     split_batch: bool = False
+    opening: tuple[tuple[float, SearchSpace], ...] = ()
+
+    def space_at(self, progress: float) -> SearchSpace:
+        """What is trained when the share `progress` in [0, 1) of the phase's steps is done."""
+        return next((part for until, part in self.opening if progress < until), self.space)
 
     def __post_init__(self) -> None:
         if (problem := self._problem()) is not None:
@@ -103,6 +112,20 @@ class Phase:
             for i, level in enumerate(self.sampler.draw.family.levels):
                 if level not in self.space:
                     return f"level {i + 1} of the nested family, {level}, is not in the space of the phase"
+        return self._problem_of_opening()
+
+    def _problem_of_opening(self) -> str | None:
+        if self.opening and isinstance(self.sampler, Uniform | Sandwich) and isinstance(self.sampler.draw, Nested):
+            return "a nested family has levels of the whole space, which would be trained before it is open; drop one"
+        before = 0.0
+        for (until, part), (_, later) in pairwise((*self.opening, (1.0, self.space))):
+            if not before < until < 1:
+                return (
+                    f"a part of the space is open until {until:g} of the steps, which is not between {before:g} and 1"
+                )
+            if part.largest != later.largest or part.smallest not in later:
+                return "a part of the space that opens must have its largest network and lie in the next part"
+            before = until
         return None
 
 
