@@ -14,7 +14,7 @@ from experiments.settings.training import NoTrainingSettings, TrainedSettings
 from experiments.training.phases import alone_phases, training_phases
 from supernet import create_supernet
 from supernet.networks.timm_supernet import TimmSupernet
-from supernet.training import Attentive, MacBins, Nested, Phase, Sandwich, Shift, Uniform
+from supernet.training import Attentive, Largest, MacBins, Nested, Phase, Sandwich, Shift, Uniform
 from supernet.training.checkpoint import as_plain
 from supernet.training.phases import check_phases
 
@@ -57,7 +57,13 @@ def test_every_method_has_a_small_recipe_and_the_main_ones_a_full_size_one() -> 
     methods_of = TrainedSettings.__subclasses__()
     possible = {get_args(settings.model_fields["method"].annotation)[0] for settings in methods_of}
     assert methods(digits=True) == possible
-    assert methods(digits=False) == {"none", "progressive_shrinking", "single_stage", "fine_tuning"}
+    assert methods(digits=False) == {
+        "none",
+        "progressive_shrinking",
+        "gradual_shrinking",
+        "single_stage",
+        "fine_tuning",
+    }
 
 
 def test_progressive_shrinking_is_as_published_on_32_gpus() -> None:
@@ -100,6 +106,15 @@ def test_the_transformer_has_the_published_choices() -> None:
     assert sum((4 * 3) ** depth for depth in (10, 11, 12)) == net.space.size
     assert phase.sampler == Sandwich(1, smallest=False) and phase.loss.teacher == "in place"
     assert recipe.engine.optimizer == "adamw" and recipe.supernet.timm is not None and recipe.supernet.timm.pretrained
+
+
+@pytest.mark.parametrize("name", ["digits", "cifar10_gradual_shrinking", "imagenet_gradual_shrinking"])
+def test_the_recommended_training_opens_all_in_the_first_sixth_of_one_schedule(name: str) -> None:
+    _, net, (largest, shrinking) = built(name)
+    assert largest.space == net.space and isinstance(largest.sampler, Largest)
+    assert shrinking.sampler == Sandwich(2) and shrinking.loss.teacher == "in place"
+    assert shrinking.opening[-1][0] == pytest.approx(1 / 6) and len(shrinking.opening) == 4
+    assert shrinking.space_at(0.17) == net.space
 
 
 def test_samplers_of_small_recipes() -> None:
