@@ -31,16 +31,16 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import t as student
 
-from experiments.benchmarks.supernet_quality import choose
 from experiments.data import create_data
 from experiments.data.image_data import ImageData
 from experiments.provenance import provenance
 from experiments.settings.recipe import Recipe, load_recipe
 from experiments.settings.training import NoTrainingSettings
-from supernet import create_supernet
+from supernet import Architecture, create_supernet
 from supernet.files import read_json, write_json
 from supernet.networks.timm_supernet import TimmSupernet
 from supernet.scoring.calibration import evaluate, recalibrate
+from supernet.space.sampling import sample_in_bins
 from supernet.training import Engine, Phase, Sandwich, Schedule, Trainer, Uniform, gradual_shrinking, single_stage
 from supernet.training.shrinking import progressive_shrinking
 
@@ -193,6 +193,16 @@ class Settings:
         return Bench(supernet, epochs or whole, max(phase.schedule.peak_lr for phase in phases))
 
 
+def spread(supernet: TimmSupernet[Any], n: int) -> list[Architecture]:
+    """Smallest, largest, and the nearest to `n` - 2 even steps of MACs between them; the fewest MACs first."""
+    space = supernet.space
+    drawn = space.decode(np.unique(sample_in_bins(space, 50 * n, np.random.default_rng(5), supernet.macs), axis=0))
+    archs = [arch for arch in drawn if arch not in (space.smallest, space.largest)]
+    macs = supernet.macs(space.encode([space.smallest, *archs, space.largest]))
+    steps = np.linspace(macs[0], macs[-1], n)[1:-1]
+    return [space.smallest, *(archs[int(np.abs(macs[1:-1] - step).argmin())] for step in steps), space.largest]
+
+
 def run(name: str, seed: int, settings: Settings, options: argparse.Namespace) -> dict[str, Any]:
     """Train, score, and write the result; what is there is read."""
     path = settings.out / f"{re.sub('[^a-z0-9]+', '-', name)}-{seed}.json"
@@ -218,7 +228,7 @@ def run(name: str, seed: int, settings: Settings, options: argparse.Namespace) -
     seconds = time.process_time() - started
     score, rows = settings.recipe.score, []
     calibration = list(data.calibration_batches(score.calibration_images, score.batch_size))
-    for arch in choose(supernet, settings.n_archs):  # type: ignore[arg-type]
+    for arch in spread(supernet, settings.n_archs):
         subnet = recalibrate(supernet.extract(arch), calibration, arch.resolution).eval()
         row: dict[str, Any] = {"id": arch.id, "macs": int(supernet.macs(supernet.space.encode([arch]))[0])}
         for split in _SPLITS:
