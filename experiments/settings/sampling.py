@@ -12,12 +12,21 @@ from experiments.settings.sections import Section, default
 from supernet.space import SearchSpace, Stage
 from supernet.space.nested import NestedFamily
 from supernet.training.adaptive import Attentive, Shift
+from supernet.training.attention import AttentionRelation, Pathways
 from supernet.training.draws import CountsMacs, Draw, Evenly, MacBins, Nested, check_level_weights
 from supernet.training.imitation import AlphaDivergence, Imitation, MeanSquare, SoftLabels
 from supernet.training.phases import Phase, Schedule, with_draw
 from supernet.training.samplers import AdaptiveSampler, Sandwich, Uniform
 
-__all__ = ["ANY", "AttentiveSettings", "ImitationSettings", "SamplingSettings", "ShiftSettings"]
+__all__ = [
+    "ANY",
+    "AttentiveSettings",
+    "ImitationSettings",
+    "PathwaysSettings",
+    "RelationSettings",
+    "SamplingSettings",
+    "ShiftSettings",
+]
 
 ANY = SearchSpace((32,), (Stage.uniform((1, 2), kernel=(3, 5), expand=(3, 4), width=(8, 16)),))
 """A small space that has everything that can be chosen, on which a section tries itself out."""
@@ -128,3 +137,45 @@ class ImitationSettings(Section):
         if self.kind == "alpha_divergence":
             return AlphaDivergence(self.alphas, self.clamp, self.weight)
         return MeanSquare() if self.kind == "mean_square" else SoftLabels()
+
+
+class RelationSettings(Section):
+    """The teacher's relations among tokens in its last attention, on top of what is imitated (AutoDistil)."""
+
+    heads: int = AttentionRelation.heads
+    """Relations per image; must divide the channels of every sub-network's attention."""
+    weight: float = AttentionRelation.weight
+    """Of the mean square differences of the relations of queries, keys and values."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        _ = self.relation
+        return self
+
+    @property
+    def relation(self) -> AttentionRelation:
+        """The loss itself."""
+        return AttentionRelation(**self.model_dump())
+
+
+class PathwaysSettings(Section):
+    """Attention within random groups of tokens while training (subsampled attention, Information Pathways)."""
+
+    groups: int = Pathways.groups
+    """Into which the tokens are divided, anew in every layer and step; 1 is dense."""
+    window: int | None = Pathways.window
+    """Tokens are shuffled among so many neighbours only; default none, among all."""
+    dense: float = Pathways.dense
+    """Share of the steps of the last phase that are dense, at its end."""
+    prefix: int = Pathways.prefix
+    """Tokens for the whole image, which attend to all: class token, distillation token, registers."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        _ = self.pathways
+        return self
+
+    @property
+    def pathways(self) -> Pathways:
+        """The option itself."""
+        return Pathways(**self.model_dump())

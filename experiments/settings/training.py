@@ -7,20 +7,21 @@ itself, on a small space that has everything that can be chosen.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal, Self
 
 from pydantic import model_validator
 
-from experiments.settings.sampling import ANY, ImitationSettings, SamplingSettings
+from experiments.settings.sampling import ANY, ImitationSettings, PathwaysSettings, RelationSettings, SamplingSettings
 from experiments.settings.sections import Below1, NotNegative, Section, default
 from supernet.space import SearchSpace, Stage
 from supernet.space.roles import ROLES, Role
+from supernet.training.draws import CountsMacs
 from supernet.training.engine import MOMENTUM, WEIGHT_DECAY
 from supernet.training.imitation import Imitation
 from supernet.training.losses import LABEL_SMOOTHING
 from supernet.training.methods import fine_tuning, random_sampling, single_stage
-from supernet.training.phases import Phase, Schedule, check_phases
+from supernet.training.phases import Phase, Schedule, check_phases, with_pathways, with_relation
 from supernet.training.shrinking import SUBNETS, gradual_shrinking, progressive_shrinking
 
 __all__ = [
@@ -94,14 +95,30 @@ class TrainedSettings(OptimisationSettings):
     """How random sub-networks are drawn."""
     imitation: ImitationSettings = ImitationSettings()
     """What is taken from the teacher."""
+    relation: RelationSettings | None = None
+    """What is taken from the teacher's attention, beside that; for transformers."""
+    pathways: PathwaysSettings | None = None
+    """Attention to a part of the tokens while training; for transformers."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if not self._has_teacher and "kind" in self.imitation.model_fields_set:
             raise ValueError("imitation is of a teacher, and with distillation_weight 0 there is none; remove one")
-        phases = self.phases(self._trial_space)
-        check_phases(self.sampling.apply(phases, self._trial_space), self._trial_space)
+        check_phases(self.with_options(self.phases(self._trial_space), self._trial_space), self._trial_space)
         return self
+
+    def with_options(
+        self, phases: Sequence[Phase], space: SearchSpace, supernet: CountsMacs | None = None
+    ) -> tuple[Phase, ...]:
+        """The phases of the method with what every method can have: `sampling`, `relation`, `pathways`.
+
+        Raises:
+            ValueError: something does not go together, or does not fit the space.
+        """
+        phases = self.sampling.apply(phases, space, supernet)
+        if self.relation is not None:
+            phases = with_relation(phases, self.relation.relation)
+        return phases if self.pathways is None else with_pathways(phases, self.pathways.pathways)
 
     @property
     def _has_teacher(self) -> bool:
@@ -117,7 +134,7 @@ class TrainedSettings(OptimisationSettings):
     def phases(
         self, space: SearchSpace, roles: Mapping[str, Role] = ROLES, imitation: Imitation | None = None
     ) -> tuple[Phase, ...]:
-        """The phases of a supernet of `space`, before `sampling` has its say.
+        """The phases of a supernet of `space`, before `with_options`.
 
         Args:
             space: of the supernet.

@@ -108,7 +108,12 @@ class Stepper:
             images = images.contiguous(memory_format=torch.channels_last)
         optimisation.set_rate(step_of_phase)
         synchronised = SynchronisedBatchNorm(world) if engine.sync_batch_norm and world.size > 1 else None
-        with seeded(device, self.seed, step, world.rank), synchronised or nullcontext():
+        subsampled = None if phase.pathways is None else phase.pathways.at(progress)
+        with (
+            seeded(device, self.seed, step, world.rank),
+            synchronised or nullcontext(),
+            subsampled or nullcontext(),
+        ):
 
             def probe(archs: Sequence[Architecture]) -> NDArray[np.float64]:
                 found = mean_losses(
@@ -127,6 +132,11 @@ class Stepper:
                 accumulation=engine.accumulation, split_batch=phase.split_batch, autocast=engine.autocast_dtype,
                 backward=optimisation.backward,
             )  # fmt: skip
+        if subsampled is not None and not subsampled.n_calls:
+            raise ValueError(
+                f"phase {phase.name!r} subsamples attention, and {type(self.module).__name__} has none without a mask "
+                "that torch's scaled_dot_product_attention computes; remove `pathways`"
+            )
         communication = 0.0 if synchronised is None else synchronised.seconds
         before_talking = self._now(timed)
         granted, losses = agree(world, self.module, len(images), wishes, losses)
