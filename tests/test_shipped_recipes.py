@@ -14,7 +14,19 @@ from experiments.settings.training import NoTrainingSettings, TrainedSettings
 from experiments.training.phases import alone_phases, training_phases
 from supernet import create_supernet
 from supernet.networks.timm_supernet import TimmSupernet
-from supernet.training import Attentive, Largest, MacBins, Nested, Phase, Sandwich, Shift, Uniform
+from supernet.training import (
+    AttentionRelation,
+    Attentive,
+    InPlaceDistillation,
+    Largest,
+    MacBins,
+    Nested,
+    Pathways,
+    Phase,
+    Sandwich,
+    Shift,
+    Uniform,
+)
 from supernet.training.checkpoint import as_plain
 from supernet.training.phases import check_phases
 
@@ -123,6 +135,15 @@ def test_samplers_of_small_recipes() -> None:
     assert isinstance(found["digits_shift"].places.draw, MacBins)
     sorted_sampler = found["digits_sorted"]
     assert isinstance(sorted_sampler, Uniform) and isinstance(sorted_sampler.draw, Nested)
+
+
+def test_the_options_of_transformers() -> None:
+    assert (
+        built("digits_pathways")[2][-1].pathways == Pathways(4) and built("digits_pathways")[2][0].pathways is not None
+    )
+    first, last = built("digits_relations")[2]
+    assert first.loss.teacher == "none" and isinstance(last.loss, InPlaceDistillation)
+    assert last.loss.relation == AttentionRelation(2)
 
 
 def test_the_options_that_a_comment_shows_are_possible(tmp_path: Path) -> None:

@@ -2,7 +2,8 @@
 
 Which training of a supernet is the best for the same cost? Single stage, progressive shrinking in its published phases
 and inside one schedule, and what is between them, one difference at a time: when and in which order ranges open,
-labels, the phase of the largest network alone, sorting, whom a step trains.
+labels, the phase of the largest network alone, sorting, whom a step trains. With the recipe of a transformer also what
+only these can have: `--recipe experiments/recipes/digits_pathways.toml`.
 
 Cost is counted and not timed: the multiply-accumulates of every sub-network that a step trains, three times for forward
 and backward, and once those of a frozen teacher. Where images are composed (`source = "digits"`) an epoch of every
@@ -41,8 +42,20 @@ from supernet.files import read_json, write_json
 from supernet.networks.timm_supernet import TimmSupernet
 from supernet.scoring.calibration import evaluate, recalibrate
 from supernet.space.sampling import sample_in_bins
-from supernet.training import Engine, Phase, Sandwich, Schedule, Trainer, Uniform, gradual_shrinking, single_stage
-from supernet.training.shrinking import progressive_shrinking
+from supernet.training import (
+    AttentionRelation,
+    Pathways,
+    Phase,
+    Sandwich,
+    Schedule,
+    Trainer,
+    Uniform,
+    gradual_shrinking,
+    progressive_shrinking,
+    single_stage,
+    with_pathways,
+    with_relation,
+)
 
 _RECIPE = Path(__file__).parents[1] / "recipes" / "digits.toml"
 _LARGEST_FIRST = 2  # epochs
@@ -142,6 +155,12 @@ TRAININGS: dict[str, Make] = {
     "single stage, labels at half": partial(single, label_weight=(0.5, 0.5)),
 }
 _AVERAGED = {"average of weights": 0.998}
+TRANSFORMERS: dict[str, Make] = {
+    "attention to 1 of 4": lambda bench: with_pathways(gradual(bench), Pathways(4)),
+    "attention to 1 of 4, near ones": lambda bench: with_pathways(gradual(bench), Pathways(4, window=6)),
+    "relations among tokens": lambda bench: with_relation(gradual(bench), AttentionRelation(heads=2)),
+}
+"""What only transformers can have; attention counts as dense in the cost."""
 
 
 def cost(supernet: TimmSupernet[Any], phases: Sequence[Phase], steps_per_epoch: int, seed: int) -> float:
@@ -209,7 +228,7 @@ def run(name: str, seed: int, settings: Settings, options: argparse.Namespace) -
     if path.exists():
         return read_json(path)
     bench = settings.bench(seed, options.epochs)
-    supernet, phases = bench.supernet, TRAININGS[name](bench)
+    supernet, phases = bench.supernet, (TRAININGS | TRANSFORMERS)[name](bench)
     batch, n_images = settings.recipe.data.batch_size, options.images
     base = cost(supernet, single(bench), n_images // batch, seed)
     work = cost(supernet, phases, n_images // batch, seed)
@@ -219,7 +238,7 @@ def run(name: str, seed: int, settings: Settings, options: argparse.Namespace) -
     data = settings.data(seed, n_images)
     folder = path.with_suffix("")
     started = time.process_time()
-    engine = Engine(ema=_AVERAGED.get(name))
+    engine = replace(settings.recipe.engine.engine(10), ema=_AVERAGED.get(name))
     optimisation = settings.recipe.optimisation
     Trainer(
         supernet, phases, data, seed=seed, weight_decay=optimisation.weight_decay, momentum=optimisation.momentum,
@@ -292,11 +311,11 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, help="of every training but the published phases; default the recipe's")
     parser.add_argument("--archs", type=int, default=12, help="sub-networks, smallest and largest included")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="of data, weights and sub-networks")
-    parser.add_argument("--only", nargs="+", metavar="TRAINING", help=f"some of: {', '.join(TRAININGS)}")
+    parser.add_argument("--only", nargs="+", metavar="TRAINING", help=f"some of: {', '.join(TRAININGS | TRANSFORMERS)}")
     parser.add_argument("--show", action="store_true", help="print what is there, train nothing")
     options = parser.parse_args()
-    if unknown := [name for name in options.only or () if name not in TRAININGS]:
-        parser.error(f"no training is called {unknown[0]!r}; there are {', '.join(TRAININGS)}")
+    if unknown := [name for name in options.only or () if name not in TRAININGS | TRANSFORMERS]:
+        parser.error(f"no training is called {unknown[0]!r}; there are {', '.join(TRAININGS | TRANSFORMERS)}")
     torch.set_num_threads(1)
     recipe = load_recipe(options.recipe)
     if options.data:
