@@ -200,7 +200,7 @@ def test_what_goes_together_is_taken() -> None:
 
 def _shares(phase: Phase, n: int = 100) -> dict[tuple[int, int, int], int]:
     """In how many of `n` parts of the phase so many kernels, depths and expansions are open."""
-    spaces = [phase.space_at(i / n) for i in range(n)]
+    spaces = [phase.space_at((i + 0.5) / n) for i in range(n)]
     opened = [
         tuple(max(len(g.choices) for g in space.genes if g.name == name) for name in ("kernel", "depth", "expand"))
         for space in spaces
@@ -214,14 +214,25 @@ def test_ranges_open_inside_one_schedule() -> None:
     assert _shares(shrinking) == {(3, 1, 1): 4, (3, 2, 1): 4, (3, 3, 1): 4, (3, 3, 2): 4, (3, 3, 3): 84}
     assert shrinking.space_at(0.5) is shrinking.space is PUBLISHED
     assert shrinking.sampler == Sandwich(2) and shrinking.regularise == "largest"
-    assert shrinking.loss == InPlaceDistillation((0.5, 0.5))
+    assert shrinking.loss == InPlaceDistillation((1.0, 0.5))
     for (_, before), (_, after) in pairwise(shrinking.opening):
         assert before.smallest in after and after.smallest not in before
         assert before.resolutions == PUBLISHED.resolutions
     check_phases((largest, shrinking), PUBLISHED)
     assert not gradual_shrinking(PUBLISHED, SHORT, opening=0)[0].opening
-    with pytest.raises(ValueError, match="opening 1 is a share of the steps, from 0 to below 1"):
-        gradual_shrinking(PUBLISHED, SHORT, opening=1)
+    for alone, opening in [(0.0, 1.0), (0.5, 0.5), (-0.1, 0.2), (0.2, -0.1)]:
+        with pytest.raises(ValueError, match="are shares of the steps, from 0 and below 1 together"):
+            gradual_shrinking(PUBLISHED, SHORT, alone=alone, opening=opening)
+
+
+def test_the_largest_alone_may_come_first_in_the_same_schedule() -> None:
+    (phase,) = gradual_shrinking(PUBLISHED, SHORT, alone=0.2, opening=0.16)
+    assert phase.sampler(phase.space_at(0.19), 0, 5) == [PUBLISHED.largest]  # type: ignore[operator]
+    assert _shares(phase) == {(1, 1, 1): 20, (3, 1, 1): 4, (3, 2, 1): 4, (3, 3, 1): 4, (3, 3, 2): 4, (3, 3, 3): 64}
+    assert phase.space_at(0.2).resolutions == PUBLISHED.resolutions
+    check_phases((phase,), PUBLISHED)
+    (phase,) = gradual_shrinking(PUBLISHED, SHORT, alone=0.2, opening=0)
+    assert _shares(phase) == {(1, 1, 1): 20, (3, 3, 3): 80}
 
 
 def test_roles_and_not_names_say_what_opens_when() -> None:

@@ -89,6 +89,11 @@ def gradual(bench: Bench, largest: int = _LARGEST_FIRST, **changes: Any) -> tupl
     return gradual_shrinking(bench.supernet.space, schedule, first, **changes)
 
 
+def one_curve(bench: Bench, largest: int = _LARGEST_FIRST, **changes: Any) -> tuple[Phase, ...]:
+    """The same with the largest network's epochs in that schedule, too."""
+    return gradual(bench, 0, alone=largest / bench.epochs, **changes)
+
+
 def gradual_without_smallest(bench: Bench) -> tuple[Phase, ...]:
     """The same without the smallest of what is open in every step: three random ones."""
     first, last = gradual(bench)
@@ -133,6 +138,7 @@ Make = Callable[[Bench], tuple[Phase, ...]]
 TRAININGS: dict[str, Make] = {
     "single stage": single,
     "one schedule": gradual,
+    "one schedule, largest within": one_curve,
     "published phases": published,
     "opening: at once": partial(gradual, opening=0.0),
     "opening: over 1/3": partial(gradual, opening=1 / 3),
@@ -141,7 +147,7 @@ TRAININGS: dict[str, Make] = {
     "order: depth and expansion together": partial(gradual, step_by_step=_TOGETHER),
     "order: kernel last": partial(gradual, at_once=(), step_by_step=_KERNEL_LAST),
     "labels: fade": partial(gradual, label_weight=(1.0, 0.0)),
-    "labels: from all to half": partial(gradual, label_weight=(1.0, 0.5)),
+    "labels: half": partial(gradual, label_weight=(0.5, 0.5)),
     "labels: alone": partial(gradual, label_weight=(1.0, 1.0)),
     "largest first: not at all": partial(gradual, largest=0),
     "largest first: 1 epoch": partial(gradual, largest=1),
