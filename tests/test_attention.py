@@ -33,15 +33,16 @@ from supernet.training.gradients import accumulate_gradients, freeze
 SPACE = SearchSpace((16,), (Stage.uniform((1, 2), heads=(1, 2)),))
 
 
-def _qkv(tokens: int = 17, channels: int = 4) -> list[Tensor]:
+def _qkv(tokens: int = 17, channels: int = 4) -> tuple[Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
-    return [torch.randn(2, 3, tokens, channels, generator=generator, requires_grad=True) for _ in range(3)]
+    q, k, v = (torch.randn(2, 3, tokens, channels, generator=generator, requires_grad=True) for _ in range(3))
+    return q, k, v
 
 
-def _transformer(**choices: object) -> TimmSupernet:
+def _transformer() -> TimmSupernet:
     torch.manual_seed(0)
     args = {"img_size": 16, "patch_size": 4, "num_classes": 10, "in_chans": 1}
-    return elastic("test_vit", model_args=args, depths=(4, 6), heads=(1, 2), mlp_ratios=(1, 3), **choices)
+    return elastic("test_vit", model_args=args, depths=(4, 6), heads=(1, 2), mlp_ratios=(1, 3))
 
 
 class Noise:
@@ -49,7 +50,9 @@ class Noise:
 
     steps_per_epoch = 5
 
-    def train_batches(self, epoch: int, skip: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+    def train_batches(
+        self, epoch: int, skip: int = 0, rank: int = 0, n_ranks: int = 1
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         for step in range(skip, self.steps_per_epoch):
             generator = torch.Generator().manual_seed(100 * epoch + step)
             yield torch.randn(8, 1, 16, 16, generator=generator), torch.randint(10, (8,), generator=generator)
@@ -134,8 +137,9 @@ def test_only_what_learns_is_subsampled() -> None:
         assert not torch.allclose(net(images, net.space.largest), dense, atol=1e-4) and mode.n_calls == 6
         with torch.no_grad():
             torch.testing.assert_close(net(images, net.space.largest), dense)
-        masked = F.scaled_dot_product_attention(*_qkv(), attn_mask=torch.ones(17, 17, dtype=torch.bool))
-    torch.testing.assert_close(masked, F.scaled_dot_product_attention(*_qkv()))
+        q, k, v = _qkv()
+        masked = F.scaled_dot_product_attention(q, k, v, attn_mask=torch.ones(17, 17, dtype=torch.bool))
+    torch.testing.assert_close(masked, F.scaled_dot_product_attention(q, k, v))
     assert mode.n_calls == 6
 
 
@@ -173,7 +177,9 @@ def test_networks_without_attention_are_refused_in_the_first_step(small_supernet
     phases = with_pathways(plain(small_supernet.space, Schedule(1, 0.1)), Pathways())
 
     class Images(Noise):
-        def train_batches(self, epoch: int, skip: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        def train_batches(
+            self, epoch: int, skip: int = 0, rank: int = 0, n_ranks: int = 1
+        ) -> Iterator[tuple[Tensor, Tensor]]:
             size = max(small_supernet.space.resolutions)
             channels = next(small_supernet.parameters()).shape[1]
             yield torch.randn(8, channels, size, size), torch.zeros(8, dtype=torch.long)

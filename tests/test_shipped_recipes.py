@@ -144,6 +144,8 @@ def test_the_options_of_transformers() -> None:
     first, last = built("digits_relations")[2]
     assert first.loss.teacher == "none" and isinstance(last.loss, InPlaceDistillation)
     assert last.loss.relation == AttentionRelation(2)
+    mixture = built("digits_experts")[1].mixture
+    assert mixture is not None and (mixture.n, len(mixture.layers)) == (2, 12)
 
 
 def test_the_options_that_a_comment_shows_are_possible(tmp_path: Path) -> None:
