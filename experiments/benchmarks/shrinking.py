@@ -1,9 +1,9 @@
 """python experiments/benchmarks/shrinking.py --out runs/shrinking
 
-Which training of a supernet is the best for the same cost? Single stage, progressive shrinking in its published phases
-and inside one schedule, and what is between them, one difference at a time: when and in which order ranges open,
-labels, the phase of the largest network alone, sorting, whom a step trains. With the recipe of a transformer also what
-only these can have: `--recipe experiments/recipes/digits_pathways.toml`.
+Which training of a supernet is the best for the same cost? Single stage (all is open at once), progressive shrinking in
+its published phases and inside one schedule, and what is between them, one difference at a time: when and in which
+order ranges open, labels, the phase of the largest network alone, sorting, whom a step trains. With the recipe of a
+transformer (`--recipe experiments/recipes/digits_pathways.toml`) also what only these can have.
 
 Cost is counted and not timed: the multiply-accumulates of every sub-network that a step trains, three times for forward
 and backward, and once those of a frozen teacher. Where images are composed (`source = "digits"`) an epoch of every
@@ -140,7 +140,6 @@ TRAININGS: dict[str, Make] = {
     "one schedule": gradual,
     "one schedule, largest within": one_curve,
     "published phases": published,
-    "opening: at once": partial(gradual, opening=0.0),
     "opening: over 1/3": partial(gradual, opening=1 / 3),
     "opening: over 2/3": partial(gradual, opening=2 / 3),
     "order: expansion before depth": partial(gradual, step_by_step=_WIDTH_FIRST),
