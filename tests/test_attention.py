@@ -91,7 +91,7 @@ def test_any_two_tokens_meet_and_near_ones_more_often_with_windows() -> None:
     torch.manual_seed(0)
 
     def share(window: int | None) -> Tensor:
-        draws = [subsampled(query, key, value, Pathways(4, window, prefix=0))[0, 0] > 0 for _ in range(400)]
+        draws = [subsampled(query, key, value, Pathways(4, window, prefix=0))[0, 0] > 0 for _ in range(200)]
         return torch.stack(draws).double().mean(0)
 
     free, near = share(None), share(6)
@@ -104,8 +104,8 @@ def test_with_uniform_attention_the_mean_over_draws_is_dense() -> None:
     _, key, value = _qkv()
     query = torch.zeros_like(key)  # all weights alike
     torch.manual_seed(0)
-    draws = torch.stack([subsampled(query, key, value, Pathways(4, prefix=0)).detach() for _ in range(3000)])
-    spread = draws.std(dim=0) / 3000**0.5
+    draws = torch.stack([subsampled(query, key, value, Pathways(4, prefix=0)).detach() for _ in range(1000)])
+    spread = draws.std(dim=0) / 1000**0.5
     assert ((draws.mean(0) - F.scaled_dot_product_attention(query, key, value)).abs() < 5 * spread).all()
 
 
@@ -151,24 +151,23 @@ def test_the_end_of_the_last_phase_is_dense() -> None:
     assert pathways.at(0.74) is not None and pathways.at(0.75) is None and Pathways(groups=1).at(0) is None
 
 
-@pytest.mark.parametrize("dense", [0.5, 0.0])
-def test_training_with_groups_resumes_with_the_same_bits(tmp_path: Path, dense: float) -> None:
-    def trainer(net: TimmSupernet, folder: Path | None, epochs: int) -> Trainer:
-        phases = plain(net.space, Schedule(2, 0.01)) + fine_tuning(net.space, Schedule(epochs, 0.01))
-        return Trainer(net, with_pathways(phases, Pathways(dense=dense)), Noise(), folder=folder)
+def test_training_with_groups_resumes_with_the_same_bits(tmp_path: Path) -> None:
+    def trainer(net: TimmSupernet, folder: Path | None) -> Trainer:
+        phases = plain(net.space, Schedule(1, 0.01)) + fine_tuning(net.space, Schedule(2, 0.01))
+        return Trainer(net, with_pathways(phases, Pathways(dense=0.3)), Noise(), folder=folder)
 
     whole, resumed = _transformer(), _transformer()
-    trainer(whole, None, 2).run()
-    interrupted = trainer(_transformer(), tmp_path, 2)
+    trainer(whole, None).run()
+    interrupted = trainer(_transformer(), tmp_path)
 
     def stop(record: object) -> None:
-        if getattr(record, "step", 0) == 13:
+        if getattr(record, "step", 0) == 8:
             raise KeyboardInterrupt
 
     interrupted.save_steps = 3
     with pytest.raises(KeyboardInterrupt):
         interrupted.run(stop)
-    trainer(resumed, tmp_path, 2).run()
+    trainer(resumed, tmp_path).run()
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
 

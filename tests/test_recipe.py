@@ -277,7 +277,7 @@ ALPHA = 'imitation = { kind = "alpha_divergence" }'
         ("gradual_shrinking", "pathways = { groups = 0 }", "tokens cannot be in 0 groups"),
         ("gradual_shrinking", "relation = { heads = 0 }", "0 relation heads; the least is 1"),
         ("random_sampling", "relation = {}", "relations are those of a teacher, and no phase has one"),
-        ("gradual_shrinking", "opening = 1.5", "alone 0 and opening 1.5 are shares of the steps"),
+        ("gradual_shrinking", "opening = 1.5", "opening 1.5 is a share of the steps, from 0 to below 1"),
         ("gradual_shrinking", "label_weight = [0, 0]", "starts from soft labels alone and has 9 epochs"),
         ("gradual_shrinking", 'sampling = { draw = "nested" }', "a nested family has levels of the whole space"),
         (

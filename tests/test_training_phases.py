@@ -220,19 +220,9 @@ def test_ranges_open_inside_one_schedule() -> None:
         assert before.resolutions == PUBLISHED.resolutions
     check_phases((largest, shrinking), PUBLISHED)
     assert not gradual_shrinking(PUBLISHED, SHORT, opening=0)[0].opening
-    for alone, opening in [(0.0, 1.0), (0.5, 0.5), (-0.1, 0.2), (0.2, -0.1)]:
-        with pytest.raises(ValueError, match="are shares of the steps, from 0 and below 1 together"):
-            gradual_shrinking(PUBLISHED, SHORT, alone=alone, opening=opening)
-
-
-def test_the_largest_alone_may_come_first_in_the_same_schedule() -> None:
-    (phase,) = gradual_shrinking(PUBLISHED, SHORT, alone=0.2, opening=0.16)
-    assert phase.sampler(phase.space_at(0.19), 0, 5) == [PUBLISHED.largest]  # type: ignore[operator]
-    assert _shares(phase) == {(1, 1, 1): 20, (3, 1, 1): 4, (3, 2, 1): 4, (3, 3, 1): 4, (3, 3, 2): 4, (3, 3, 3): 64}
-    assert phase.space_at(0.2).resolutions == PUBLISHED.resolutions
-    check_phases((phase,), PUBLISHED)
-    (phase,) = gradual_shrinking(PUBLISHED, SHORT, alone=0.2, opening=0)
-    assert _shares(phase) == {(1, 1, 1): 20, (3, 3, 3): 80}
+    for opening in (1.0, -0.1):
+        with pytest.raises(ValueError, match=f"opening {opening:g} is a share of the steps, from 0 to below 1"):
+            gradual_shrinking(PUBLISHED, SHORT, opening=opening)
 
 
 def test_roles_and_not_names_say_what_opens_when() -> None:

@@ -56,6 +56,7 @@ from supernet.training import (
     with_pathways,
     with_relation,
 )
+from supernet.training.shrinking import keep_largest
 
 _RECIPE = Path(__file__).parents[1] / "recipes" / "digits.toml"
 _LARGEST_FIRST = 2  # epochs
@@ -89,9 +90,13 @@ def gradual(bench: Bench, largest: int = _LARGEST_FIRST, **changes: Any) -> tupl
     return gradual_shrinking(bench.supernet.space, schedule, first, **changes)
 
 
-def one_curve(bench: Bench, largest: int = _LARGEST_FIRST, **changes: Any) -> tuple[Phase, ...]:
-    """The same with the largest network's epochs in that schedule, too."""
-    return gradual(bench, 0, alone=largest / bench.epochs, **changes)
+def one_curve(bench: Bench, largest: int = _LARGEST_FIRST) -> tuple[Phase, ...]:
+    """The same with the largest network's epochs in that schedule, too: its rate does not start again after them."""
+    (whole,) = gradual(bench, 0)
+    alone, space = largest / bench.epochs, bench.supernet.space
+    one = replace(space, resolutions=space.resolutions[-1:])
+    one = keep_largest(one, {gene.name: 1 for gene in space.genes if gene.name != "resolution"})
+    return (replace(whole, opening=((alone, one), *((alone + until, part) for until, part in whole.opening))),)
 
 
 def gradual_without_smallest(bench: Bench) -> tuple[Phase, ...]:

@@ -245,10 +245,8 @@ class GradualShrinkingSettings(TrainedSettings):
     """Of the training of all sub-networks."""
     largest: ScheduleSettings | None = None
     """Of the largest network alone in a phase before that; default none."""
-    alone: float = default(gradual_shrinking, "alone")
-    """Share of the steps of `schedule` in which the largest network is trained alone, before anything opens."""
     opening: float = default(gradual_shrinking, "opening")
-    """Share of them over which kernels, then depths, then widths open after that; 0: all of them at once."""
+    """Share of the steps of `schedule` over which kernels, then depths, then widths open; 0: all are open at once."""
     n_random: int = default(gradual_shrinking, "n_random")
     """Random sub-networks per step, beside the largest and the smallest of what is open."""
     label_weight: tuple[float, float] = default(gradual_shrinking, "label_weight")
@@ -266,7 +264,6 @@ class GradualShrinkingSettings(TrainedSettings):
             space,
             self.schedule.schedule,
             self.largest and self.largest.schedule,
-            self.alone,
             self.opening,
             self.n_random,
             self.label_weight,

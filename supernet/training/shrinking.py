@@ -88,20 +88,13 @@ def progressive_shrinking(
     for opened in steps:
         if opened.number is None and full is None:
             raise ValueError(f"{', '.join(opened.names)} would never shrink; give `full`, the schedule of its phase")
-        schedule = last_step if opened.is_last else step
+        name, schedule = opened.names[0], full
+        if schedule is None or opened.number is not None:
+            name, schedule = f"{name} {opened.number}", last_step if opened.is_last else step
         sort: Sort = "none"
-        if any(is_width(name, roles) for name in opened.names):
+        if any(is_width(one, roles) for one in opened.names):
             sort = "within trained widths" if phases and has_widths(phases[-1].space, roles) else "all"
-        phases.append(
-            Phase(
-                f"{opened.names[0]}" if opened.number is None else f"{opened.names[0]} {opened.number}",
-                opened.space,
-                full if opened.number is None and full is not None else schedule,
-                Uniform(n_subnets.get(opened.role, 4)),
-                loss,
-                sort,
-            )
-        )
+        phases.append(Phase(name, opened.space, schedule, Uniform(n_subnets.get(opened.role, 4)), loss, sort))
     return tuple(phases)
 
 
@@ -109,7 +102,6 @@ def gradual_shrinking(
     space: SearchSpace,
     schedule: Schedule,
     largest: Schedule | None = None,
-    alone: float = 0.0,
     opening: float = 1 / 6,
     n_random: int = 2,
     label_weight: tuple[float, float] = (1.0, 0.5),
@@ -132,9 +124,8 @@ def gradual_shrinking(
     Args:
         space: the whole space; a role that it does not have, or with a single choice, opens nothing.
         schedule: of the training of sub-networks.
-        largest: of the largest network alone in a phase before that; None when it is trained already, or in `alone`.
-        alone: share of the steps in which the largest network is trained alone, before anything opens.
-        opening: share of the steps over which ranges open after that; the two are below 1 together.
+        largest: of the largest network alone in a phase before that; None when it is trained already.
+        opening: share of the steps, from 0 to below 1, over which ranges open.
         n_random: drawn sub-networks per step, beside the largest and the smallest of what is open.
         label_weight: of the labels against the teacher's, at the first and at the last step.
         sort: whether channels are sorted by importance before the first sub-network is trained.
@@ -149,19 +140,13 @@ def gradual_shrinking(
         ValueError: a choice of the space has no role among the groups, so it would never be trained alone; or `opening`
             is not a share.
     """
-    if min(alone, opening) < 0 or alone + opening >= 1:
-        raise ValueError(
-            f"alone {alone:g} and opening {opening:g} are shares of the steps, from 0 and below 1 together"
-        )
+    if not 0 <= opening < 1:
+        raise ValueError(f"opening {opening:g} is a share of the steps, from 0 to below 1")
     steps = _steps(space, at_once, step_by_step, roles)
     # All of `at_once` is open from the beginning; where there is none, the first step is, since a sandwich of the
     # largest network alone would train it several times.
     n_together = sum(step.number is None for step in steps)
     parts = [step.space for step in steps[max(n_together - 1, 0) : -1]] if opening else []
-    opened = [(alone + opening * (i + 1) / len(parts), part) for i, part in enumerate(parts)]
-    if alone:
-        one = replace(space, resolutions=space.resolutions[-1:])
-        opened.insert(0, (alone, keep_largest(one, dict.fromkeys(_elastic(space), 1))))
     loss = InPlaceDistillation(label_weight, label_smoothing, imitation or SoftLabels())
     shrinking = Phase(
         "shrinking",
@@ -172,7 +157,7 @@ def gradual_shrinking(
         sort="all" if sort and has_widths(space, roles) else "none",
         clip=clip,
         regularise="largest",
-        opening=tuple(opened),
+        opening=tuple((opening * (i + 1) / len(parts), part) for i, part in enumerate(parts)),
     )
     if largest is None:
         return (shrinking,)
