@@ -16,6 +16,7 @@ from supernet.networks.timm_supernet import TimmSupernet
 from supernet.training import (
     AttentionRelation,
     Distillation,
+    Engine,
     InPlaceDistillation,
     Pathways,
     Phase,
@@ -185,6 +186,16 @@ def test_networks_without_attention_are_refused_in_the_first_step(small_supernet
 
     with pytest.raises(ValueError, match=r"phase 'plain' subsamples attention, and \w+ has none without"):
         Trainer(small_supernet, phases, Images()).run()
+
+
+def test_compiled_blocks_are_refused() -> None:
+    net = _transformer()
+    for phases in (
+        with_pathways(plain(net.space, Schedule(1, 0.1)), Pathways()),
+        with_relation(fine_tuning(net.space, Schedule(1, 0.1)), AttentionRelation()),
+    ):
+        with pytest.raises(ValueError, match=r"watches attention .* set compile to False"):
+            Trainer(net, phases, Noise(), engine=Engine(compile=True)).run()
 
 
 @pytest.mark.parametrize("wrong", [{"groups": 0}, {"window": 1}, {"dense": 1.0}, {"prefix": -1}])

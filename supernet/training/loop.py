@@ -341,6 +341,11 @@ def _as_module(trainer: Trainer) -> nn.Module:
     if trainer.engine.channels_last:
         supernet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if trainer.engine.compile:
+        if watching := next((phase for phase in trainer.phases if phase.watches_attention), None):
+            raise ValueError(
+                f"phase {watching.name!r} watches attention (pathways, relation), which compiled blocks do not show; "
+                "set compile to False"
+            )
         if not hasattr(supernet, "compile_blocks"):
             raise ValueError(f"{type(supernet).__name__} has no blocks that can be compiled; set compile to False")
         supernet.compile_blocks()  # type: ignore[operator]

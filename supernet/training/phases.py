@@ -102,6 +102,13 @@ class Phase:
         """What is trained when the share `progress` in [0, 1) of the phase's steps is done."""
         return next((part for until, part in self.opening if progress < until), self.space)
 
+    @property
+    def watches_attention(self) -> bool:
+        """Whether attention is subsampled, or compared with a teacher's."""
+        loss = self.loss
+        compared = isinstance(loss, Distillation | InPlaceDistillation) and loss.relation is not None
+        return compared or self.pathways is not None
+
     def __post_init__(self) -> None:
         if (problem := self._problem()) is not None:
             raise ValueError(f"phase {self.name!r}: {problem}")
