@@ -333,9 +333,19 @@ def _as_module(trainer: Trainer) -> nn.Module:
             raise ValueError(
                 f"phase {phase.name!r} sorts channels, which {type(supernet).__name__} cannot; it needs sort_channels"
             )
+        if phase.sort != "none" and getattr(supernet, "mixture", None) is not None:
+            raise ValueError(
+                f"phase {phase.name!r} sorts channels, and no order is right for all experts of a mixture; take a "
+                "method that does not sort, such as gradual_shrinking"
+            )
     if trainer.engine.channels_last:
         supernet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if trainer.engine.compile:
+        if watching := next((phase for phase in trainer.phases if phase.watches_attention), None):
+            raise ValueError(
+                f"phase {watching.name!r} watches attention (pathways, relation), which compiled blocks do not show; "
+                "set compile to False"
+            )
         if not hasattr(supernet, "compile_blocks"):
             raise ValueError(f"{type(supernet).__name__} has no blocks that can be compiled; set compile to False")
         supernet.compile_blocks()  # type: ignore[operator]
