@@ -355,6 +355,18 @@ class ScoreSettings(Section):
     """Training images that set the BatchNorm statistics."""
     batch_size: Count = 200
     """Images per batch of calibration and evaluation."""
+    correction_images: Annotated[int, Field(ge=0)] = 0
+    """Of the calibration images, on how many the layers of every sub-network are fitted to the largest network by least
+    squares: some hundred, for a pretrained network that is not trained as a supernet; 0: its weights stay."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.correction_images > self.calibration_images:
+            raise ValueError(
+                f"correction_images {self.correction_images} are taken of the {self.calibration_images} "
+                "calibration_images; lower it or raise these"
+            )
+        return self
 
 
 def _known_predictor(name: str) -> str:
