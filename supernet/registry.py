@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any, TypeVar
@@ -42,9 +42,16 @@ def supernet_names() -> list[str]:
 
 
 def create_supernet(
-    name: str, num_classes: int = 1000, in_chans: int = 3, seed: int = 0, **settings: Any
+    name: str,
+    num_classes: int = 1000,
+    in_chans: int = 3,
+    seed: int = 0,
+    experts: Mapping[str, Any] | None = None,
+    **settings: Any,
 ) -> TimmSupernet[Any]:
     """A supernet with fresh weights drawn from `seed`; `settings` are what its builder takes.
+
+    With `experts`, arguments of `TimmSupernet.mix_experts`, its layers mix their weights by the architecture.
 
     The network remembers how it was made in ``definition``, plain data from which `create_supernet` makes it again.
 
@@ -63,8 +70,10 @@ def create_supernet(
     with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they were
         torch.manual_seed(seed)
         supernet = _BUILDERS[name](num_classes=num_classes, in_chans=in_chans, **settings)
-    if supernet.definition is None:  # `elastic` says it itself, as without downloading weights again
-        supernet.definition = {"name": name, "num_classes": num_classes, "in_chans": in_chans, **settings}
+        if supernet.definition is None:  # `elastic` says it itself, as without downloading weights again
+            supernet.definition = {"name": name, "num_classes": num_classes, "in_chans": in_chans, **settings}
+        if experts is not None:
+            supernet.mix_experts(**experts)
     return supernet
 
 

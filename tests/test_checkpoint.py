@@ -23,6 +23,7 @@ from supernet.training import (
     Trainer,
     TrainingInterrupted,
     Uniform,
+    gradual_shrinking,
     only,
     progressive_shrinking,
     single_stage,
@@ -173,6 +174,21 @@ def test_dropout_and_in_place_distillation_resume_too(tmp_path: Path) -> None:
         return Trainer(net, phases, Noise(), folder=folder, save_seconds=0.0)
 
     _run_until(trainer(tmp_path), 12)
+    whole, resumed = trainer(None), trainer(tmp_path)
+    whole.run()
+    resumed.run()
+    _assert_same_bits(resumed, _weights(whole))
+
+
+@pytest.mark.parametrize("stop", [8, 12, 17])
+def test_ranges_that_open_resume_too(tmp_path: Path, stop: int) -> None:
+    def trainer(folder: Path | None) -> Trainer:
+        net = _supernet()
+        phases = gradual_shrinking(net.space, Schedule(4, 0.1), Schedule(1, 0.1), opening=0.6, sort=True)
+        assert {phase.space.size for phase in phases} == {net.space.size} and len(phases[1].opening) == 3
+        return Trainer(net, phases, Noise(), folder=folder, save_seconds=0.0)
+
+    _run_until(trainer(tmp_path), stop)
     whole, resumed = trainer(None), trainer(tmp_path)
     whole.run()
     resumed.run()

@@ -96,6 +96,7 @@ def _phases(net: TimmSupernet) -> dict[str, Phase]:
         "attentive": Phase("x", space, schedule, Attentive(Sandwich(1, bins)), Distillation()),
         "shift": Phase("x", space, schedule, Shift(Sandwich(1, bins), every=1), CrossEntropy()),
         "accumulated": Phase("x", space, schedule, Sandwich(1), CrossEntropy()),
+        "opening": Phase("x", space, schedule, Sandwich(2), opening=((0.3, space.restrict(depth=(2,), expand=(4,))),)),
     }
 
 

@@ -197,6 +197,7 @@ def test_an_impossible_choice_gets_one_line(tmp_path, old, new, says):
 
 METHODS = {
     "single_stage": "schedule = { epochs = 9, peak_lr = 0.1 }",
+    "gradual_shrinking": "schedule = { epochs = 9, peak_lr = 0.1 }",
     "fine_tuning": "schedule = { epochs = 9, peak_lr = 0.1 }\nlargest = { epochs = 2, peak_lr = 0.1 }",
     "random_sampling": "schedule = { epochs = 9, peak_lr = 0.1 }",
     "progressive_shrinking": SHRINKING.split("\n", 2)[2],
@@ -273,6 +274,12 @@ ALPHA = 'imitation = { kind = "alpha_divergence" }'
             "even_share 0.0 is not in (0, 1]",
         ),
         ("single_stage", 'sampling = { drow = "genes" }', "training.sampling.drow: unknown key; did you mean 'draw'?"),
+        ("gradual_shrinking", "pathways = { groups = 0 }", "tokens cannot be in 0 groups"),
+        ("gradual_shrinking", "relation = { heads = 0 }", "0 relation heads; the least is 1"),
+        ("random_sampling", "relation = {}", "relations are those of a teacher, and no phase has one"),
+        ("gradual_shrinking", "opening = 1.5", "alone 0 and opening 1.5 are shares of the steps"),
+        ("gradual_shrinking", "label_weight = [0, 0]", "starts from soft labels alone and has 9 epochs"),
+        ("gradual_shrinking", 'sampling = { draw = "nested" }', "a nested family has levels of the whole space"),
         (
             "random_sampling",
             'split_batch = true\nsampling = { draw = "mac_bins", shift = {} }',

@@ -39,6 +39,11 @@ def test_sandwich_is_largest_first_smallest_last(n_random: int) -> None:
         assert (archs[0], archs[-1]) == (SPACE.largest, SPACE.smallest)
 
 
+def test_a_sandwich_of_one_architecture_trains_it_once() -> None:
+    one = SearchSpace((32,), (Stage.uniform((2,), kernel=(5,)),))
+    assert Sandwich(3)(one, 0, 7) == [one.largest] == Sandwich(0, smallest=False)(one, 0, 7)
+
+
 def test_uniform_has_one_resolution_per_step_and_reaches_every_choice() -> None:
     steps = [Uniform(4)(SPACE, 0, step) for step in range(200)]
     assert all(len({arch.resolution for arch in archs}) == 1 for archs in steps)

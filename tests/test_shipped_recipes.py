@@ -14,7 +14,19 @@ from experiments.settings.training import NoTrainingSettings, TrainedSettings
 from experiments.training.phases import alone_phases, training_phases
 from supernet import create_supernet
 from supernet.networks.timm_supernet import TimmSupernet
-from supernet.training import Attentive, MacBins, Nested, Phase, Sandwich, Shift, Uniform
+from supernet.training import (
+    AttentionRelation,
+    Attentive,
+    InPlaceDistillation,
+    Largest,
+    MacBins,
+    Nested,
+    Pathways,
+    Phase,
+    Sandwich,
+    Shift,
+    Uniform,
+)
 from supernet.training.checkpoint import as_plain
 from supernet.training.phases import check_phases
 
@@ -57,7 +69,13 @@ def test_every_method_has_a_small_recipe_and_the_main_ones_a_full_size_one() -> 
     methods_of = TrainedSettings.__subclasses__()
     possible = {get_args(settings.model_fields["method"].annotation)[0] for settings in methods_of}
     assert methods(digits=True) == possible
-    assert methods(digits=False) == {"none", "progressive_shrinking", "single_stage", "fine_tuning"}
+    assert methods(digits=False) == {
+        "none",
+        "progressive_shrinking",
+        "gradual_shrinking",
+        "single_stage",
+        "fine_tuning",
+    }
 
 
 def test_progressive_shrinking_is_as_published_on_32_gpus() -> None:
@@ -102,12 +120,32 @@ def test_the_transformer_has_the_published_choices() -> None:
     assert recipe.engine.optimizer == "adamw" and recipe.supernet.timm is not None and recipe.supernet.timm.pretrained
 
 
+@pytest.mark.parametrize("name", ["digits", "cifar10_gradual_shrinking", "imagenet_gradual_shrinking"])
+def test_the_recommended_training_opens_all_in_the_first_sixth_of_one_schedule(name: str) -> None:
+    _, net, (largest, shrinking) = built(name)
+    assert largest.space == net.space and isinstance(largest.sampler, Largest)
+    assert shrinking.sampler == Sandwich(2) and shrinking.loss.teacher == "in place"
+    assert shrinking.opening[-1][0] == pytest.approx(1 / 6) and len(shrinking.opening) == 4
+    assert shrinking.space_at(0.17) == net.space
+
+
 def test_samplers_of_small_recipes() -> None:
     found = {name: built(name)[2][-1].sampler for name in RECIPES if name.startswith("digits_")}
     assert isinstance(found["digits_attentive"], Attentive) and isinstance(found["digits_shift"], Shift)
     assert isinstance(found["digits_shift"].places.draw, MacBins)
     sorted_sampler = found["digits_sorted"]
     assert isinstance(sorted_sampler, Uniform) and isinstance(sorted_sampler.draw, Nested)
+
+
+def test_the_options_of_transformers() -> None:
+    assert (
+        built("digits_pathways")[2][-1].pathways == Pathways(4) and built("digits_pathways")[2][0].pathways is not None
+    )
+    first, last = built("digits_relations")[2]
+    assert first.loss.teacher == "none" and isinstance(last.loss, InPlaceDistillation)
+    assert last.loss.relation == AttentionRelation(2)
+    mixture = built("digits_experts")[1].mixture
+    assert mixture is not None and (mixture.n, len(mixture.layers)) == (2, 12)
 
 
 def test_the_options_that_a_comment_shows_are_possible(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from supernet.training import (
     Static,
     Trainer,
     Uniform,
+    gradual_shrinking,
     only,
     plain,
     progressive_shrinking,
@@ -258,6 +259,25 @@ def test_every_phase_starts_afresh_and_the_log_tells_kinds_apart(tmp_path: Path)
     assert steps[3].lr == pytest.approx(0.05) and all(p.images_per_second > 0 for p in steps)
     again = Trainer(net, phases, Digits(192), folder=tmp_path).run(only(Progress, steps.append))
     assert again == epochs and len(steps) == 9  # nothing was left to do
+
+
+def test_a_step_trains_the_sandwich_of_what_is_open() -> None:
+    net = _tiny_supernet()
+    phases = gradual_shrinking(net.space, Schedule(3, 0.05), Schedule(1, 0.1), opening=0.6)
+    trained: list[Architecture] = []
+    net.register_forward_pre_hook(lambda _, arguments: trained.append(arguments[1]))
+    kinds: list[set[str]] = []
+    epochs = Trainer(net, phases, Digits(192)).run(only(Progress, lambda p: kinds.append(set(p.losses))))
+    assert [e.phase for e in epochs] == ["largest"] + ["shrinking"] * 3
+    assert trained[:3] == [net.space.largest] * 3
+    steps = [trained[i : i + 4] for i in range(3, len(trained), 4)]
+    assert len(steps) == 9 and kinds[3:] == [{"largest", "random", "smallest"}] * 9
+    for i, archs in enumerate(steps):
+        space = phases[1].space_at(i / 9)
+        assert (archs[0], archs[-1]) == (net.space.largest, space.smallest)
+        assert all(arch in space for arch in archs)
+    assert len({archs[-1] for archs in steps}) == len(phases[1].opening) + 1 > 2
+    assert steps[-1][-1] == net.space.smallest
 
 
 def test_training_leaves_the_random_numbers_of_others_alone() -> None:

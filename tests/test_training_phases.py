@@ -25,6 +25,7 @@ from supernet.training import (
     Shift,
     Uniform,
     fine_tuning,
+    gradual_shrinking,
     plain,
     progressive_shrinking,
     random_sampling,
@@ -197,9 +198,80 @@ def test_what_goes_together_is_taken() -> None:
     Phase("x", PUBLISHED, SHORT, Attentive(Sandwich(2, BINS)), InPlaceDistillation(), regularise="largest")
 
 
+def _shares(phase: Phase, n: int = 100) -> dict[tuple[int, int, int], int]:
+    """In how many of `n` parts of the phase so many kernels, depths and expansions are open."""
+    spaces = [phase.space_at((i + 0.5) / n) for i in range(n)]
+    opened = [
+        tuple(max(len(g.choices) for g in space.genes if g.name == name) for name in ("kernel", "depth", "expand"))
+        for space in spaces
+    ]
+    return {one: opened.count(one) for one in opened}  # type: ignore[misc]
+
+
+def test_ranges_open_inside_one_schedule() -> None:
+    largest, shrinking = gradual_shrinking(PUBLISHED, SHORT, SHORT, opening=0.16)
+    assert (largest.sampler, largest.space) == (Largest(), PUBLISHED)
+    assert _shares(shrinking) == {(3, 1, 1): 4, (3, 2, 1): 4, (3, 3, 1): 4, (3, 3, 2): 4, (3, 3, 3): 84}
+    assert shrinking.space_at(0.5) is shrinking.space is PUBLISHED
+    assert shrinking.sampler == Sandwich(2) and shrinking.regularise == "largest"
+    assert shrinking.loss == InPlaceDistillation((1.0, 0.5))
+    for (_, before), (_, after) in pairwise(shrinking.opening):
+        assert before.smallest in after and after.smallest not in before
+        assert before.resolutions == PUBLISHED.resolutions
+    check_phases((largest, shrinking), PUBLISHED)
+    assert not gradual_shrinking(PUBLISHED, SHORT, opening=0)[0].opening
+    for alone, opening in [(0.0, 1.0), (0.5, 0.5), (-0.1, 0.2), (0.2, -0.1)]:
+        with pytest.raises(ValueError, match="are shares of the steps, from 0 and below 1 together"):
+            gradual_shrinking(PUBLISHED, SHORT, alone=alone, opening=opening)
+
+
+def test_the_largest_alone_may_come_first_in_the_same_schedule() -> None:
+    (phase,) = gradual_shrinking(PUBLISHED, SHORT, alone=0.2, opening=0.16)
+    assert phase.sampler(phase.space_at(0.19), 0, 5) == [PUBLISHED.largest]  # type: ignore[operator]
+    assert _shares(phase) == {(1, 1, 1): 20, (3, 1, 1): 4, (3, 2, 1): 4, (3, 3, 1): 4, (3, 3, 2): 4, (3, 3, 3): 64}
+    assert phase.space_at(0.2).resolutions == PUBLISHED.resolutions
+    check_phases((phase,), PUBLISHED)
+    (phase,) = gradual_shrinking(PUBLISHED, SHORT, alone=0.2, opening=0)
+    assert _shares(phase) == {(1, 1, 1): 20, (3, 3, 3): 80}
+
+
+def test_roles_and_not_names_say_what_opens_when() -> None:
+    blocks = Stage.uniform((10, 11, 12), heads=(6, 8, 12), mlp_ratio=(2, 4))
+    space = SearchSpace((224,), (blocks,), {"embed_dim": (384, 768)})
+    (phase,) = gradual_shrinking(space, SHORT, opening=0.4, sort=True)
+    opened = [{g.name: len(g.choices) for g in part.genes} for _, part in phase.opening]
+    assert [until for until, _ in phase.opening] == pytest.approx([0.1, 0.2, 0.3, 0.4])
+    assert [(o["depth"], o["heads"], o["mlp_ratio"], o["embed_dim"]) for o in opened] == [
+        (2, 1, 1, 1), (3, 1, 1, 1), (3, 2, 2, 1), (3, 3, 2, 1)
+    ]  # fmt: skip
+    assert phase.sort == "all"
+    own = SearchSpace((32,), (Stage.uniform((1, 2), dilation=(1, 2)),))
+    with pytest.raises(ValueError, match="dilation would never shrink"):
+        gradual_shrinking(own, SHORT)
+    (phase,) = gradual_shrinking(own, SHORT, roles={**ROLES, "dilation": "kernel"})
+    ((until, part),) = phase.opening
+    assert until == pytest.approx(1 / 6) and part == own.restrict(depth=(2,))
+
+
+def test_parts_that_cannot_open_are_refused() -> None:
+    part, other = PUBLISHED.restrict(depth=(4,)), PUBLISHED.restrict(depth=(4,), kernel=(5, 7))
+    for opening, says in [
+        (((0.0, part),), "open until 0 of the steps, which is not between 0 and 1"),
+        (((0.5, other), (0.5, part)), "open until 0.5 of the steps, which is not between 0.5 and 1"),
+        (((0.2, part), (0.3, other)), "must have its largest network and lie in the next part"),
+        (((0.2, PUBLISHED.restrict(depth=(2, 3))),), "must have its largest network"),
+    ]:
+        with pytest.raises(ValueError, match=says):
+            Phase("x", PUBLISHED, SHORT, Sandwich(), opening=opening)
+    Phase("x", PUBLISHED, SHORT, Sandwich(), opening=((0.2, other), (0.3, part)))
+    with pytest.raises(ValueError, match="a nested family has levels of the whole space"):
+        Phase("x", PUBLISHED, SHORT, Sandwich(2, Nested(FAMILY)), opening=((0.3, part),))
+
+
 def test_any_training_can_be_sampled_in_any_way() -> None:
     trainings = [
         progressive_shrinking(PUBLISHED),
+        gradual_shrinking(PUBLISHED, SHORT, SHORT),
         single_stage(PUBLISHED, SHORT, warmup=SHORT),
         fine_tuning(PUBLISHED, SHORT),
         random_sampling(PUBLISHED, SHORT, n=2),

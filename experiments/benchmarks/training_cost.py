@@ -118,7 +118,7 @@ def work_per_image(supernet: TimmSupernet[Any], phase: Phase) -> tuple[float, fl
         archs, n_steps = [space.largest, *space.sample(2, np.random.default_rng(0)), space.smallest], 1
     else:
         n_steps = 50
-        archs = [arch for step in range(n_steps) for arch in phase.sampler(space, 0, step)]
+        archs = [a for step in range(n_steps) for a in phase.sampler(phase.space_at(step / n_steps), 0, step)]
     macs = supernet.macs(supernet.space.encode(archs)).sum() / n_steps
     teacher = supernet.macs(supernet.space.encode([supernet.space.largest]))[0] if phase.loss.teacher == "frozen" else 0
     return len(archs) / n_steps, float(2 * (3 * macs + teacher))

@@ -296,6 +296,17 @@ class TimmModel(Section):
     """Further arguments of timm.create_model, such as img_size and patch_size of a transformer."""
 
 
+class ExpertSettings(Section):
+    """Weights of their own for every architecture, mixed from experts by a router (Mixture-of-Supernets)."""
+
+    n: Count = 2
+    """Experts of every layer; 1 is none."""
+    neuron_wise: bool = False
+    """Shares for every output of a layer, instead of the whole layer."""
+    layers: tuple[str, ...] = ()
+    """Patterns of the names of linear layers and 1x1 convolutions, such as '*.mlp.fc?'; default all of the blocks."""
+
+
 class SupernetSettings(Section):
     """The elastic network."""
 
@@ -310,6 +321,8 @@ class SupernetSettings(Section):
     """What to begin with: a published checkpoint, a supernet.safetensors or the folder of a run; default none."""
     options: dict[str, Any] = {}
     """Arguments of the factory of a supernet of one's own."""
+    experts: ExpertSettings | None = None
+    """Experts whose weights are mixed for every sub-network; default none."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -325,6 +338,8 @@ class SupernetSettings(Section):
             raise ValueError(f"name {self.name!r} is not of the form 'package.module:factory'")
         if self.options and not self.is_own:
             raise ValueError(f"options are for a supernet of one's own, 'package.module:factory', not {self.name!r}")
+        if self.experts is not None and self.is_own:
+            raise ValueError("experts are for the supernets here; a factory of one's own calls mix_experts itself")
         if self.name != "mobilenetv3" and self.space is not None:
             raise ValueError(f"{self.name!r} brings its own space; remove [supernet.space] or take name 'mobilenetv3'")
         return self
@@ -343,7 +358,8 @@ class SupernetSettings(Section):
     def settings(self) -> dict[str, Any]:
         """Keyword arguments of `supernet.registry.open_supernet` beside name, classes and channels."""
         given = self.space or self.timm
-        return dict(self.options) if given is None else given.model_dump(exclude_none=True)
+        settings = dict(self.options) if given is None else given.model_dump(exclude_none=True)
+        return settings if self.experts is None else {**settings, "experts": self.experts.model_dump()}
 
 
 class ScoreSettings(Section):

@@ -1,4 +1,4 @@
-"""The `[training]` section of a recipe: methods, schedules, what is sampled and what is learned from the teacher.
+"""The `[training]` section of a recipe: methods and schedules.
 
 What a default is and what goes together is said by the parts in `supernet.training`; a section makes its part to check
 itself, on a small space that has everything that can be chosen.
@@ -7,37 +7,31 @@ itself, on a small space that has everything that can be chosen.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from typing import Literal, Self, cast
+from collections.abc import Mapping, Sequence
+from typing import Literal, Self
 
 from pydantic import model_validator
 
+from experiments.settings.sampling import ANY, ImitationSettings, PathwaysSettings, RelationSettings, SamplingSettings
 from experiments.settings.sections import Below1, NotNegative, Section, default
 from supernet.space import SearchSpace, Stage
-from supernet.space.nested import NestedFamily
 from supernet.space.roles import ROLES, Role
-from supernet.training.adaptive import Attentive, Shift
-from supernet.training.draws import CountsMacs, Draw, Evenly, MacBins, Nested, check_level_weights
+from supernet.training.draws import CountsMacs
 from supernet.training.engine import MOMENTUM, WEIGHT_DECAY
-from supernet.training.imitation import AlphaDivergence, Imitation, MeanSquare, SoftLabels
+from supernet.training.imitation import Imitation
 from supernet.training.losses import LABEL_SMOOTHING
 from supernet.training.methods import fine_tuning, random_sampling, single_stage
-from supernet.training.phases import Phase, Schedule, check_phases, with_draw
-from supernet.training.samplers import AdaptiveSampler, Sandwich, Uniform
-from supernet.training.shrinking import SUBNETS, progressive_shrinking
+from supernet.training.phases import Phase, Schedule, check_phases, with_pathways, with_relation
+from supernet.training.shrinking import SUBNETS, gradual_shrinking, progressive_shrinking
 
 __all__ = [
-    "AttentiveSettings",
     "FineTuningSettings",
-    "ImitationSettings",
+    "GradualShrinkingSettings",
     "NoTrainingSettings",
     "OptimisationSettings",
     "ProgressiveShrinkingSettings",
     "RandomSamplingSettings",
-    "SamplingSettings",
     "ScheduleSettings",
-    "ShiftSettings",
     "SingleStageSettings",
     "SubnetsPerStep",
     "TrainedSettings",
@@ -45,7 +39,6 @@ __all__ = [
 ]
 
 _NO_KERNELS = SearchSpace((32,), (Stage.uniform((1, 2), expand=(3, 4), width=(8, 16)),))
-_ANY = SearchSpace((32,), (Stage.uniform((1, 2), kernel=(3, 5), expand=(3, 4), width=(8, 16)),))
 
 
 class ScheduleSettings(Section):
@@ -71,113 +64,6 @@ class ScheduleSettings(Section):
     def schedule(self) -> Schedule:
         """The schedule itself."""
         return Schedule(**self.model_dump())
-
-
-class AttentiveSettings(Section):
-    """Of several candidates of one MAC bin the best or the worst is trained (AttentiveNAS)."""
-
-    candidates: int = Attentive.candidates
-    """Candidates for every random place of a step; each costs a forward pass."""
-    train: Literal["best", "worst"] = Attentive.train
-    """Which of them is trained: the one of the lowest or the highest loss."""
-
-
-class ShiftSettings(Section):
-    """MAC bins that are behind the largest network are trained more often (ShiftNAS, without its generator)."""
-
-    temperature: float = Shift.temperature
-    """Of the softmax over the bins, in units of the loss."""
-    even_share: float = Shift.even_share
-    """Share of the steps that is spread evenly over the bins."""
-    every: int = Shift.every
-    """Steps between two updates."""
-    wait: int = Shift.wait
-    """Steps of the phase before the first update."""
-
-
-class SamplingSettings(Section):
-    """How the random sub-networks of a step are drawn, with any method."""
-
-    draw: Literal["genes", "architectures", "mac_bins", "nested"] = "genes"
-    """Every choice alike, every architecture alike, by bins of the MAC range, or members of a nested family."""
-    n_bins: int = default(MacBins, "n_bins")
-    """MAC bins, of equal width; for draw = 'mac_bins'."""
-    prior: Literal["even", "natural"] = default(MacBins, "prior")
-    """Probability of the bins: all alike, or as among uniform choices; for draw = 'mac_bins'."""
-    attentive: AttentiveSettings | None = None
-    """Choose among candidates by their loss; for draw = 'mac_bins'."""
-    shift: ShiftSettings | None = None
-    """Shift the probabilities of the bins by their losses; for draw = 'mac_bins'."""
-    levels: int = 9
-    """Members of the nested family, from the smallest to the largest; for draw = 'nested'."""
-    level_weights: tuple[float, ...] = Nested.weights
-    """Probabilities of the levels, up to a factor; [] is all alike; for draw = 'nested'."""
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        given = self.model_fields_set
-        if self.attentive is not None and self.shift is not None:
-            raise ValueError("attentive and shift both decide what is trained; remove one")
-        own = {"mac_bins": {"n_bins", "prior"}, "nested": {"levels", "level_weights"}}
-        for draw, names in own.items():
-            if draw != self.draw and (foreign := sorted(names & given)):
-                raise ValueError(f"{foreign[0]} has no meaning for draw {self.draw!r}; remove it, or set {draw!r}")
-        check_level_weights(self.level_weights, self.levels)
-        self.apply([Phase("any", _ANY, Schedule(1, 1.0), Uniform())], _ANY)
-        return self
-
-    def apply(
-        self, phases: Sequence[Phase], space: SearchSpace, supernet: CountsMacs | None = None
-    ) -> tuple[Phase, ...]:
-        """The phases with their random sub-networks drawn so; MACs are counted by the supernet. Without one, only for a
-        look at what goes together.
-
-        Raises:
-            ValueError: something does not go together, or does not fit the space.
-        """
-        return with_draw(phases, self._draw(space, supernet), self._adapt())
-
-    def _draw(self, space: SearchSpace, supernet: CountsMacs | None) -> Draw | None:
-        if self.draw == "mac_bins":
-            return MacBins(cast(CountsMacs, supernet), self.n_bins, self.prior)
-        if self.draw == "nested":
-            if supernet is None:  # the space may be too small for many levels
-                return Nested(NestedFamily.between(space, 2))
-            return Nested(NestedFamily.between(space, self.levels), self.level_weights)
-        return Evenly("architectures") if self.draw == "architectures" else None
-
-    def _adapt(self) -> Callable[[Uniform | Sandwich], AdaptiveSampler] | None:
-        if self.attentive is not None:
-            return partial(Attentive, **self.attentive.model_dump())
-        return None if self.shift is None else partial(Shift, **self.shift.model_dump())
-
-
-class ImitationSettings(Section):
-    """What a sub-network takes from its teacher."""
-
-    kind: Literal["soft_labels", "mean_square", "alpha_divergence"] = "soft_labels"
-    """The teacher's probabilities, its logits, or the larger of two α-divergences (AlphaNet)."""
-    alphas: tuple[float, float] = AlphaDivergence.alphas
-    """The two α; for kind = 'alpha_divergence'."""
-    clamp: float = AlphaDivergence.clamp
-    """Limit of the importance ratios; for kind = 'alpha_divergence'."""
-    weight: float = AlphaDivergence.weight
-    """Factor of the divergence; for kind = 'alpha_divergence'."""
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        own = {"alphas", "clamp", "weight"}
-        if self.kind != "alpha_divergence" and (foreign := sorted(own & self.model_fields_set)):
-            raise ValueError(f"{foreign[0]} has no meaning for kind {self.kind!r}; remove it")
-        _ = self.imitation
-        return self
-
-    @property
-    def imitation(self) -> Imitation:
-        """What it names."""
-        if self.kind == "alpha_divergence":
-            return AlphaDivergence(self.alphas, self.clamp, self.weight)
-        return MeanSquare() if self.kind == "mean_square" else SoftLabels()
 
 
 class NoTrainingSettings(Section):
@@ -209,14 +95,30 @@ class TrainedSettings(OptimisationSettings):
     """How random sub-networks are drawn."""
     imitation: ImitationSettings = ImitationSettings()
     """What is taken from the teacher."""
+    relation: RelationSettings | None = None
+    """What is taken from the teacher's attention, beside that; for transformers."""
+    pathways: PathwaysSettings | None = None
+    """Attention to a part of the tokens while training; for transformers."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if not self._has_teacher and "kind" in self.imitation.model_fields_set:
             raise ValueError("imitation is of a teacher, and with distillation_weight 0 there is none; remove one")
-        phases = self.phases(self._trial_space)
-        check_phases(self.sampling.apply(phases, self._trial_space), self._trial_space)
+        check_phases(self.with_options(self.phases(self._trial_space), self._trial_space), self._trial_space)
         return self
+
+    def with_options(
+        self, phases: Sequence[Phase], space: SearchSpace, supernet: CountsMacs | None = None
+    ) -> tuple[Phase, ...]:
+        """The phases of the method with what every method can have: `sampling`, `relation`, `pathways`.
+
+        Raises:
+            ValueError: something does not go together, or does not fit the space.
+        """
+        phases = self.sampling.apply(phases, space, supernet)
+        if self.relation is not None:
+            phases = with_relation(phases, self.relation.relation)
+        return phases if self.pathways is None else with_pathways(phases, self.pathways.pathways)
 
     @property
     def _has_teacher(self) -> bool:
@@ -226,13 +128,13 @@ class TrainedSettings(OptimisationSettings):
     @property
     def _trial_space(self) -> SearchSpace:
         """Where the method is tried out."""
-        return _ANY
+        return ANY
 
     @abstractmethod
     def phases(
         self, space: SearchSpace, roles: Mapping[str, Role] = ROLES, imitation: Imitation | None = None
     ) -> tuple[Phase, ...]:
-        """The phases of a supernet of `space`, before `sampling` has its say.
+        """The phases of a supernet of `space`, before `with_options`.
 
         Args:
             space: of the supernet.
@@ -314,7 +216,7 @@ class ProgressiveShrinkingSettings(TrainedSettings):
 
     @property
     def _trial_space(self) -> SearchSpace:
-        return _NO_KERNELS if self.full is None else _ANY
+        return _NO_KERNELS if self.full is None else ANY
 
     def phases(
         self, space: SearchSpace, roles: Mapping[str, Role] = ROLES, imitation: Imitation | None = None
@@ -330,6 +232,48 @@ class ProgressiveShrinkingSettings(TrainedSettings):
             distillation_weight=self.distillation_weight,
             label_smoothing=self.label_smoothing,
             imitation=imitation or self.imitation.imitation,
+            roles=roles,
+        )
+
+
+class GradualShrinkingSettings(TrainedSettings):
+    """Progressive shrinking inside one schedule: ranges open early, every step is a sandwich of what is open."""
+
+    method: Literal["gradual_shrinking"]
+    """The name of this method."""
+    schedule: ScheduleSettings
+    """Of the training of all sub-networks."""
+    largest: ScheduleSettings | None = None
+    """Of the largest network alone in a phase before that; default none."""
+    alone: float = default(gradual_shrinking, "alone")
+    """Share of the steps of `schedule` in which the largest network is trained alone, before anything opens."""
+    opening: float = default(gradual_shrinking, "opening")
+    """Share of them over which kernels, then depths, then widths open after that; 0: all of them at once."""
+    n_random: int = default(gradual_shrinking, "n_random")
+    """Random sub-networks per step, beside the largest and the smallest of what is open."""
+    label_weight: tuple[float, float] = default(gradual_shrinking, "label_weight")
+    """Weight of the labels against the teacher's, at the first and at the last step."""
+    sort: bool = default(gradual_shrinking, "sort")
+    """Whether channels are sorted by importance before the first sub-network is trained."""
+    clip: float = default(gradual_shrinking, "clip")
+    """Limit of the elements of the gradient."""
+
+    def phases(
+        self, space: SearchSpace, roles: Mapping[str, Role] = ROLES, imitation: Imitation | None = None
+    ) -> tuple[Phase, ...]:
+        """See `TrainedSettings`."""
+        return gradual_shrinking(
+            space,
+            self.schedule.schedule,
+            self.largest and self.largest.schedule,
+            self.alone,
+            self.opening,
+            self.n_random,
+            self.label_weight,
+            self.sort,
+            self.label_smoothing,
+            self.clip,
+            imitation or self.imitation.imitation,
             roles=roles,
         )
 
@@ -411,6 +355,7 @@ class RandomSamplingSettings(TrainedSettings):
 TrainingSettings = (
     SingleStageSettings
     | ProgressiveShrinkingSettings
+    | GradualShrinkingSettings
     | FineTuningSettings
     | RandomSamplingSettings
     | NoTrainingSettings

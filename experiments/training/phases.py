@@ -22,7 +22,7 @@ def training_phases(recipe: Recipe, supernet: CountsMacs) -> tuple[Phase, ...]:
     training = recipe.training
     if isinstance(training, NoTrainingSettings):
         return ()
-    return training.sampling.apply(_phases(recipe, training, supernet), supernet.space, supernet)
+    return training.with_options(_phases(recipe, training, supernet), supernet.space, supernet)
 
 
 def alone_phases(recipe: Recipe, supernet: CountsMacs, space: SearchSpace, epochs: int | None = None) -> tuple[Phase]:

@@ -115,7 +115,7 @@ class TracedSupernet(TimmSupernet[Any]):
         Raises:
             ValueError: `arch` is not in the space.
         """
-        return self._assemble(arch, copy=False)(*as_inputs(images))
+        return self._mixed(arch)._assemble(arch, copy=False)(*as_inputs(images))
 
     def extract(self, arch: Architecture) -> Any:
         """Sub-network `arch` as an ordinary module of the network's class, with weights of its own.
@@ -125,7 +125,7 @@ class TracedSupernet(TimmSupernet[Any]):
         """
         if hasattr(self._template[0], "pretrained_cfg"):
             return super().extract(arch)
-        return self._assemble(arch, copy=True)
+        return self._mixed(arch)._assemble(arch, copy=True)
 
     def kept(self, arch: Architecture) -> list[int]:
         """How many units of every group of the graph a sub-network keeps."""

@@ -178,7 +178,7 @@ class TransformerSupernet(TimmSupernet[VisionTransformer]):
             return costs
 
         parts = [Part("tokens", token_cost, tuple(embed_genes))]
-        for name, child in self.named_children():
+        for name, child in self._template[0].named_children():
             if name == "blocks":
                 for b, choices in enumerate(self.space.stages[0].blocks):
                     genes = [columns[f"stage1.block{b + 1}.{setting}"] for setting in choices]

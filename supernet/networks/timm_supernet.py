@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from importlib import import_module
 from typing import Any, Generic, Self, TypeVar, cast
@@ -14,6 +14,7 @@ from supernet.architecture import Architecture
 from supernet.networks.counting import Costs, CostTable, Part
 from supernet.networks.dropout import set_dropout
 from supernet.networks.importance import Importance, l1_importance
+from supernet.networks.mixture import Mixture, layers_of, with_tensors
 from supernet.networks.slicing import bare_copy, shell
 from supernet.space import Genes, SearchSpace
 
@@ -47,6 +48,7 @@ class TimmSupernet(nn.Module, Generic[_M]):
         super().__init__()
         self.space = space
         self.definition = None
+        self.mixture: Mixture | None = None
         self._compiled: dict[type[nn.Module], Callable[..., Tensor]] = {}
         self._template = [model]  # in a list, so that it is not registered a second time: its children are ours
         for name, child in model.named_children():
@@ -58,7 +60,7 @@ class TimmSupernet(nn.Module, Generic[_M]):
         Raises:
             ValueError: `arch` is not in the space.
         """
-        return self._assemble(arch, copy=False)(images)
+        return self._mixed(arch)._assemble(arch, copy=False)(images)
 
     def extract(self, arch: Architecture) -> _M:
         """Sub-network `arch` as an ordinary timm model with weights of its own.
@@ -66,7 +68,7 @@ class TimmSupernet(nn.Module, Generic[_M]):
         Raises:
             ValueError: `arch` is not in the space.
         """
-        model: Any = self._assemble(arch, copy=True)
+        model: Any = self._mixed(arch)._assemble(arch, copy=True)
         # What timm's data helpers read to make the transforms that fit this network.
         size = (model.in_chans, arch.resolution, arch.resolution)
         model.pretrained_cfg = {
@@ -76,6 +78,27 @@ class TimmSupernet(nn.Module, Generic[_M]):
         }
         model.default_cfg = model.pretrained_cfg
         return model
+
+    def mix_experts(self, n: int = 2, neuron_wise: bool = False, layers: Sequence[str] = ()) -> Self:
+        """From now on mix the weights of every sub-network from `n` experts, in place; returns self. See `Mixture`.
+
+        Channels cannot be sorted any more: no order is right for all experts.
+
+        Args:
+            n: experts of every layer.
+            neuron_wise: shares for every output of a layer, not for the layer.
+            layers: patterns of names, such as ``*.mlp.fc?``; default all linear layers and 1×1 convolutions of blocks.
+
+        Raises:
+            ValueError: it has experts already, no layer is called like that, or `n` is below 1.
+        """
+        if self.mixture is not None:
+            raise ValueError(f"this supernet mixes {self.mixture.n} experts already")
+        names = layers_of(self, self.block_classes, layers)
+        self.mixture = Mixture(self, self.space, names, n, neuron_wise)
+        if self.definition is not None:
+            self.definition["experts"] = {"n": n, "neuron_wise": neuron_wise, "layers": list(layers)}
+        return self
 
     def sort_channels(self, importance: Importance = l1_importance, within: SearchSpace | None = None) -> None:
         """Put everything that can be narrowed in order of importance; the largest network computes the same.
@@ -148,6 +171,16 @@ class TimmSupernet(nn.Module, Generic[_M]):
     def _parts(self) -> list[Part]:
         """Parts whose costs add up to those of a network."""
         raise NotImplementedError
+
+    def _mixed(self, arch: Architecture) -> Self:
+        """This supernet with the weights that `arch` has, for one call."""
+        if self.mixture is None:
+            return self
+        mixed = with_tensors(self, self.mixture.tensors(self, arch))
+        model = bare_copy(self._template[0], copy=False)
+        model.__dict__["_modules"] = {name: mixed._modules[name] for name in self._template[0]._modules}
+        mixed.__dict__["_template"] = [model]
+        return mixed
 
     def _assemble(self, arch: Architecture, copy: bool) -> _M:
         self.space.encode([arch])  # refuses what is not in the space, by name

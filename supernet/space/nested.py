@@ -8,9 +8,9 @@ from typing import Self
 import numpy as np
 
 from supernet.architecture import Architecture, Settings
-from supernet.space.search_space import SearchSpace
+from supernet.space.search_space import Genes, SearchSpace
 
-__all__ = ["NestedFamily"]
+__all__ = ["NestedFamily", "nested_chain"]
 
 
 @dataclass(frozen=True)
@@ -41,16 +41,22 @@ class NestedFamily:
         """
         if n_levels < 2:
             raise ValueError(f"a nested family of {n_levels} level; give at least 2")
-        # The next choice of every gene opens at a time of its own in (0, 1], so that one grows after the other.
-        early = np.arange(len(space.genes)) / len(space.genes)
-        opens = [(np.arange(1, n) - e) / max(n - 1, 1) for n, e in zip(space.n_choices, early, strict=True)]
-        times = np.unique(np.concatenate([[0.0], *opens]))
-        genes = space.canonical(np.stack([np.searchsorted(t, times, side="right") for t in opens], axis=1))
-        genes = genes[space.holds(genes)]
-        genes = genes[np.append(True, (genes[1:] != genes[:-1]).any(axis=1))]  # in an absent block nothing opens
+        genes = nested_chain(space)
         if len(genes) < n_levels:
             raise ValueError(f"the space has no {n_levels} nested levels of this kind; {len(genes)} are distinct")
         return cls(tuple(space.decode(genes[np.linspace(0, len(genes) - 1, n_levels).round().astype(int)])))
+
+
+def nested_chain(space: SearchSpace) -> Genes:
+    """Canonical genes (n_levels, n_genes) of all nested levels from the smallest to the largest architecture, in which
+    all dimensions grow together."""
+    # The next choice of every gene opens at a time of its own in (0, 1], so that one grows after the other.
+    early = np.arange(len(space.genes)) / len(space.genes)
+    opens = [(np.arange(1, n) - e) / max(n - 1, 1) for n, e in zip(space.n_choices, early, strict=True)]
+    times = np.unique(np.concatenate([[0.0], *opens]))
+    genes = space.canonical(np.stack([np.searchsorted(t, times, side="right") for t in opens], axis=1))
+    genes = genes[space.holds(genes)]
+    return genes[np.append(True, (genes[1:] != genes[:-1]).any(axis=1))]  # in an absent block nothing opens
 
 
 def _not_contained(small: Architecture, large: Architecture) -> str | None:

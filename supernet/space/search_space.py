@@ -312,6 +312,12 @@ class SearchSpace:
         # A relation to a gene of a block that no architecture has any more holds always.
         return replace(kept, relations=tuple(r for r in self.relations if labels.issuperset(r.labels)))
 
+    def partition(self, by: Callable[[Genes], NDArray[np.float64] | Genes], k: int) -> tuple[SearchSpace, ...]:
+        """`k` compact sub-spaces by cost, such as ``space.partition(by=supernet.macs, k=3)``; see `space.partition`."""
+        from supernet.space.partition import partition  # which is made of spaces itself
+
+        return partition(self, by, k)
+
     def __mul__(self, other: SearchSpace) -> SearchSpace:
         """The product: every architecture of this space followed by the stages of every one of `other`.
 

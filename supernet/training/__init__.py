@@ -6,6 +6,7 @@ from supernet.lazy import lazy
 
 if TYPE_CHECKING:
     from supernet.training.adaptive import Attentive, Shift
+    from supernet.training.attention import AttentionRelation, Pathways
     from supernet.training.collapse import CollapseError, Rollback
     from supernet.training.distributed import LostProcessError, World, join
     from supernet.training.draws import Draw, Evenly, MacBins, Nested
@@ -16,10 +17,10 @@ if TYPE_CHECKING:
     from supernet.training.memory import keep_freed_memory
     from supernet.training.methods import fine_tuning, plain, random_sampling, single_stage
     from supernet.training.mixing import Mixing
-    from supernet.training.phases import Phase, Schedule, with_draw, with_loss
+    from supernet.training.phases import Phase, Schedule, with_draw, with_loss, with_pathways, with_relation
     from supernet.training.records import Epoch, Progress, Record, Resumption, RollbackRecord, Watch, only
     from supernet.training.samplers import AdaptiveSampler, Largest, Sampler, Sandwich, Uniform
-    from supernet.training.shrinking import progressive_shrinking
+    from supernet.training.shrinking import gradual_shrinking, progressive_shrinking
     from supernet.training.static import Static
     from supernet.training.trainer import Trainer, TrainingData
 

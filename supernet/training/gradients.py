@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Literal
+from functools import partial
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -14,7 +15,9 @@ from torch import Tensor, nn
 from supernet.architecture import Architecture
 from supernet.scoring.calibration import batch_norms, batch_statistics
 from supernet.scoring.images import resize
-from supernet.training.losses import Loss
+from supernet.training.attention import Attended
+from supernet.training.attention_modes import RecordedAttention
+from supernet.training.losses import Distillation, InPlaceDistillation, Loss
 
 __all__ = ["accumulate_gradients", "freeze", "mean_losses", "seeded"]
 
@@ -94,8 +97,10 @@ def _one_pass(
     backward: Callable[[Tensor], None],
 ) -> Tensor:
     """The gradients over one micro-batch, each divided by `n_shares`; returns the losses (n_archs,)."""
-    inputs: dict[tuple[int, int], tuple[Tensor, Tensor | None]] = {}  # sub-networks of a step often share a resolution
-    in_place: Tensor | None = None
+    relation = loss.relation if isinstance(loss, Distillation | InPlaceDistillation) else None
+    outputs = partial(_outputs, autocast, relation is not None)
+    inputs: dict[tuple[int, int], tuple[Tensor, _Outputs]] = {}  # sub-networks of a step often share a resolution
+    in_place = _Outputs()
     losses = []
     shares = list(zip(images.chunk(len(archs)), labels.chunk(len(archs)), strict=True)) if split_batch else None
     with ExitStack() as without_dropout:
@@ -107,14 +112,18 @@ def _one_pass(
             if key not in inputs:
                 resized = resize(own_images, arch.resolution)
                 with torch.no_grad():
-                    inputs[key] = resized, None if teacher is None else _logits(autocast, teacher, resized)
+                    inputs[key] = resized, _Outputs() if teacher is None else outputs(teacher, resized)
             resized, frozen = inputs[key]
-            logits = _logits(autocast, supernet, resized, arch)
-            value = loss(logits, own_labels, in_place if loss.teacher == "in place" else frozen, progress)
+            logits, attended = outputs(supernet, resized, arch)
+            assert logits is not None
+            taught = in_place if loss.teacher == "in place" else frozen
+            value = loss(logits, own_labels, taught.logits, progress)
+            if relation is not None and attended is not None and taught.attended is not None:
+                value = value + relation(attended, taught.attended)
             backward(value / n_shares if n_shares > 1 else value)
             losses.append(value.detach())
             if i == 0:
-                in_place = logits.detach()
+                in_place = _Outputs(logits.detach(), attended)  # whose gradient the relation leaves out
     return torch.stack(losses)
 
 
@@ -170,6 +179,26 @@ def seeded(device: torch.device, *key: int) -> Iterator[None]:
         if device.type == "cuda":
             torch.cuda.manual_seed(number)
         yield
+
+
+class _Outputs(NamedTuple):
+    """What a network says of images: logits (n, n_classes), and what it attended with where that is asked for."""
+
+    logits: Tensor | None = None
+    attended: Attended | None = None
+
+
+def _outputs(
+    autocast: torch.dtype | None, with_attention: bool, network: nn.Module, images: Tensor, *arch: Architecture
+) -> _Outputs:
+    """Raises ValueError where attention is asked for and there is none."""
+    if not with_attention:
+        return _Outputs(_logits(autocast, network, images, *arch))
+    with RecordedAttention() as recorded:
+        logits = _logits(autocast, network, images, *arch)
+    if recorded.last is None:
+        raise ValueError(f"relations are of attention, and {type(network).__name__} has none; remove `relation`")
+    return _Outputs(logits, recorded.last)
 
 
 def _logits(autocast: torch.dtype | None, network: nn.Module, images: Tensor, *arch: Architecture) -> Tensor:

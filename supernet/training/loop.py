@@ -333,6 +333,11 @@ def _as_module(trainer: Trainer) -> nn.Module:
             raise ValueError(
                 f"phase {phase.name!r} sorts channels, which {type(supernet).__name__} cannot; it needs sort_channels"
             )
+        if phase.sort != "none" and getattr(supernet, "mixture", None) is not None:
+            raise ValueError(
+                f"phase {phase.name!r} sorts channels, and no order is right for all experts of a mixture; take a "
+                "method that does not sort, such as gradual_shrinking"
+            )
     if trainer.engine.channels_last:
         supernet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if trainer.engine.compile:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from supernet.training.attention import AttentionRelation
 from supernet.training.imitation import AlphaDivergence, Imitation, SoftLabels
 
 if TYPE_CHECKING:  # recipes make losses to check themselves, and must not wait for torch
@@ -91,6 +92,7 @@ class Distillation:
     teacher: Literal["frozen", "in place"] = "frozen"
     imitation: Imitation = field(default_factory=SoftLabels)
     own: OwnLoss | None = None  # in the place of the cross-entropy with the labels
+    relation: AttentionRelation | None = None  # on top, from the last attention of both; the engine adds it
 
     def __post_init__(self) -> None:
         _check_share("label smoothing", self.label_smoothing)
@@ -126,6 +128,7 @@ class InPlaceDistillation:
     label_smoothing: float = LABEL_SMOOTHING
     imitation: Imitation = field(default_factory=SoftLabels)
     own: OwnLoss | None = None  # in the place of the cross-entropy with the labels
+    relation: AttentionRelation | None = None  # on top, from the last attention of both; the engine adds it
 
     @property
     def teacher(self) -> Teacher:

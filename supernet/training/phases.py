@@ -4,16 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Literal
 
 from supernet.space import SearchSpace
 from supernet.space.roles import ROLES, Role
+from supernet.training.attention import AttentionRelation, Pathways
 from supernet.training.draws import Draw, Nested
 from supernet.training.imitation import AlphaDivergence, MeanSquare
 from supernet.training.losses import CrossEntropy, Distillation, InPlaceDistillation, Loss, OwnLoss
 from supernet.training.samplers import AdaptiveSampler, Largest, Sampler, Sandwich, Uniform
 
-__all__ = ["Phase", "Schedule", "Sort", "check_phases", "has_widths", "is_width", "with_draw", "with_loss"]
+__all__ = [
+    "Phase",
+    "Schedule",
+    "Sort",
+    "check_phases",
+    "has_widths",
+    "is_width",
+    "with_draw",
+    "with_loss",
+    "with_pathways",
+    "with_relation",
+]
 
 Sort = Literal["none", "all", "within trained widths"]
 
@@ -64,6 +77,10 @@ class Phase:
         regularise: which sub-networks are trained with dropout and the like: all, or only the largest of a step.
         split_batch: each architecture of a step is trained on its own equal share of the images, not on all of them
             (SortedNet, Valipour et al. 2023).
+        opening: parts of the space in the order in which they open, each with the share of the phase's steps until
+            which it alone is trained; after the last of them all of `space` is. One schedule and one optimiser go on
+            over all of it.
+        pathways: attention within random groups of tokens, for transformers; None: dense.
 
     Raises:
         ValueError: sampler, loss and the rest do not go together; the message says why and what does.
@@ -78,6 +95,12 @@ class Phase:
     clip: float | None = None
     regularise: Literal["all", "largest"] = "all"
     split_batch: bool = False
+    opening: tuple[tuple[float, SearchSpace], ...] = ()
+    pathways: Pathways | None = None
+
+    def space_at(self, progress: float) -> SearchSpace:
+        """What is trained when the share `progress` in [0, 1) of the phase's steps is done."""
+        return next((part for until, part in self.opening if progress < until), self.space)
 
     def __post_init__(self) -> None:
         if (problem := self._problem()) is not None:
@@ -103,6 +126,20 @@ class Phase:
             for i, level in enumerate(self.sampler.draw.family.levels):
                 if level not in self.space:
                     return f"level {i + 1} of the nested family, {level}, is not in the space of the phase"
+        return self._problem_of_opening()
+
+    def _problem_of_opening(self) -> str | None:
+        if self.opening and isinstance(self.sampler, Uniform | Sandwich) and isinstance(self.sampler.draw, Nested):
+            return "a nested family has levels of the whole space, which would be trained before it is open; drop one"
+        before = 0.0
+        for (until, part), (_, later) in pairwise((*self.opening, (1.0, self.space))):
+            if not before < until < 1:
+                return (
+                    f"a part of the space is open until {until:g} of the steps, which is not between {before:g} and 1"
+                )
+            if part.largest != later.largest or part.smallest not in later:
+                return "a part of the space that opens must have its largest network and lie in the next part"
+            before = until
         return None
 
 
@@ -150,6 +187,35 @@ def with_loss(phases: Sequence[Phase], own: OwnLoss) -> tuple[Phase, ...]:
         return replace(phase, loss=replace(loss, own=own))
 
     return tuple(map(changed, phases))
+
+
+def with_pathways(phases: Sequence[Phase], pathways: Pathways) -> tuple[Phase, ...]:
+    """The same phases with subsampled attention, which is dense at the end of the last of them alone."""
+    early = replace(pathways, dense=0.0)
+    return tuple(replace(phase, pathways=pathways if phase is phases[-1] else early) for phase in phases)
+
+
+def with_relation(phases: Sequence[Phase], relation: AttentionRelation) -> tuple[Phase, ...]:
+    """The same phases, of which those that have a teacher also learn its relations among tokens.
+
+    Raises:
+        ValueError: none has a teacher; or the teacher of a step may see images of another size than its students.
+    """
+
+    def changed(phase: Phase) -> Phase:
+        if not isinstance(phase.loss, Distillation | InPlaceDistillation):
+            return phase
+        if phase.loss.teacher == "in place" and len(phase.space.resolutions) > 1:
+            raise ValueError(
+                f"phase {phase.name!r}: relations among tokens need as many tokens in the teacher in place, and the "
+                "space has several resolutions; take one"
+            )
+        return replace(phase, loss=replace(phase.loss, relation=relation))
+
+    found = tuple(map(changed, phases))
+    if found == tuple(phases):
+        raise ValueError("relations are those of a teacher, and no phase has one; remove them")
+    return found
 
 
 def check_phases(phases: Sequence[Phase], space: SearchSpace, roles: Mapping[str, Role] = ROLES) -> None:

@@ -104,7 +104,8 @@ class Sandwich:
     """The largest, `n_random` drawn ones and the smallest architecture, each at its own resolution.
 
     The sandwich rule (Yu & Huang 2019; BigNAS, Yu et al. 2020). The largest comes first, so that it can teach the rest.
-    Without the smallest this is the step of supernet fine-tuning (InstaTune, Sarah et al. 2023).
+    Without the smallest this is the step of supernet fine-tuning (InstaTune, Sarah et al. 2023). Of a space of a single
+    architecture that one alone is trained, and once.
     """
 
     n_random: int = 2
@@ -121,4 +122,6 @@ class Sandwich:
 
     def around(self, space: SearchSpace, drawn: Sequence[Architecture]) -> list[Architecture]:
         """A step with these in the random places."""
+        if space.size == 1:
+            return [space.largest]
         return [space.largest, *drawn, *([space.smallest] if self.smallest else [])]

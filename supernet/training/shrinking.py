@@ -1,19 +1,19 @@
-"""Progressive shrinking: the largest network first, then ever smaller ones with it."""
+"""Progressive shrinking: the largest network first, then ever smaller ones with it, in phases or in one schedule."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from supernet.architecture import Number
 from supernet.space import SearchSpace
 from supernet.space.roles import ROLES, Role
 from supernet.training.imitation import Imitation, SoftLabels
-from supernet.training.losses import LABEL_SMOOTHING, CrossEntropy, Distillation, Loss
+from supernet.training.losses import LABEL_SMOOTHING, CrossEntropy, Distillation, InPlaceDistillation, Loss
 from supernet.training.phases import Phase, Schedule, Sort, has_widths, is_width
-from supernet.training.samplers import Uniform
+from supernet.training.samplers import Largest, Sandwich, Uniform
 
-__all__ = ["SUBNETS", "keep_largest", "progressive_shrinking"]
+__all__ = ["SUBNETS", "gradual_shrinking", "keep_largest", "progressive_shrinking"]
 
 Group = tuple[Role, ...]
 
@@ -69,21 +69,8 @@ def progressive_shrinking(
         ValueError: a choice of the space has no role or no schedule, so it would never be trained; or `subnets` of
             roles that the space does not have.
     """
-    n_choices = {gene.name: 0 for gene in space.genes}
-    for gene in space.genes:
-        n_choices[gene.name] = max(n_choices[gene.name], len(gene.choices))
-    elastic = {name for name, n in n_choices.items() if n > 1 and name != "resolution"}
-    grouped = {role for group in (*at_once, *step_by_step) for role in group}
-    if missing := sorted(name for name in elastic if roles.get(name) not in grouped):
-        raise ValueError(
-            f"{', '.join(missing)} would never shrink: it has no role among {', '.join(sorted(grouped))}; say it in "
-            "`roles` of the supernet"
-        )
-    named = {
-        group: [name for name in roles if name in elastic and roles[name] in group]
-        for group in (*at_once, *step_by_step)
-    }
-    phased = [group[0] for group, names in named.items() if names]
+    steps = _steps(space, at_once, step_by_step, roles)
+    phased = list(dict.fromkeys(step.role for step in steps))
     for role in subnets or {}:
         if role not in phased:
             raise ValueError(
@@ -94,31 +81,156 @@ def progressive_shrinking(
     loss: Loss = CrossEntropy(label_smoothing)
     if distillation_weight:
         loss = Distillation(distillation_weight, label_smoothing, "frozen", imitation or SoftLabels())
-    kept = dict.fromkeys(elastic, 1)
     phases: list[Phase] = []
     if largest is not None:
-        phases.append(Phase("largest", keep_largest(space, kept), largest, Uniform(1), CrossEntropy(label_smoothing)))
-
-    def open_next(name: str, group: Group, schedule: Schedule) -> None:
+        alone = keep_largest(space, dict.fromkeys(_elastic(space), 1))
+        phases.append(Phase("largest", alone, largest, Uniform(1), CrossEntropy(label_smoothing)))
+    for opened in steps:
+        if opened.number is None and full is None:
+            raise ValueError(f"{', '.join(opened.names)} would never shrink; give `full`, the schedule of its phase")
+        schedule = last_step if opened.is_last else step
         sort: Sort = "none"
-        if any(is_width(name, roles) for name in named[group]):
+        if any(is_width(name, roles) for name in opened.names):
             sort = "within trained widths" if phases and has_widths(phases[-1].space, roles) else "all"
-        sampler = Uniform(n_subnets.get(group[0], 4))
-        phases.append(Phase(name, keep_largest(space, kept), schedule, sampler, loss, sort))
-
-    for group in (one for one in at_once if named[one]):
-        names = named[group]
-        if full is None:
-            raise ValueError(f"{', '.join(names)} would never shrink; give `full`, the schedule of its phase")
-        kept.update((name, n_choices[name]) for name in names)
-        open_next(names[0], group, full)
-    for group in (one for one in step_by_step if named[one]):
-        names = named[group]
-        most = max(n_choices[name] for name in names)
-        for i in range(1, most):
-            kept.update((name, min(i + 1, n_choices[name])) for name in names)
-            open_next(f"{names[0]} {i}", group, last_step if i + 1 == most else step)
+        phases.append(
+            Phase(
+                f"{opened.names[0]}" if opened.number is None else f"{opened.names[0]} {opened.number}",
+                opened.space,
+                full if opened.number is None and full is not None else schedule,
+                Uniform(n_subnets.get(opened.role, 4)),
+                loss,
+                sort,
+            )
+        )
     return tuple(phases)
+
+
+def gradual_shrinking(
+    space: SearchSpace,
+    schedule: Schedule,
+    largest: Schedule | None = None,
+    alone: float = 0.0,
+    opening: float = 1 / 6,
+    n_random: int = 2,
+    label_weight: tuple[float, float] = (1.0, 0.5),
+    sort: bool = False,
+    label_smoothing: float = LABEL_SMOOTHING,
+    clip: float | None = 1.0,
+    imitation: Imitation | None = None,
+    at_once: Sequence[Group] = _AT_ONCE,
+    step_by_step: Sequence[Group] = _STEP_BY_STEP,
+    roles: Mapping[str, Role] = ROLES,
+) -> tuple[Phase, ...]:
+    """Progressive shrinking inside one schedule, with the sandwich rule: the training that this project recommends.
+
+    As in `progressive_shrinking` (Cai et al. 2020) the largest network comes first, in a phase of its own, and ranges
+    open in the same order: groups of `at_once` from the first step on, then the next smaller choice of one group of
+    `step_by_step` after the other, evenly over the first `opening` of the steps. But the learning rate falls once, over
+    all of it, and every step is a sandwich of what is open, whose largest network teaches the others in place, as in
+    `single_stage` (Yu et al. 2020).
+
+    Args:
+        space: the whole space; a role that it does not have, or with a single choice, opens nothing.
+        schedule: of the training of sub-networks.
+        largest: of the largest network alone in a phase before that; None when it is trained already, or in `alone`.
+        alone: share of the steps in which the largest network is trained alone, before anything opens.
+        opening: share of the steps over which ranges open after that; the two are below 1 together.
+        n_random: drawn sub-networks per step, beside the largest and the smallest of what is open.
+        label_weight: of the labels against the teacher's, at the first and at the last step.
+        sort: whether channels are sorted by importance before the first sub-network is trained.
+        label_smoothing: of the labels.
+        clip: limit of the elements of the gradient.
+        imitation: what to take from the teacher; default soft labels.
+        at_once: groups of roles of choices that are open from the beginning.
+        step_by_step: groups of roles of choices that open one after the other, in this order.
+        roles: of the names of choices; `roles_of` a supernet tells them.
+
+    Raises:
+        ValueError: a choice of the space has no role among the groups, so it would never be trained alone; or `opening`
+            is not a share.
+    """
+    if min(alone, opening) < 0 or alone + opening >= 1:
+        raise ValueError(
+            f"alone {alone:g} and opening {opening:g} are shares of the steps, from 0 and below 1 together"
+        )
+    steps = _steps(space, at_once, step_by_step, roles)
+    # All of `at_once` is open from the beginning; where there is none, the first step is, since a sandwich of the
+    # largest network alone would train it several times.
+    n_together = sum(step.number is None for step in steps)
+    parts = [step.space for step in steps[max(n_together - 1, 0) : -1]] if opening else []
+    opened = [(alone + opening * (i + 1) / len(parts), part) for i, part in enumerate(parts)]
+    if alone:
+        one = replace(space, resolutions=space.resolutions[-1:])
+        opened.insert(0, (alone, keep_largest(one, dict.fromkeys(_elastic(space), 1))))
+    loss = InPlaceDistillation(label_weight, label_smoothing, imitation or SoftLabels())
+    shrinking = Phase(
+        "shrinking",
+        space,
+        schedule,
+        Sandwich(n_random),
+        loss,
+        sort="all" if sort and has_widths(space, roles) else "none",
+        clip=clip,
+        regularise="largest",
+        opening=tuple(opened),
+    )
+    if largest is None:
+        return (shrinking,)
+    return (Phase("largest", space, largest, Largest(), CrossEntropy(label_smoothing), clip=clip), shrinking)
+
+
+@dataclass(frozen=True)
+class _Step:
+    """What opens next: of which role (the first of its group), the names of its choices, and all that is open then.
+
+    `number` counts the steps of a group from 1; None where a group opens at once.
+    """
+
+    role: Role
+    names: tuple[str, ...]
+    space: SearchSpace
+    number: int | None = None
+    is_last: bool = False
+
+
+def _steps(
+    space: SearchSpace, at_once: Sequence[Group], step_by_step: Sequence[Group], roles: Mapping[str, Role]
+) -> list[_Step]:
+    """What opens one after the other, from the largest network to the whole space.
+
+    Raises:
+        ValueError: a choice of the space has no role in any group.
+    """
+    elastic = _elastic(space)
+    grouped = {role for group in (*at_once, *step_by_step) for role in group}
+    if missing := sorted(name for name in elastic if roles.get(name) not in grouped):
+        raise ValueError(
+            f"{', '.join(missing)} would never shrink: it has no role among {', '.join(sorted(grouped))}; say it in "
+            "`roles` of the supernet"
+        )
+    kept = dict.fromkeys(elastic, 1)
+    steps: list[_Step] = []
+    for group in (*at_once, *step_by_step):
+        names = tuple(name for name in roles if name in elastic and roles[name] in group)
+        if not names:
+            continue
+        if group in at_once:
+            kept.update((name, elastic[name]) for name in names)
+            steps.append(_Step(group[0], names, keep_largest(space, kept)))
+            continue
+        most = max(elastic[name] for name in names)
+        for i in range(1, most):
+            kept.update((name, min(i + 1, elastic[name])) for name in names)
+            steps.append(_Step(group[0], names, keep_largest(space, kept), i, i + 1 == most))
+    return steps
+
+
+def _elastic(space: SearchSpace) -> dict[str, int]:
+    """The most choices of every name that has any, but the resolution."""
+    n_choices: dict[str, int] = {}
+    for gene in space.genes:
+        n_choices[gene.name] = max(n_choices.get(gene.name, 0), len(gene.choices))
+    return {name: n for name, n in n_choices.items() if n > 1 and name != "resolution"}
 
 
 def keep_largest(space: SearchSpace, counts: Mapping[str, int]) -> SearchSpace:

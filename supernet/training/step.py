@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from supernet.architecture import Architecture
+from supernet.space import SearchSpace
 from supernet.training.batch_norm import SynchronisedBatchNorm
 from supernet.training.collapse import CollapseError
 from supernet.training.distributed import World, agree, average_gradients
@@ -98,7 +99,7 @@ class Stepper:
             CollapseError: a loss is not finite. The weights are then as they were.
         """
         started = time.perf_counter()
-        world, engine = self.world, self.engine
+        world, engine, space = self.world, self.engine, phase.space_at(progress)
         device = next(self.module.parameters()).device
         images, labels = images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
         if engine.mixing is not None:
@@ -107,7 +108,12 @@ class Stepper:
             images = images.contiguous(memory_format=torch.channels_last)
         optimisation.set_rate(step_of_phase)
         synchronised = SynchronisedBatchNorm(world) if engine.sync_batch_norm and world.size > 1 else None
-        with seeded(device, self.seed, step, world.rank), synchronised or nullcontext():
+        subsampled = None if phase.pathways is None else phase.pathways.at(progress)
+        with (
+            seeded(device, self.seed, step, world.rank),
+            synchronised or nullcontext(),
+            subsampled or nullcontext(),
+        ):
 
             def probe(archs: Sequence[Architecture]) -> NDArray[np.float64]:
                 found = mean_losses(
@@ -118,14 +124,19 @@ class Stepper:
 
             sampler = phase.sampler
             if isinstance(sampler, AdaptiveSampler):
-                archs = sampler.choose(phase.space, self.seed, step, sampler_state, probe)
+                archs = sampler.choose(space, self.seed, step, sampler_state, probe)
             else:
-                archs = sampler(phase.space, self.seed, step)
+                archs = sampler(space, self.seed, step)
             losses = accumulate_gradients(
                 self.module, images, labels, archs, phase.loss, progress, teacher, phase.regularise,
                 accumulation=engine.accumulation, split_batch=phase.split_batch, autocast=engine.autocast_dtype,
                 backward=optimisation.backward,
             )  # fmt: skip
+        if subsampled is not None and not subsampled.n_calls:
+            raise ValueError(
+                f"phase {phase.name!r} subsamples attention, and {type(self.module).__name__} has none without a mask "
+                "that torch's scaled_dot_product_attention computes; remove `pathways`"
+            )
         communication = 0.0 if synchronised is None else synchronised.seconds
         before_talking = self._now(timed)
         granted, losses = agree(world, self.module, len(images), wishes, losses)
@@ -133,7 +144,7 @@ class Stepper:
         for arch, loss in zip(archs, values, strict=True):
             if not math.isfinite(loss):
                 raise CollapseError(
-                    f"the loss of the {_kind(arch, phase)} sub-network is {loss} in step {step} (phase {phase.name!r})",
+                    f"the loss of the {_kind(arch, space)} sub-network is {loss} in step {step} (phase {phase.name!r})",
                     f"train with a lower learning rate than {phase.schedule.peak_lr:g}, or clip gradients",
                 )
         n_bytes = average_gradients(world, self.module)
@@ -142,9 +153,9 @@ class Stepper:
         optimisation.update()
         means = Means()
         for arch, loss in zip(archs, values, strict=True):
-            means.put(_kind(arch, phase), loss)
+            means.put(_kind(arch, space), loss)
         if isinstance(sampler, AdaptiveSampler):
-            sampler_state = sampler.learn(phase.space, sampler_state, archs, np.array(values))
+            sampler_state = sampler.learn(space, sampler_state, archs, np.array(values))
         seconds = self._now(timed) - started
         return StepResult(
             archs,
@@ -164,6 +175,5 @@ class Stepper:
         return time.perf_counter()
 
 
-def _kind(arch: Architecture, phase: Phase) -> str:
-    space = phase.space
+def _kind(arch: Architecture, space: SearchSpace) -> str:
     return "largest" if arch == space.largest else "smallest" if arch == space.smallest else "random"
