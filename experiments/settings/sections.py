@@ -294,6 +294,8 @@ class TimmModel(Section):
     """Whether to begin with timm's pretrained weights."""
     model_args: dict[str, int | float | bool | str] = {}
     """Further arguments of timm.create_model, such as img_size and patch_size of a transformer."""
+    family: Literal["own", "traced"] | None = None
+    """'traced' goes by the dependency graph, which pruning needs; default the family made by hand where one is."""
 
 
 class ExpertSettings(Section):

@@ -23,8 +23,8 @@ class ConsensusGates(nn.Module):
     forward, the logistic function's slope backward. The penalty pushes the mean of each gate over the images to 0 or 1
     and the network's cost to the target, so that in the end one static network is left, without gates.
 
-    The gates are parameters of their own: give both ``network.parameters()`` and ``gates.parameters()`` to an
-    optimiser, and add ``gates.penalty(step / n_steps)`` to the loss of every step.
+    The gates are parameters of their own: give ``gates.parameters()`` to an optimiser of their own, since their
+    gradients are small (Adam with a rate of 0.03), and add ``gates.penalty(step / n_steps)`` to the loss of every step.
 
     Args:
         units: of the network that is trained; its sets are gated whose units are single channels of some layer.
@@ -38,7 +38,7 @@ class ConsensusGates(nn.Module):
     """
 
     def __init__(
-        self, units: Units, target: float, cost: Cost | None = None, polarising: float = 4.0, costing: float = 4.0
+        self, units: Units, target: float, cost: Cost | None = None, polarising: float = 20.0, costing: float = 20.0
     ) -> None:
         super().__init__()
         if not 0 < target < 1:

@@ -65,14 +65,14 @@ class Plan:
         """
         if self.cost is None:
             wanted = share * (1 - self.target) * units.n
-            found = units.least(scores, gone, lambda so_far: int(so_far.sum()) >= wanted - 1e-9)
+            found = units.least(scores, gone, lambda so_far: (wanted - 1e-9 - int(so_far.sum())) / units.n)
             left, what = 1 - float(found.sum()) / units.n, f"{self.target:.0%} of the units"
             enough = int(found.sum()) >= wanted - 1e-9
         else:
             cost = self.cost
             whole = cost(units.kept(torch.zeros(units.n, dtype=torch.bool)))
             limit = whole - share * (whole - self.target)
-            found = units.least(scores, gone, lambda so_far: cost(units.kept(so_far)) <= limit)
+            found = units.least(scores, gone, lambda so_far: (cost(units.kept(so_far)) - limit) / whole)
             left, what = cost(units.kept(found)), f"{self.target:g}"
             enough = left <= limit
         if not enough:

@@ -19,6 +19,8 @@ from supernet.networks.importance import BLENDED, IMPORTANCES, blend, importance
 
 __all__ = ["Cost", "Units", "share_of_macs"]
 
+_TOO_MUCH = 0.02  # of the whole, below what is wanted
+
 Cost = Callable[[Sequence[int]], float]
 """What a network costs that keeps so many units of every group of the graph: MACs, or a predicted latency."""
 
@@ -92,6 +94,11 @@ class Units:
         known = dict(self.supernet.named_parameters())
         return {name: known[name] for name in self.names}
 
+    @property
+    def zero(self) -> Tensor:
+        """(n,) bool, units that are written by nothing but zeros: what a training has pruned."""
+        return self.sums(self.parameters) == 0
+
     # -- looking ------------------------------------------------------------------------------------------------------
 
     def sums(self, tensors: Mapping[str, Tensor], others: Mapping[str, Tensor] | None = None) -> Tensor:
@@ -136,15 +143,16 @@ class Units:
 
     # -- choosing -----------------------------------------------------------------------------------------------------
 
-    def least(self, scores: Tensor, gone: Tensor, enough: Callable[[Tensor], bool]) -> Tensor:
+    def least(self, scores: Tensor, gone: Tensor, missing: Callable[[Tensor], float]) -> Tensor:
         """(n,) of units that are gone already and of the least important ones until that is enough.
 
-        Whole steps go, and of every set at least one step stays.
+        Whole steps go, and of every set at least one step stays. A step that would take far more than is wanted, such
+        as one of a wide early layer at the end, is left for the case that nothing else is enough.
 
         Args:
             scores: (n,) of importance.
             gone: (n,) bool.
-            enough: of the units (n,) that are gone.
+            missing: the share of the whole that has still to go when these units (n,) are gone; enough is 0 or less.
         """
         chunks: list[tuple[float, list[int]]] = []
         for one in self.sets:
@@ -155,10 +163,17 @@ class Units:
                 if len(left) - start - len(chunk) >= one.step:
                     chunks.append((float(scores[chunk].mean()), chunk))
         found = gone.clone()
-        for _, chunk in sorted(chunks, key=lambda item: item[0]):
-            if enough(found):
-                break
-            found[chunk] = True
+        waiting = [chunk for _, chunk in sorted(chunks, key=lambda item: item[0])]
+        for most in (_TOO_MUCH, float("inf")):
+            passed = []
+            for chunk in waiting:
+                if missing(found) <= 0:
+                    return found
+                found[chunk] = True
+                if missing(found) < -most:
+                    found[chunk] = False
+                    passed.append(chunk)
+            waiting = passed
         return found
 
     def kept(self, gone: Tensor) -> list[int]:
