@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, Literal
 
 from experiments.budgets import format_count, format_seconds
 from experiments.bundle import preprocessing_of
@@ -51,9 +51,10 @@ def deliver(run: RunFolder, report: Reporter) -> dict[str, Any]:
     batches = list(run.data.calibration_batches(score.calibration_images, score.batch_size))
     small = recalibrate(units.without(gone), batches).eval()
     whole, resolution = supernet.extract(supernet.space.largest).eval(), supernet.space.largest.resolution
+    splits: tuple[Literal["validation", "test"], ...] = ("validation", "test")
     scores = {
         split: evaluate(small, run.data.evaluation_batches(split, score.batch_size), resolution, run.task).value
-        for split in ("validation", "test")
+        for split in splits
     }
     card: dict[str, Any] = {
         "rule": settings.by,
@@ -63,7 +64,7 @@ def deliver(run: RunFolder, report: Reporter) -> dict[str, Any]:
         "parameters": sum(p.numel() for p in small.parameters()),
         "metric": metric,
         metric: scores,
-        "images": {split: run.data.n_images(split) for split in scores},
+        "images": {split: run.data.n_images(split) for split in splits},
         "preprocessing": preprocessing_of(run, resolution),
         "devices": {},
         "provenance": run.provenance,
