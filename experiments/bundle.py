@@ -30,7 +30,7 @@ from supernet.architecture import Architecture
 from supernet.files import new_folder, write_json
 from supernet.subnet import save_subnet
 
-__all__ = ["find_architecture", "write_bundle"]
+__all__ = ["find_architecture", "preprocessing_of", "write_bundle"]
 
 
 def find_architecture(run: RunFolder, key: str) -> Architecture:
@@ -129,22 +129,27 @@ def write_bundle(
 
 def _given(run: RunFolder, resolution: int) -> dict[str, Any]:
     """What somebody needs to know to use the network: how images become its input, and what its outputs are."""
-    how, task = run.data.preprocessing, run.recipe.task
-    preprocessing = None
-    if how is not None:
-        preprocessing = {
-            "resize": int(resolution / how.crop),
-            "crop": resolution,
-            "interpolation": how.interpolation,
-            "upright": how.upright,
-            "mean": list(how.mean),
-            "std": list(how.std),
-        }
+    task = run.recipe.task
     return {
-        "preprocessing": preprocessing,
+        "preprocessing": preprocessing_of(run, resolution),
         "classes": list(run.data.classes) if task is None else [],
         "task": "classification" if task is None else "own",
         "metric": run.task.metric.name,
+    }
+
+
+def preprocessing_of(run: RunFolder, resolution: int) -> dict[str, Any] | None:
+    """How an image becomes an input, for images that were read from files."""
+    how = run.data.preprocessing
+    if how is None:
+        return None
+    return {
+        "resize": int(resolution / how.crop),
+        "crop": resolution,
+        "interpolation": how.interpolation,
+        "upright": how.upright,
+        "mean": list(how.mean),
+        "std": list(how.std),
     }
 
 

@@ -74,7 +74,8 @@ def run(recipe: RecipePath, out: Out = None) -> None:
         from experiments import pipeline
 
         pipeline.run(folder, report)
-    report.say(_what_next(folder))
+    if folder.recipe.training.method != "pruning":  # which ends with a file, and nothing to ask about
+        report.say(_what_next(folder))
 
 
 @app.command()

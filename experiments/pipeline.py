@@ -23,10 +23,12 @@ from experiments.measuring.quantized import compare_precisions
 from experiments.measuring.remote import runnable
 from experiments.plans import initial_plan, search_plans
 from experiments.progress import Reporter
+from experiments.pruned import deliver
 from experiments.rounds import Focus, Rounds
 from experiments.run_folder import RunFolder
 from experiments.scoring.scorer import Scorer
 from experiments.searching import front_of_run, settle
+from experiments.settings.training import PruningSettings
 from experiments.training.background import baselines_in_background
 from experiments.training.beginning import check_beginning, check_whole_way
 from experiments.training.train import load_first_weights, train_supernet
@@ -188,6 +190,9 @@ def run(run: RunFolder, report: Reporter) -> None:
         load_first_weights(run, run.new_supernet())
     with join() as world, baselines_in_background(run, report):
         train(run, report, world)
+    if isinstance(run.recipe.training, PruningSettings):
+        deliver(run, report)
+        return
     initial_plan(run)
     for verb in (profile, score, fit, search, compare):
         verb(run, report)

@@ -30,6 +30,11 @@ def initial_plan(run: RunFolder) -> Plan:
     found = run.plan("initial")
     if found is not None:
         return found
+    if run.recipe.training.method == "pruning":
+        raise ValueError(
+            f"{run.path} prunes, so there is nothing to search in it: `supernet run {run.path}` trains it to the end "
+            f"and writes {run.pruned}"
+        )
     n = max(run.recipe.measure.n_architectures, run.recipe.score.n_architectures)
     supernet = run.untrained_supernet
     archs = supernet.space.decode(covering_design(supernet.space, n, supernet.macs, run.recipe.seed))

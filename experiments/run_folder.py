@@ -203,8 +203,13 @@ class RunFolder:
 
     @property
     def is_finished(self) -> bool:
-        """Whether there is nothing left to do: the report is the last thing that is written."""
-        return self.report.exists()
+        """Whether there is nothing left to do: the report is the last thing that is written, or the pruned network."""
+        return self.report.exists() or self.pruned.exists()
+
+    @property
+    def pruned(self) -> Path:
+        """Where the small network of a run lies that prunes."""
+        return self.path / "pruned"
 
     # -- what is in it ------------------------------------------------------------------------------------------------
 

@@ -72,14 +72,19 @@ def load_subnet(directory: str | Path, factory: Callable[..., nn.Module] | None 
             )
         if own:
             assert factory is not None
-            model = call_factory(factory, **definition).extract(arch)
+            model = _cut(call_factory(factory, **definition), arch, content)
         elif definition["name"] not in supernet_names():
-            model = open_supernet(**definition).extract(arch)
+            model = _cut(open_supernet(**definition), arch, content)
         else:
             with torch.device("meta"):  # only the shapes: the weights come from the file
-                model = create_supernet(**definition).extract(arch)
+                model = _cut(create_supernet(**definition), arch, content)
         weights = load_file(directory / "model.safetensors")
         model.load_state_dict(weights, assign=True)
     except (json.JSONDecodeError, KeyError, TypeError, SafetensorError, RuntimeError) as error:
         raise ValueError(f"the bundle {directory} is damaged: {str(error).splitlines()[0]}") from error
     return model.eval()
+
+
+def _cut(supernet: Any, arch: Architecture, content: Mapping[str, Any]) -> Any:
+    """The sub-network; one that was pruned keeps its own number of units of every group."""
+    return supernet.without(content["kept"]) if "kept" in content else supernet.extract(arch)

@@ -9,15 +9,19 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from supernet import create_supernet
+from supernet import create_supernet, elastic
+from supernet.families.traced import TracedSupernet
 from supernet.networks.timm_supernet import TimmSupernet
+from supernet.pruning.spec import Pruning
+from supernet.pruning.units import Units, share_of_macs
 from supernet.training import (
+    Engine,
     Progress,
     Schedule,
     Trainer,
@@ -26,6 +30,7 @@ from supernet.training import (
     gradual_shrinking,
     only,
     progressive_shrinking,
+    pruning,
     single_stage,
 )
 from supernet.training.checkpoint import CheckpointFolder, as_plain, first_difference, load_checkpoint
@@ -193,6 +198,35 @@ def test_ranges_that_open_resume_too(tmp_path: Path, stop: int) -> None:
     whole.run()
     resumed.run()
     _assert_same_bits(resumed, _weights(whole))
+
+
+@pytest.mark.parametrize("stop", [4, 9, 14])
+@pytest.mark.parametrize("by", ["hesso", "dhspg"])
+def test_pruning_resumes_too(tmp_path: Path, stop: int, by: Literal["hesso", "dhspg"]) -> None:
+    def trainer(folder: Path | None) -> Trainer:
+        torch.manual_seed(0)
+        model = nn.Sequential(
+            nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 16, 3), nn.BatchNorm2d(16), nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10),
+        )  # fmt: skip
+        net = elastic(model, example_input=torch.zeros(1, 1, 8, 8), multiple_of=1)
+        phases = pruning(net.space, Schedule(4, 0.05), Pruning(0.6, by, begin=0.1, end=0.6, periods=3))
+        return Trainer(net, phases, Noise(), folder=folder, save_seconds=0.0)
+
+    _run_until(trainer(tmp_path), stop)
+    whole, resumed = trainer(None), trainer(tmp_path)
+    whole.run()
+    resumed.run()
+    _assert_same_bits(resumed, _weights(whole))
+    units = Units(cast(TracedSupernet, whole.supernet))
+    assert int(units.zero.sum()) > 0 and share_of_macs(units.supernet)(units.kept(units.zero)) <= 0.6
+
+
+def test_an_average_of_weights_is_not_pruned(tmp_path: Path) -> None:
+    net = elastic(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)), example_input=torch.zeros(1, 4))
+    phases = pruning(net.space, Schedule(1, 0.1), Pruning(0.5))
+    with pytest.raises(ValueError, match="set ema to None"):
+        Trainer(net, phases, Noise(), engine=Engine(ema=0.99)).run()
 
 
 def test_damaged_checkpoint_falls_back_to_the_one_before(

@@ -13,7 +13,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from supernet import create_supernet, load_subnet
 from supernet.networks.from_timm import elastic
-from supernet.networks.timm_supernet import TimmSupernet, l1_importance
+from supernet.networks.importance import l1_importance
+from supernet.networks.timm_supernet import TimmSupernet
 from supernet.subnet import save_subnet
 from supernet.testing import randomize
 

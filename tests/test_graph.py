@@ -17,7 +17,7 @@ from supernet.graph.groups import DependencyGraph
 from supernet.graph.proof import prove
 from supernet.graph.tracing import plain_attention
 from supernet.networks.from_timm import elastic
-from supernet.networks.timm_supernet import l1_importance
+from supernet.networks.importance import l1_importance
 from supernet.subnet import save_subnet
 from supernet.testing import SupernetContract, randomize
 

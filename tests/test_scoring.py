@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +90,25 @@ def test_images_that_do_not_fit_into_memory_give_the_same_scores(unscored, monke
     monkeypatch.setattr("experiments.scoring.scorer._GROUP", 2)
     read_again = Scorer(unscored).score(archs, "validation", Reporter())
     assert {key: dict(s.metrics) for key, s in kept.items()} == {key: dict(s.metrics) for key, s in read_again.items()}
+
+
+def test_a_recipe_has_the_layers_corrected_and_scores_are_told_apart(unscored):
+    arch = unscored.supernet.space.smallest
+    plain = Scorer(unscored)
+    recipe = unscored.path / "recipe.toml"
+    text = recipe.read_text()
+    assert "[score]" in text
+    recipe.write_text(text.replace("[score]", "[score]\ncorrection_images = 100"))
+    corrected = Scorer(RunFolder(unscored.path))
+    assert corrected.run.recipe.score.correction_images == 100 and corrected.digest != plain.digest
+    largest = replace(unscored.supernet.space.largest, resolution=arch.resolution)
+    (images, _) = next(iter(plain._calibration.at(arch.resolution)))
+    with torch.no_grad():
+        wanted, *found = (
+            net(images[:100]) for net in (plain.subnet(largest), plain.subnet(arch), corrected.subnet(arch))
+        )
+    before, after = ((one - wanted).norm() for one in found)
+    assert after < 0.8 * before
 
 
 def test_two_processes_score_what_one_does_and_a_kill_loses_little(unscored):

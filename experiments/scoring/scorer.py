@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from functools import cached_property
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from experiments.scoring.onnx_module import fast_evaluator
 from hardware.store.store import Score
 from supernet.architecture import Architecture
 from supernet.scoring.calibration import evaluate_all, recalibrate
+from supernet.scoring.correction import correct
 from supernet.training import World
 from supernet.training.memory import keep_freed_memory
 
@@ -55,6 +57,7 @@ class Scorer:
         settings, task = self.run.recipe.score, self.run.task.digest
         text = f"{self.run.weights_digest} {self.run.data.digest} {settings.calibration_images} {settings.batch_size}"
         text += f" {task}" if task else ""
+        text += f" corrected on {settings.correction_images}" if settings.correction_images else ""
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def subnet(self, arch: Architecture) -> nn.Module:
@@ -104,9 +107,14 @@ class Scorer:
         ]
 
     def _calibrated(self, arch: Architecture) -> nn.Module:
-        subnet = self.run.supernet.extract(arch).to(self.world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        images = self._calibration.at(arch.resolution)
-        return recalibrate(subnet, (batch for batch, _ in images)).eval()
+        supernet, settings = self.run.supernet, self.run.recipe.score
+        if settings.correction_images:
+            n_batches = -(-settings.correction_images // settings.batch_size)
+            few = [batch for batch, _ in islice(self._calibration.at(arch.resolution), n_batches)]
+            subnet = correct(supernet, arch, [torch.cat(few)[: settings.correction_images]])
+            return subnet.to(self.world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        subnet = supernet.extract(arch).to(self.world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return recalibrate(subnet, (batch for batch, _ in self._calibration.at(arch.resolution))).eval()
 
     @cached_property
     def _calibration(self) -> KeptImages[None]:

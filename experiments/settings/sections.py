@@ -294,6 +294,8 @@ class TimmModel(Section):
     """Whether to begin with timm's pretrained weights."""
     model_args: dict[str, int | float | bool | str] = {}
     """Further arguments of timm.create_model, such as img_size and patch_size of a transformer."""
+    family: Literal["own", "traced"] | None = None
+    """'traced' goes by the dependency graph, which pruning needs; default the family made by hand where one is."""
 
 
 class ExpertSettings(Section):
@@ -371,6 +373,18 @@ class ScoreSettings(Section):
     """Training images that set the BatchNorm statistics."""
     batch_size: Count = 200
     """Images per batch of calibration and evaluation."""
+    correction_images: Annotated[int, Field(ge=0)] = 0
+    """Of the calibration images, on how many the layers of every sub-network are fitted to the largest network by least
+    squares: some hundred, for a pretrained network that is not trained as a supernet; 0: its weights stay."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.correction_images > self.calibration_images:
+            raise ValueError(
+                f"correction_images {self.correction_images} are taken of the {self.calibration_images} "
+                "calibration_images; lower it or raise these"
+            )
+        return self
 
 
 def _known_predictor(name: str) -> str:

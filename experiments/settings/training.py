@@ -8,19 +8,21 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Literal, Self
 
 from pydantic import model_validator
 
 from experiments.settings.sampling import ANY, ImitationSettings, PathwaysSettings, RelationSettings, SamplingSettings
 from experiments.settings.sections import Below1, NotNegative, Section, default
+from supernet.pruning.spec import Pruning
 from supernet.space import SearchSpace, Stage
 from supernet.space.roles import ROLES, Role
 from supernet.training.draws import CountsMacs
 from supernet.training.engine import MOMENTUM, WEIGHT_DECAY
 from supernet.training.imitation import Imitation
 from supernet.training.losses import LABEL_SMOOTHING
-from supernet.training.methods import fine_tuning, random_sampling, single_stage
+from supernet.training.methods import fine_tuning, pruning, random_sampling, single_stage
 from supernet.training.phases import Phase, Schedule, check_phases, with_pathways, with_relation
 from supernet.training.shrinking import SUBNETS, gradual_shrinking, progressive_shrinking
 
@@ -30,6 +32,7 @@ __all__ = [
     "NoTrainingSettings",
     "OptimisationSettings",
     "ProgressiveShrinkingSettings",
+    "PruningSettings",
     "RandomSamplingSettings",
     "ScheduleSettings",
     "SingleStageSettings",
@@ -275,6 +278,52 @@ class GradualShrinkingSettings(TrainedSettings):
         )
 
 
+class PruningSettings(TrainedSettings):
+    """One small network in one training: units of the largest are driven to zero and cut out; nothing is searched.
+
+    The network is taken by its dependency graph; the run ends with its bundle (HESSO, Chen et al. 2024; DHSPG, 2023).
+    """
+
+    method: Literal["pruning"]
+    """The name of this method."""
+    schedule: ScheduleSettings
+    """Of the training."""
+    target: float
+    """Share of the multiply-accumulates, or of the units, that is left."""
+    of: Literal["macs", "units"] = Pruning.of
+    """What the target is a share of."""
+    by: Literal["hesso", "dhspg"] = Pruning.by
+    """The rule: units shrink in portions and in a straight line, or are pulled and projected all at once."""
+    begin: float = Pruning.begin
+    """Share of the steps before the first unit shrinks."""
+    end: float = Pruning.end
+    """Share of the steps after which nothing more goes; the rest trains what is left."""
+    periods: int = Pruning.periods
+    """Portions, for by = 'hesso'."""
+    importance: str = Pruning.importance
+    """What is kept: l1, l2, norm_scale, cosine, taylor1, taylor2 or their blend."""
+    outer: bool = Pruning.outer
+    """Whether channels between blocks go, too."""
+    clip: float | None = default(pruning, "clip")
+    """Limit of the elements of the gradient; default none."""
+
+    @property
+    def _has_teacher(self) -> bool:
+        return False
+
+    @property
+    def how(self) -> Pruning:
+        """The settings of the pruner."""
+        names = [field.name for field in fields(Pruning)]
+        return Pruning(**{name: getattr(self, name) for name in names})
+
+    def phases(
+        self, space: SearchSpace, roles: Mapping[str, Role] = ROLES, imitation: Imitation | None = None
+    ) -> tuple[Phase, ...]:
+        """See `TrainedSettings`."""
+        return pruning(space, self.schedule.schedule, self.how, self.label_smoothing, self.clip)
+
+
 class FineTuningSettings(TrainedSettings):
     """Fine-tuning of a pretrained network with sub-networks beside it (InstaTune)."""
 
@@ -355,6 +404,7 @@ TrainingSettings = (
     | GradualShrinkingSettings
     | FineTuningSettings
     | RandomSamplingSettings
+    | PruningSettings
     | NoTrainingSettings
 )
 """Of any method."""

@@ -23,9 +23,10 @@ from supernet.architecture import Architecture, Block
 from supernet.networks.choices import check_choices, default_resolutions, depth_choices, own_and_below
 from supernet.networks.counting import Part, layer_costs
 from supernet.networks.elastic_kernel import KernelTransform
+from supernet.networks.importance import Importance, l1_importance, scores_of
 from supernet.networks.slicing import bare_copy, narrow_conv, narrow_norm, shell
 from supernet.networks.sorting import descending, permute
-from supernet.networks.timm_supernet import Importance, TimmSupernet, l1_importance
+from supernet.networks.timm_supernet import TimmSupernet
 from supernet.space import Genes, SearchSpace, Stage
 
 __all__ = ["InvertedResidualSupernet", "elastic_inverted_residual", "expanded_width"]
@@ -332,7 +333,8 @@ def _narrow_squeeze_excite(module: Any, copy: bool, middle: int) -> nn.Module:
 
 
 def _sort_block(module: _Block, importance: Importance, trained_widths: Sequence[int]) -> None:
-    order = descending(importance(module.conv_pwl.weight), trained_widths)
+    norms = [module.bn1.weight, module.bn2.weight]
+    order = descending(scores_of(importance, [module.conv_pwl.weight], norms), trained_widths)
     permute(module.conv_pwl.weight, order, dim=1)
     for tensor in (module.conv_pw.weight, module.conv_dw.weight):
         permute(tensor, order)

@@ -18,9 +18,10 @@ from torch import nn
 from supernet.architecture import Architecture, Number
 from supernet.networks.choices import check_choices, default_resolutions, depth_choices, own_and_below
 from supernet.networks.counting import Part, layer_costs
+from supernet.networks.importance import Importance, l1_importance
 from supernet.networks.slicing import bare_copy, narrow_conv, narrow_linear, narrow_norm, shell
 from supernet.networks.sorting import sort_between
-from supernet.networks.timm_supernet import Importance, TimmSupernet, l1_importance
+from supernet.networks.timm_supernet import TimmSupernet
 from supernet.space import Genes, SearchSpace, Stage
 
 __all__ = ["ResidualSupernet", "elastic_resnet"]

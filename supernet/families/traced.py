@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from supernet.architecture import Architecture, Number
@@ -19,8 +20,9 @@ from supernet.graph.groups import DependencyGraph, Group, as_inputs, on_meta
 from supernet.graph.rehearsal import Rehearsal
 from supernet.networks.choices import check_choices, depth_choices
 from supernet.networks.counting import COUNTS, Part
+from supernet.networks.importance import Criterion, Importance, l1_importance
 from supernet.networks.sorting import descending, permute
-from supernet.networks.timm_supernet import Importance, TimmSupernet, l1_importance
+from supernet.networks.timm_supernet import TimmSupernet
 from supernet.space import Genes, SearchSpace
 from supernet.space.roles import Role
 
@@ -163,21 +165,29 @@ class TracedSupernet(TimmSupernet[Any]):
                         permute(tensor, index, axis)
 
     def _scores(self, group: Group, tensors: Mapping[str, Tensor], importance: Importance) -> Tensor | None:
-        """(n_units,) the sum over the inputs of the layers that read them; of what writes them where nothing does."""
-        scores: Tensor | None = None
+        """(n_units,) of the inputs of the layers that read them, or the scales of their norms; None without either."""
+        readers, norms = [], []
         for (name, axis), where in group.spots.items():
+            weight = tensors[name]
             if self.graph.readers.get(name) == axis:
-                weight = tensors[name]
-                found = importance(weight if axis == 1 else weight.transpose(0, 1))
-                found = found[torch.from_numpy(where).to(found.device)].sum(dim=1)
-                scores = found if scores is None else scores + found
-        return scores
+                readers.append((weight, axis, where))
+            elif weight.ndim == 1 and name.endswith("weight"):
+                norms.append((weight, axis, where))
+        judged = norms if norms and isinstance(importance, Criterion) and importance.of_norms else readers
+        scores = [_unit_scores(importance, weight, axis, where) for weight, axis, where in judged]
+        return torch.stack(scores).sum(dim=0) if scores else None
 
     # -- putting a sub-network together -------------------------------------------------------------------------------
 
     def cut(self, kept: Sequence[int]) -> Any:
         """The network with the first `kept` units of every group and all its blocks, of views of the weights."""
         return self._plan.assemble(self._template[0], kept, {}, False, root=self)
+
+    def without(self, kept: Sequence[int]) -> Any:
+        """The same with weights of its own, whatever the space has to choose; in the mode that the supernet is in."""
+        model = self._plan.assemble(self._template[0], kept, {}, True, root=self)
+        model.training = self.training
+        return model
 
     def _assemble(self, arch: Architecture, copy: bool) -> Any:
         self.space.encode([arch])  # refuses what is not in the space, by name
@@ -306,6 +316,21 @@ def example_of(model: nn.Module, resolution: int | None = None) -> Tensor:
     if resolution is not None:
         edges = (resolution, resolution)
     return torch.zeros(1, getattr(model, "in_chans", None) or size[0], *edges)
+
+
+def _unit_scores(importance: Importance, weight: Tensor, axis: int, where: NDArray[np.int64]) -> Tensor:
+    """(n_units,) of the positions (n_units, n_positions) along one axis of a weight."""
+    if isinstance(importance, Criterion):
+        index = torch.from_numpy(where).to(weight.device)
+        gradient = None if weight.grad is None else _units(weight.grad, axis, index)
+        return importance.units(_units(weight.detach(), axis, index), gradient)
+    found = importance(weight if axis == 1 else weight.transpose(0, 1))
+    return found[torch.from_numpy(where).to(found.device)].sum(dim=1)
+
+
+def _units(tensor: Tensor, axis: int, where: Tensor) -> Tensor:
+    """(n_units, n_values) what lies at the positions of each unit along an axis."""
+    return tensor.movedim(axis, 0)[where].flatten(1)
 
 
 def _resolution(inputs: tuple[Any, ...]) -> int:

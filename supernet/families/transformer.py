@@ -31,9 +31,10 @@ from supernet.families.transformer_axes import (
 )
 from supernet.networks.choices import check_choices, depth_choices, own_and_below
 from supernet.networks.counting import COUNTS, Part, add_layer
+from supernet.networks.importance import Importance, l1_importance
 from supernet.networks.slicing import with_parameters
 from supernet.networks.sorting import descending
-from supernet.networks.timm_supernet import Importance, TimmSupernet, l1_importance
+from supernet.networks.timm_supernet import TimmSupernet
 from supernet.space import Genes, SearchSpace, Stage
 
 __all__ = ["TransformerSupernet", "elastic_transformer", "hidden_width"]

@@ -53,15 +53,21 @@ def is_known(name: str) -> bool:
 def columns_of(module: nn.Module, kind: str, prefix: str = "") -> Tensor:
     """Everything that belongs to each unit of a kind (n_values, n_units), the parameters of `module` one below another.
 
-    `prefix` is the name of the module in the whole model.
+    Its ``grad`` is made of theirs, where all have one. `prefix` is the name of the module in the whole model.
     """
-    rows = []
+    rows, gradients = [], []
     for parameter, axes in _named_axes(module, prefix):
         for axis, held in enumerate(axes):
-            if _kind(held) == kind:
-                whole, axis = _sections(parameter, axis, held)
-                rows.append(whole.movedim(axis, -1).reshape(-1, whole.shape[axis]))
-    return torch.cat(rows)
+            if _kind(held) != kind:
+                continue
+            for tensor, found in ((parameter, rows), (parameter.grad, gradients)):
+                if tensor is not None:
+                    whole, inner = _sections(tensor, axis, held)
+                    found.append(whole.movedim(inner, -1).reshape(-1, whole.shape[inner]))
+    columns = torch.cat(rows)
+    if len(gradients) == len(rows):
+        columns.grad = torch.cat(gradients)
+    return columns
 
 
 def permute_axes(module: nn.Module, kind: str, order: Tensor, prefix: str = "") -> None:
@@ -69,8 +75,10 @@ def permute_axes(module: nn.Module, kind: str, order: Tensor, prefix: str = "") 
     for parameter, axes in _named_axes(module, prefix):
         for axis, held in enumerate(axes):
             if _kind(held) == kind:
-                whole, axis = _sections(parameter, axis, held)
-                permute(whole, order, axis)
+                for tensor in (parameter, parameter.grad):
+                    if tensor is not None:
+                        whole, inner = _sections(tensor, axis, held)
+                        permute(whole, order, inner)
 
 
 def narrow(module: _T, name: str, widths: Mapping[str, int], copy: bool) -> _T:

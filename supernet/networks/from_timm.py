@@ -22,7 +22,8 @@ from supernet.families.residual import ResidualSupernet, elastic_resnet
 from supernet.families.traced import TracedSupernet, elastic_traced, example_of
 from supernet.families.transformer import TransformerSupernet, elastic_transformer
 from supernet.graph.groups import on_meta
-from supernet.networks.timm_supernet import Importance, TimmSupernet, l1_importance
+from supernet.networks.importance import Importance, importance_named, l1_importance
+from supernet.networks.timm_supernet import TimmSupernet
 from supernet.plugins import nearest
 from supernet.registry import register_supernet
 from supernet.space import SearchSpace
@@ -48,7 +49,7 @@ def elastic(
     *,
     pretrained: bool = False,
     model_args: Mapping[str, Any] | None = None,
-    importance: Importance | None = l1_importance,
+    importance: Importance | str | None = l1_importance,
     space: SearchSpace | Mapping[str, Any] | None = None,
     example_input: Any = None,
     family: Literal["own", "traced"] | None = None,
@@ -63,7 +64,8 @@ def elastic(
         model: a network, or the name of one of timm's.
         pretrained: for a name: with timm's pretrained weights.
         model_args: for a name: further arguments of `timm.create_model`, such as ``num_classes`` or ``img_size``.
-        importance: the order of channels, heads and neurons; None leaves them as they are.
+        importance: the order of channels, heads and neurons: a name of `IMPORTANCES`, or a function of a weight; None
+            leaves them as they are. Criteria that need gradients are for `sort_channels` inside `gradients_of`.
         space: the choices as a whole, as a `SearchSpace` or its ``to_dict()``; instead of `choices`.
         example_input: what a network that is not timm's is called with: a tensor, a list, or a tuple of arguments.
         family: "own" for one of the families made by hand (inverted residual, residual, transformer), "traced" for the
@@ -100,7 +102,7 @@ def elastic(
     else:
         supernet = _traced(model, whole, example_input, choices)
     if importance is not None:
-        supernet.sort_channels(importance)
+        supernet.sort_channels(importance_named(importance) if isinstance(importance, str) else importance)
     supernet.definition = _definition(model, supernet.space)
     if supernet.definition is not None and isinstance(supernet, TracedSupernet):
         supernet.definition |= {"family": "traced", "multiple_of": supernet.multiple_of}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from supernet.networks.importance import Importance, scores_of
 
 __all__ = ["descending", "permute", "sort_between"]
 
@@ -22,14 +24,16 @@ def descending(scores: Tensor, trained_widths: Iterable[int] = ()) -> Tensor:
 
 
 def permute(tensor: Any, order: Tensor, dim: int = 0) -> None:
-    """Reorder a parameter or buffer along one dimension, in place."""
+    """Reorder a parameter or buffer along one dimension, in place, and with it the gradient that it may have."""
     tensor.copy_(tensor.index_select(dim, order))
+    if isinstance(tensor, nn.Parameter) and tensor.grad is not None:
+        tensor.grad.copy_(tensor.grad.index_select(dim, order))
 
 
 def sort_between(
     writers: Sequence[Any],
     readers: Sequence[Any],
-    importance: Callable[[Tensor], Tensor],
+    importance: Importance,
     trained_widths: Iterable[int] = (),
     group: int = 1,
 ) -> None:
@@ -38,11 +42,12 @@ def sort_between(
     Args:
         writers: convolutions (their filters move) and BatchNorms.
         readers: convolutions and linear layers (their inputs move). The scores of a channel are added over them.
-        importance: scores (n_inputs,) of the inputs of a reader's weight.
+        importance: scores (n_inputs,) of the inputs of a reader's weight, or of the scales of the norms.
         trained_widths: only channels between two neighbours of these widths change places.
         group: channels that stay together, such as those of one group of a grouped convolution.
     """
-    scores = torch.stack([importance(reader.weight) for reader in readers]).sum(dim=0)
+    norms = [writer.weight for writer in writers if writer.weight is not None and writer.weight.ndim == 1]
+    scores = scores_of(importance, [reader.weight for reader in readers], norms)
     order = descending(scores.view(-1, group).sum(dim=1), [width // group for width in trained_widths])
     order = (order[:, None] * group + torch.arange(group, device=order.device)).flatten()
     for writer in writers:

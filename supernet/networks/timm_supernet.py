@@ -13,22 +13,15 @@ from torch import Tensor, nn
 from supernet.architecture import Architecture
 from supernet.networks.counting import Costs, CostTable, Part
 from supernet.networks.dropout import set_dropout
+from supernet.networks.importance import Importance, l1_importance
 from supernet.networks.mixture import Mixture, layers_of, with_tensors
 from supernet.networks.slicing import bare_copy, shell
 from supernet.space import Genes, SearchSpace
 
-__all__ = ["Importance", "TimmSupernet", "l1_importance"]
+__all__ = ["TimmSupernet"]
 
 _M = TypeVar("_M", bound=nn.Module)
 _MOST_SHAPES = 1024  # of one kind of block
-
-Importance = Callable[[Tensor], Tensor]
-"""Scores (n_inputs,) of the inputs of a projection weight (n_outputs, n_inputs, ...): what is high is kept longest."""
-
-
-def l1_importance(weight: Tensor) -> Tensor:
-    """Sum of absolute weights per input, the published order (Once-for-All, Cai et al. 2020)."""
-    return weight.abs().transpose(0, 1).flatten(1).sum(dim=1)
 
 
 class TimmSupernet(nn.Module, Generic[_M]):

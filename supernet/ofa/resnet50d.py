@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from supernet.architecture import Architecture, Number
 from supernet.families.inverted_residual import expanded_width
 from supernet.families.residual import ResidualSupernet
+from supernet.networks.importance import Importance, l1_importance
 from supernet.networks.slicing import bare_copy, narrow_conv, narrow_norm, shell
 from supernet.networks.sorting import sort_between
-from supernet.networks.timm_supernet import Importance, l1_importance
 from supernet.registry import register_supernet
 from supernet.space import SearchSpace, Stage
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from supernet.training.interruption import TrainingInterrupted
     from supernet.training.losses import CrossEntropy, Distillation, InPlaceDistillation, Loss, OwnLoss
     from supernet.training.memory import keep_freed_memory
-    from supernet.training.methods import fine_tuning, plain, random_sampling, single_stage
+    from supernet.training.methods import fine_tuning, plain, pruning, random_sampling, single_stage
     from supernet.training.mixing import Mixing
     from supernet.training.phases import Phase, Schedule, with_draw, with_loss, with_pathways, with_relation
     from supernet.training.records import Epoch, Progress, Record, Resumption, RollbackRecord, Watch, only

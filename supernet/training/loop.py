@@ -26,11 +26,12 @@ from supernet.training.samplers import AdaptiveSampler
 from supernet.training.step import Stepper
 
 if TYPE_CHECKING:
+    from supernet.pruning.plan import Pruner
     from supernet.training.trainer import Trainer
 
 __all__ = ["Loop"]
 
-_FORMAT = 2
+_FORMAT = 3
 
 
 class Loop:
@@ -52,6 +53,7 @@ class Loop:
         self.teacher: nn.Module | None = None
         self.optimisation: Optimisation | None = None
         self.average: ModelEmaV3 | None = None
+        self.pruner: Pruner | None = None
         self.sampler_state: Mapping[str, Any] = {}
         self.losses = Means()  # of the steps of the unfinished epoch
         self.best: float | None = None  # accuracy of the largest network in a validation
@@ -94,6 +96,7 @@ class Loop:
             self.teacher = self._new_teacher()
         # Momentum and average belong to the phase before, and to the order that the channels had there.
         self.optimisation, self.average = self._new_optimisation(phase), self._new_average()
+        self.pruner = self._new_pruner(phase)
         self.sampler_state = phase.sampler.start(phase.space) if isinstance(phase.sampler, AdaptiveSampler) else {}
 
     def _epoch(self, number: int, stop: StopSignals) -> None:
@@ -189,6 +192,15 @@ class Loop:
             scaled=self.trainer.engine.precision == "fp16",
         )
 
+    def _new_pruner(self, phase: Phase) -> Pruner | None:
+        """What drives units to zero in a phase, attached to its optimiser."""
+        if phase.pruning is None:
+            return None
+        pruner = phase.pruning.start(self.trainer.supernet, phase.schedule.epochs * self.steps_per_epoch)
+        assert self.optimisation is not None
+        self.optimisation.attach(pruner)
+        return pruner
+
     def _new_teacher(self) -> nn.Module:
         """The largest network as it is now, or as its average is."""
         supernet = self.trainer.supernet if self.average is None else cast(Supernet, self.average.module)
@@ -237,6 +249,7 @@ class Loop:
             "teacher": None if self.teacher is None else self.teacher.state_dict(),
             "average": None if self.average is None else self.average.module.state_dict(),
             "sampler": dict(self.sampler_state),
+            "pruner": None if self.pruner is None else self.pruner.state_dict(),
             "losses": self.losses.state(),
             "best": self.best,
             "rollbacks": [asdict(record) for record in self.rollbacks],
@@ -273,7 +286,7 @@ class Loop:
         self.step, self.epoch, self.best, self.rollbacks = state["step"], state["epoch"], state["best"], rollbacks
         self.module.load_state_dict(state["model"])
         self.losses, self.sampler_state = Means(*state["losses"]), state["sampler"]
-        self.average = self.teacher = self.optimisation = None
+        self.average = self.teacher = self.optimisation = self.pruner = None
         if state["average"] is not None:
             self.average = self._new_average()
             assert self.average is not None
@@ -285,6 +298,9 @@ class Loop:
         if number is not None and self.step > self._first_step(number):
             self.optimisation = self._new_optimisation(self.trainer.phases[number])
             self.optimisation.load_state_dict(state["optimisation"])
+            self.pruner = self._new_pruner(self.trainer.phases[number])
+            if self.pruner is not None:
+                self.pruner.load_state_dict(state["pruner"])
 
     def _cut_logs(self) -> None:
         """Take out what the run will do once more."""
@@ -338,6 +354,8 @@ def _as_module(trainer: Trainer) -> nn.Module:
                 f"phase {phase.name!r} sorts channels, and no order is right for all experts of a mixture; take a "
                 "method that does not sort, such as gradual_shrinking"
             )
+    if trainer.engine.ema is not None and any(phase.pruning is not None for phase in trainer.phases):
+        raise ValueError("an average of the weights keeps what pruning has set to zero; set ema to None")
     if trainer.engine.channels_last:
         supernet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if trainer.engine.compile:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Literal
 
+from supernet.pruning.spec import Pruning
 from supernet.space import SearchSpace
 from supernet.training.imitation import Imitation, SoftLabels
 from supernet.training.losses import LABEL_SMOOTHING, CrossEntropy, Distillation, InPlaceDistillation
 from supernet.training.phases import Phase, Schedule
 from supernet.training.samplers import Largest, Sandwich, Uniform
 
-__all__ = ["fine_tuning", "plain", "random_sampling", "single_stage"]
+__all__ = ["fine_tuning", "plain", "pruning", "random_sampling", "single_stage"]
 
 
 def plain(
@@ -18,6 +19,18 @@ def plain(
 ) -> tuple[Phase]:
     """Ordinary training of the largest network, as for a baseline: one phase."""
     return (Phase("plain", space, schedule, Largest(), CrossEntropy(label_smoothing), clip=clip),)
+
+
+def pruning(
+    space: SearchSpace,
+    schedule: Schedule,
+    how: Pruning,
+    label_smoothing: float = LABEL_SMOOTHING,
+    clip: float | None = None,
+) -> tuple[Phase]:
+    """Training of the largest network while units of it are driven to zero: it ends as one small network."""
+    loss = CrossEntropy(label_smoothing)
+    return (Phase("pruning", space, schedule, Largest(), loss, clip=clip, pruning=how),)
 
 
 def single_stage(

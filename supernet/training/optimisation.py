@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from timm.optim import create_optimizer_v2  # pyright: ignore[reportPrivateImportUsage]
@@ -10,6 +10,9 @@ from timm.scheduler.cosine_lr import CosineLRScheduler
 from torch import Tensor, nn
 
 from supernet.training.phases import Phase
+
+if TYPE_CHECKING:
+    from supernet.pruning.plan import Pruner
 
 __all__ = ["Optimisation"]
 
@@ -73,6 +76,10 @@ class Optimisation:
     def lr(self) -> float:
         """The learning rate that was set last."""
         return self._optimizer.param_groups[0]["lr"]
+
+    def attach(self, pruner: Pruner) -> None:
+        """From now on every update is a step of this pruner."""
+        pruner.attach(self._optimizer)
 
     def set_rate(self, step_of_phase: int) -> None:
         """The learning rate of a step, counted from the beginning of the phase."""

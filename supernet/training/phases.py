@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Literal
 
+from supernet.pruning.spec import Pruning
 from supernet.space import SearchSpace
 from supernet.space.roles import ROLES, Role
 from supernet.training.attention import AttentionRelation, Pathways
@@ -81,6 +82,7 @@ class Phase:
             which it alone is trained; after the last of them all of `space` is. One schedule and one optimiser go on
             over all of it.
         pathways: attention within random groups of tokens, for transformers; None: dense.
+        pruning: units of the largest network that are driven to zero meanwhile; None: none.
 
     Raises:
         ValueError: sampler, loss and the rest do not go together; the message says why and what does.
@@ -97,6 +99,7 @@ class Phase:
     split_batch: bool = False
     opening: tuple[tuple[float, SearchSpace], ...] = ()
     pathways: Pathways | None = None
+    pruning: Pruning | None = None
 
     def space_at(self, progress: float) -> SearchSpace:
         """What is trained when the share `progress` in [0, 1) of the phase's steps is done."""
@@ -114,6 +117,8 @@ class Phase:
             raise ValueError(f"phase {self.name!r}: {problem}")
 
     def _problem(self) -> str | None:
+        if self.pruning is not None and not isinstance(self.sampler, Largest):
+            return "pruning makes the largest network small, and smaller ones would be trained beside it; use Largest"
         if self.clip is not None and self.clip <= 0:
             return f"gradients cannot be clipped at {self.clip}; use None for no limit"
         if not self.sampler.largest_first:

@@ -1,0 +1,96 @@
+"""A recipe that prunes ends with one small network: files that run, and a card that says how good and how fast."""
+
+import json
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+from supernet.subnet import load_subnet
+
+pytestmark = pytest.mark.slow
+
+RECIPE = """
+seed = 0
+
+[data]
+source = "digits"
+batch_size = 64
+train_images = 640
+validation_images = 200
+test_images = 200
+
+[supernet]
+name = "elastic"
+
+[supernet.timm]
+model = "test_resnet"
+family = "traced"
+resolutions = [32]
+
+[training]
+method = "pruning"
+target = 0.5
+begin = 0.1
+end = 0.8
+periods = 4
+schedule = { epochs = 2, peak_lr = 0.1 }
+
+[[devices]]
+name = "cpu-b1"
+threads = 1
+
+[[devices]]
+name = "cpu-b4"
+batch_size = 4
+threads = 1
+
+[measure]
+max_turns = 20
+
+[score]
+calibration_images = 128
+batch_size = 64
+"""
+
+
+def test_a_run_that_prunes_ends_with_one_network(tmp_path, command):
+    recipe, folder = tmp_path / "small.toml", tmp_path / "run"
+    recipe.write_text(RECIPE)
+    said = command("run", recipe, "--out", folder).stdout
+    pruned = folder / "pruned"
+    assert "units are gone" in said and f"written to {pruned}" in said
+    card = json.loads((pruned / "card.json").read_text())
+    assert 0.3 < card["macs_share"] <= 0.5 and set(card["accuracy"]) == {"validation", "test"}
+    network = load_subnet(pruned)
+    for name, n in (("cpu-b1", 1), ("cpu-b4", 4)):
+        measured = card["devices"][name]
+        assert (
+            measured["interval"][0] <= measured["seconds"] <= measured["interval"][1] and measured["whole_seconds"] > 0
+        )
+        images = np.random.default_rng(0).normal(size=(n, 1, 32, 32)).astype(np.float32)
+        session = onnxruntime.InferenceSession(pruned / measured["file"], providers=["CPUExecutionProvider"])
+        (found,) = session.run(None, {"images": images})
+        with torch.no_grad():
+            np.testing.assert_allclose(np.asarray(found), network(torch.from_numpy(images)), rtol=1e-3, atol=1e-4)
+    assert sorted(path.name for path in pruned.iterdir() if path.suffix == ".onnx") == ["cpu-b1.onnx", "cpu-b4.onnx"]
+    assert "finished already" in command("run", recipe, "--out", folder).stdout
+    refused = command("profile", folder, check=2)
+    assert "prunes, so there is nothing to search" in refused.stderr and "Traceback" not in refused.stderr
+
+
+def test_what_cannot_be_pruned_is_refused_before_the_training(tmp_path, command):
+    recipe = tmp_path / "small.toml"
+    for i, (old, new, why) in enumerate(
+        (
+            ('family = "traced"\n', "", "family = 'traced'"),
+            ("target = 0.5", "target = 0.01", "cannot be reached"),
+            ("target = 0.5", "target = 1.5", "not between 0 and 1"),
+            ("periods = 4", "begin = 0.9", "begin must be below end"),
+        )
+    ):
+        text = RECIPE.replace("begin = 0.1\n", "") if "begin = 0.9" in new else RECIPE
+        recipe.write_text(text.replace(old, new))
+        refused = command("run", recipe, "--out", tmp_path / f"run{i}", check=2)
+        assert why in refused.stderr and "Traceback" not in refused.stderr, refused.stderr
