@@ -121,7 +121,7 @@ def test_the_transformer_has_the_published_choices() -> None:
 
 
 @pytest.mark.parametrize("name", ["digits", "cifar10_gradual_shrinking", "imagenet_gradual_shrinking"])
-def test_the_recommended_training_opens_all_in_the_first_sixth_of_one_schedule(name: str) -> None:
+def test_gradual_shrinking_opens_all_in_the_first_sixth_of_one_schedule(name: str) -> None:
     _, net, (largest, shrinking) = built(name)
     assert largest.space == net.space and isinstance(largest.sampler, Largest)
     assert shrinking.sampler == Sandwich(2) and shrinking.loss.teacher == "in place"

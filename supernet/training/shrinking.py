@@ -113,7 +113,7 @@ def gradual_shrinking(
     step_by_step: Sequence[Group] = _STEP_BY_STEP,
     roles: Mapping[str, Role] = ROLES,
 ) -> tuple[Phase, ...]:
-    """Progressive shrinking inside one schedule, with the sandwich rule: the training that this project recommends.
+    """Progressive shrinking inside one schedule, with the sandwich rule.
 
     As in `progressive_shrinking` (Cai et al. 2020) the largest network comes first, in a phase of its own, and ranges
     open in the same order: groups of `at_once` from the first step on, then the next smaller choice of one group of
