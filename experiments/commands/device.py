@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
+_LONGEST_WORDS = 100  # characters about a device
 _FAREWELL_SECONDS = 20  # in which every client asks once more, and hears that nothing is left
 
 app = typer.Typer(help="Measure on browsers and on other hosts.", no_args_is_help=True)
@@ -24,6 +25,12 @@ RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a ru
 Name = Annotated[str, typer.Option("--device", metavar="NAME", help="The name under which the device is added.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images in every call.")]
 Threads = Annotated[int, typer.Option(min=1, help="Threads of the runtime.")]
+Hardware = Annotated[
+    str,
+    typer.Option(
+        help="What the device is beside what it tells of itself, such as '15 W mode': another text is another."
+    ),
+]
 N = Annotated[int | None, typer.Option("--n", min=1, help="Only the first so many planned sub-networks.")]
 
 
@@ -84,12 +91,13 @@ def kit(
     batch_size: BatchSize = 1,
     threads: Threads = 1,
     n: N = None,
+    hardware: Hardware = "",
 ) -> None:
     """Write a folder that measures wherever it is copied, with numpy and onnxruntime."""
     folder, report = _open(run)
     from experiments.measuring.kits import KitSettings, make_kit
 
-    identity = make_kit(folder, KitSettings(device, batch_size, threads, n), out, report)
+    identity = make_kit(folder, KitSettings(device, batch_size, threads, n, _words(hardware)), out, report)
     report.say(f"{out}: kit {identity}")
     report.say("  copy it to the device, there: python measure.py")
     report.say(f"  bring results.jsonl back:  supernet device import {run} results.jsonl")
@@ -118,6 +126,7 @@ def ssh(
     batch_size: BatchSize = 1,
     threads: Threads = 1,
     n: N = None,
+    hardware: Hardware = "",
     python: Annotated[str, typer.Option(help="Python there, with numpy and onnxruntime.")] = "python3",
     ssh_command: Annotated[str, typer.Option("--ssh", help="The ssh command, such as 'ssh -p 2222'.")] = "ssh",
 ) -> None:
@@ -129,7 +138,23 @@ def ssh(
     from hardware.remote.ssh import Host
 
     there = Host(host, shlex.split(ssh_command), python)
-    measure_over_ssh(folder, KitSettings(device, batch_size, threads, n), there, report)
+    measure_over_ssh(folder, KitSettings(device, batch_size, threads, n, _words(hardware)), there, report)
+
+
+def _words(hardware: str) -> str:
+    """As the device will have it.
+
+    Raises:
+        ValueError: it is too long, or nothing that can be read.
+    """
+    from hardware.remote.submission import printable
+
+    words = printable(hardware, _LONGEST_WORDS + 1)
+    if len(words) > _LONGEST_WORDS:
+        raise ValueError(f"--hardware has more than {_LONGEST_WORDS} characters; say it in fewer")
+    if hardware and not words:
+        raise ValueError(f"--hardware {hardware!r} has nothing in it that can be read; leave it out")
+    return words
 
 
 def _serve(server: DeviceServer, *, until_done: bool) -> None:

@@ -57,12 +57,16 @@ class Imported:
 
 @dataclass(frozen=True)
 class KitSettings:
-    """What a kit measures: under which name, how, and how many of the planned sub-networks (None: all)."""
+    """What a kit measures: under which name, how, and how many of the planned sub-networks (None: all).
+
+    `hardware` is what people say of the device beside what it tells of itself; another text is another device.
+    """
 
     name: str
     batch_size: int = 1
     threads: int = 1
     n: int | None = None
+    hardware: str = ""
 
 
 def make_kit(run: RunFolder, settings: KitSettings, out: Path, report: Reporter) -> str:
@@ -157,6 +161,7 @@ def _write(source: RunWork, work: Work, settings: KitSettings, out: Path, report
             out,
             batch_size=settings.batch_size,
             threads=settings.threads,
+            hardware=settings.hardware,
             advance=advance,
         )
     kit = kit_id(manifest)
@@ -173,6 +178,8 @@ def _open_work(source: RunWork, settings: KitSettings) -> Work:
         raise ValueError(
             f"{device}: for batch {settings.batch_size} and {settings.threads} thread(s) give another name by --device"
         )
+    elif not device.hardware.endswith(settings.hardware):
+        raise ValueError(f"{device}: for {settings.hardware!r} give another name by --device")
     else:
         work = Board(source, refusals(source.run)).work(device)
     return work if work.purpose == "final" else replace(work, jobs=work.jobs[: settings.n])
@@ -184,8 +191,9 @@ def _unfinished(source: RunWork, open_work: Work, settings: KitSettings) -> Work
     known = {job.name: job for job in (*source.planned(settings.name), *open_work.jobs)}
     for path in paths:
         manifest = read_json(path)
-        same = (settings.name, settings.batch_size, settings.threads)
-        if (manifest["name"], manifest["batch_size"], manifest["threads"]) == same:
+        same = (settings.name, settings.batch_size, settings.threads, settings.hardware)
+        told = (manifest["name"], manifest["batch_size"], manifest["threads"], manifest.get("hardware", ""))
+        if told == same:
             names = {name: _names(manifest, name) for name in ("anchors", "models")}
             is_open = manifest["purpose"] == open_work.purpose and set(names["models"]) & {
                 j.name for j in open_work.jobs
