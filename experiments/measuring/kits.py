@@ -21,7 +21,15 @@ from hardware.remote.ssh import Host
 from hardware.remote.work import Work
 from supernet.files import read_json, write_json
 
-__all__ = ["Imported", "KitSettings", "import_results", "make_kit", "measure_over_ssh"]
+__all__ = [
+    "Imported",
+    "KitSettings",
+    "forget_renamed",
+    "import_results",
+    "make_kit",
+    "measure_over_ssh",
+    "remember_renamed",
+]
 
 
 @dataclass(frozen=True)
@@ -95,7 +103,7 @@ def import_results(run: RunFolder, path: Path, name: str | None = None) -> Impor
     device, sessions = read_results(path, manifest)
     if not sessions:
         raise ValueError(f"{path}: nothing was measured yet")
-    source = RunWork(run, manifest["name"] if name is None else name)
+    source = RunWork(run, _name_now(run, manifest["name"]) if name is None else name)
     device = source.register_alone(device)
     board = Board(source, refusals(run))
     outcomes = [
@@ -103,6 +111,33 @@ def import_results(run: RunFolder, path: Path, name: str | None = None) -> Impor
         for one in sessions
     ]
     return Imported(device, tuple(outcomes), failed=sum(len(one.posted.failures) for one in sessions))
+
+
+def remember_renamed(run: RunFolder, old: str, new: str) -> None:
+    """See that results of kits that were made under the old name are taken under the new one."""
+    write_json(_renamed(run), {**_names_of_kits(run), old: new})
+
+
+def forget_renamed(run: RunFolder, name: str) -> None:
+    """Have no kit lead to a name any more."""
+    if _renamed(run).exists():
+        write_json(_renamed(run), {old: new for old, new in _names_of_kits(run).items() if new != name})
+
+
+def _name_now(run: RunFolder, name: str) -> str:
+    """The name that the device of a kit has now."""
+    known, names = run.added_devices(), _names_of_kits(run)
+    for _ in names:
+        name = name if name in known else names.get(name, name)
+    return name
+
+
+def _names_of_kits(run: RunFolder) -> dict[str, str]:
+    return read_json(_renamed(run)) if _renamed(run).exists() else {}
+
+
+def _renamed(run: RunFolder) -> Path:
+    return _manifests(run) / ".renamed.json"
 
 
 def measure_over_ssh(run: RunFolder, settings: KitSettings, host: Host, report: Reporter) -> Imported | None:

@@ -66,7 +66,8 @@ class Store:
     device, and what was planned there.
 
     Every add is a transaction of its own that is on the disk when the method returns, so a kill loses nothing, and
-    several processes may write at once. What is there is never changed: adding the same a second time keeps the first.
+    several processes may write at once. What is there is never changed, but for the name of a device: adding the same a
+    second time keeps the first.
     A network may be measured in any number of sessions; `measurements` makes latencies of them all.
 
     Between two adds the one file holds everything, so whoever copies it has it all: SQLite's rollback journal is there
@@ -232,6 +233,22 @@ class Store:
                 for fingerprint, device in self._database.execute(query).fetchall():
                     found.setdefault(fingerprint, _device(device))
         return list(found.values())
+
+    def rename(self, device: Device, name: str) -> None:
+        """Give a device another name in all that was measured, planned or tried under the name that it has."""
+        old, new = json.dumps(device.to_dict()), json.dumps({**device.to_dict(), "name": name})
+        columns = ("rowid", *CHECKED["sessions"], "checksum")
+        query = f"SELECT {', '.join(columns)} FROM sessions WHERE device = ?"
+        with self._errors(), self._transaction():
+            for values in self._database.execute(query, [old]).fetchall():
+                row: dict[str, Any] = dict(zip(columns, values, strict=True))
+                check_row("sessions", row)  # what is damaged stays so, and is told
+                row["checksum"] = checksum("sessions", row | {"device": new})
+                self._database.execute(
+                    "UPDATE sessions SET device = ?, checksum = ? WHERE rowid = ?", [new, row["checksum"], row["rowid"]]
+                )
+            for table in ("failures", "planned"):
+                self._database.execute(f"UPDATE {table} SET device = ? WHERE device = ?", [new, old])
 
     # -- failures and plans -------------------------------------------------------------------------------------------
 
