@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from onnx import ModelProto
 
 from experiments.budgets import format_count, format_seconds
 from experiments.measuring.devices import create_profiler
@@ -25,6 +26,7 @@ from hardware.loop.measurement import Measurement
 from hardware.loop.measuring import measure
 from hardware.onnx.export import export_onnx, onnx_parity
 from hardware.onnx.finishing import BATCH, free_batch, with_metadata
+from hardware.onnx.graph import oldest_runtime
 from hardware.profiling import Profiler, Workload
 from supernet.architecture import Architecture
 from supernet.files import new_folder, write_json
@@ -83,6 +85,7 @@ def write_bundle(
         metadata = {"id": arch.id, **given}
         told = {key: json.dumps(value, ensure_ascii=False) for key, value in metadata.items()}
         (folder / "model.onnx").write_bytes(with_metadata(onnx, told))
+        needs = oldest_runtime(ModelProto.FromString(onnx))
         if given["preprocessing"] is not None:
             shutil.copyfile(Path(__file__).with_name("run_bundle.py"), folder / "run.py")
         # The torch runtime cannot run the file: there the module that the file was made from is measured.
@@ -117,6 +120,7 @@ def write_bundle(
             "images": {split: run.data.n_images(split) for split in ("validation", "test")},
             "macs": int(run.untrained_supernet.macs(genes)[0]),
             "parameters": int(run.untrained_supernet.n_parameters(genes)[0]),
+            "onnxruntime": needs,  # the oldest that runs the file
             "onnx_difference": difference,
             "provenance": run.provenance,
         }
@@ -236,6 +240,7 @@ def _card_text(card: Mapping[str, Any]) -> str:
         },
         "multiply-accumulates": format_count(card["macs"]),
         "parameters": format_count(card["parameters"]),
+        **({"oldest onnxruntime that runs it": card["onnxruntime"]} if card["onnxruntime"] else {}),
         "ONNX (fp32) against torch": f"largest difference {card['onnx_difference']:.1e} of the largest output",
     }
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
