@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from hardware import ParityError, export_onnx, onnx_parity
+from hardware.onnx import graph
 from hardware.onnx.graph import oldest_runtime
 from hardware.onnx.recorder import UnsupportedError, record
 
@@ -199,3 +200,9 @@ def test_a_file_is_as_old_as_its_operators_allow(layers, opset, runtime):
     assert proto.ir_version <= {13: 7, 14: 7, 17: 8, 19: 9, 20: 9}[opset]
     onnx.checker.check_model(proto, full_check=True)
     onnx_parity(model, module, (2, 3, 8, 8))
+
+
+def test_weights_that_no_file_can_hold_are_refused(monkeypatch):
+    monkeypatch.setattr(graph, "_LARGEST", 1000)
+    with pytest.raises(ValueError, match=r"GB do not fit into an ONNX file, which holds 2 GB"):
+        export_onnx(nn.Sequential(nn.Flatten(), nn.Linear(192, 10)).eval(), (1, 3, 8, 8))

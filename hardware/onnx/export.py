@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
+from google.protobuf.message import EncodeError
 from onnx import helper
 from torch import nn
 
@@ -89,7 +90,10 @@ def _exported_by_torch(module: nn.Module, input_shape: Sequence[int]) -> bytes:
     assert program is not None  # dynamo=True without a path always returns the program
     model = program.model_proto
     model.ir_version = helper.find_min_ir_version_for(model.opset_import)
-    return model.SerializeToString()
+    try:
+        return model.SerializeToString()
+    except EncodeError as error:
+        raise ValueError("the weights do not fit into an ONNX file, which holds 2 GB") from error
 
 
 @contextlib.contextmanager
