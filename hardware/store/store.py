@@ -19,7 +19,7 @@ import numpy as np
 from hardware.device import Device
 from hardware.loop.measurement import Measurements
 from hardware.loop.session import FEWEST_TURNS, MeasuredNetwork, Network, Session
-from hardware.store.schema import CHECKED, checksum, lay_out
+from hardware.store.schema import CHECKED, check_size, checksum, create, lay_out
 
 __all__ = ["Failure", "Record", "Score", "Store", "check_row"]
 
@@ -78,12 +78,18 @@ class Store:
         read_only: nothing is written, neither the file nor anything beside it, and the file must be there.
 
     Raises:
-        ValueError: the file is damaged, is something else, or was written by another version of this project.
+        ValueError: the file is damaged, empty or not whole, is something else, or was written by another version of
+            this project.
         OSError: the file cannot be read or written.
     """
 
     def __init__(self, path: str | Path, read_only: bool = False) -> None:
         self.path = Path(path)
+        with self._errors():
+            if self.path.is_file():
+                check_size(self.path)
+            elif not read_only:
+                create(self.path)
         place = f"{self.path.absolute().as_uri()}?mode={self._mode()}" if read_only else self.path
         with self._errors():
             self._database = sqlite3.connect(place, timeout=_BUSY_SECONDS, isolation_level=None, uri=read_only)
