@@ -137,8 +137,9 @@ def _given(run: RunFolder, resolution: int) -> dict[str, Any]:
     preprocessing = None
     if how is not None:
         preprocessing = {
-            "resize": int(resolution / how.crop),
-            "crop": resolution,
+            "resize": int(run.data.resolution / how.crop),
+            "crop": run.data.resolution,
+            "side": resolution,
             "interpolation": how.interpolation,
             "upright": how.upright,
             "mean": list(how.mean),
@@ -207,13 +208,14 @@ def _machine(slower: float | None) -> dict[str, str]:
 def _input(card: Mapping[str, Any]) -> str:
     how, names = card["input"], card["classes"]
     mean, std = (", ".join(f"{value:g}" for value in how[key]) for key in ("mean", "std"))
+    smaller = f", then made {how['side']} (bilinear, antialiased)" if how["side"] != how["crop"] else ""
     turned = ", turned as its EXIF orientation says" if how["upright"] else ""
     shown = ", ".join(names[:10]) + (f" and {len(names) - 10} more, all in card.json" if len(names) > 10 else "")
     classes = f"- Classes, in the order of the outputs: {shown}.\n" if names else ""
     return (
         f"- An image becomes its input so: {'grey' if len(how['mean']) == 1 else 'RGB'}{turned}, shorter side resized "
         f"to {how['resize']} ({how['interpolation']}), {how['crop']} cropped in the centre, divided by 255, minus mean "
-        f"({mean}), divided by standard deviation ({std}). The metadata of the file says the same.\n{classes}"
+        f"({mean}), divided by standard deviation ({std}){smaller}. The metadata of the file says the same.\n{classes}"
     )
 
 

@@ -125,6 +125,8 @@ class Recipe(Section):
         if self.task is None:
             return
         training, engine = self.training, self.engine
+        if self.data.class_weights:
+            raise ValueError("data.class_weights are for labels of classes, which a [task] has not; remove them")
         if engine.mixup or engine.cutmix:
             raise ValueError("engine.mixup and engine.cutmix mix the labels of classes, which a [task] has not; remove")
         if engine.rollback.margin is not None and "margin" in engine.rollback.model_fields_set:

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from torch import Tensor
+from torch.nn import functional as F
+
 from experiments.settings.recipe import Recipe
 from experiments.settings.training import NoTrainingSettings, TrainedSettings
 from experiments.task import create_task
 from supernet.space import SearchSpace
 from supernet.space.roles import roles_of
-from supernet.training import MeanSquare, OwnLoss, Phase, Schedule, plain, with_loss
+from supernet.training import (
+    CrossEntropy,
+    Distillation,
+    InPlaceDistillation,
+    MeanSquare,
+    OwnLoss,
+    Phase,
+    Schedule,
+    plain,
+    with_loss,
+)
 from supernet.training.draws import CountsMacs
 
 __all__ = ["alone_phases", "training_phases"]
@@ -58,7 +73,24 @@ def _phases(recipe: Recipe, training: TrainedSettings, supernet: CountsMacs) -> 
     return _for_task(recipe, training.phases(supernet.space, roles_of(supernet), imitation))
 
 
+def _weighted(phase: Phase, weights: tuple[float, ...], label_smoothing: float) -> Phase:
+    """The phase with weights of classes in its cross-entropy with the labels; what a teacher teaches has none."""
+    if not weights:
+        return phase
+
+    def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+        weight = logits.new_tensor(weights)
+        return F.cross_entropy(logits, labels, weight, label_smoothing=label_smoothing)
+
+    own = OwnLoss(f"cross-entropy with weights {weights}", cross_entropy)
+    if isinstance(phase.loss, CrossEntropy):
+        return replace(phase, loss=own)
+    assert isinstance(phase.loss, Distillation | InPlaceDistillation)  # whatever methods of ours make
+    return replace(phase, loss=replace(phase.loss, own=own))
+
+
 def _for_task(recipe: Recipe, phases: tuple[Phase, ...]) -> tuple[Phase, ...]:
     if recipe.task is None:
-        return phases
+        weights = recipe.data.class_weights
+        return tuple(_weighted(phase, weights, recipe.optimisation.label_smoothing) for phase in phases)
     return with_loss(phases, OwnLoss(recipe.task.loss, create_task(recipe.task).loss))
