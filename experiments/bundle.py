@@ -18,7 +18,7 @@ from experiments.measuring.quantized import file_score, quantized_file
 from experiments.measuring.remote import StoredProfiler
 from experiments.plans import anchors
 from experiments.progress import Reporter
-from experiments.quantities import KINDS, kinds_with, quality
+from experiments.quantities import KINDS, Kind, kinds_with, quality
 from experiments.run_folder import RunFolder
 from experiments.scoring.scorer import Scorer
 from experiments.settings.devices import DeviceSettings
@@ -52,7 +52,15 @@ def find_architecture(run: RunFolder, key: str) -> Architecture:
 
 
 def write_bundle(
-    run: RunFolder, arch: Architecture, device: str | None, out: Path, report: Reporter, any_batch: bool = False
+    run: RunFolder,
+    arch: Architecture,
+    device: str | None,
+    out: Path,
+    report: Reporter,
+    any_batch: bool = False,
+    *,
+    scorer: Scorer | None = None,
+    tuned: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write the bundle of a sub-network for a device into a new folder; returns its card.
 
@@ -60,13 +68,17 @@ def write_bundle(
     the latency on the card was measured on; for a device that was added to the run, the latency is what that device
     measured for the same network. Its metadata say how an image becomes its input and what its outputs are.
 
+    Args:
+        scorer: gives the sub-network and its scores; default, as the supernet has it.
+        tuned: what became of it since it left the supernet, for the card.
+
     Raises:
         ValueError: `out` exists and is not empty, no such device, or the ONNX file computes something else than torch.
         OSError: the folder cannot be written.
     """
     with new_folder(out) as folder:
         profiler = _profiler(run, device or run.recipe.devices[0].name)
-        scorer = Scorer(run)
+        scorer = scorer or Scorer(run)
         name = run.task.metric.name
         scores = {split: scorer.score([arch], split, report)[arch.id].metrics[name] for split in ("validation", "test")}
         subnet = scorer.subnet(arch)
@@ -122,6 +134,7 @@ def write_bundle(
             "parameters": int(run.untrained_supernet.n_parameters(genes)[0]),
             "onnxruntime": needs,  # the oldest that runs the file
             "onnx_difference": difference,
+            "finetuned": tuned,
             "provenance": run.provenance,
         }
         assert run.supernet.definition is not None  # every supernet of a run comes from create_supernet
@@ -219,6 +232,18 @@ def _input(card: Mapping[str, Any]) -> str:
     )
 
 
+def _origin(card: Mapping[str, Any], good: Kind) -> str:
+    """Where its weights come from."""
+    tuned = card["finetuned"]
+    if tuned is None:
+        return "Taken out of a once-for-all supernet without retraining"
+    before = " and ".join(f"{good.exactly(value)} on {split}" for split, value in tuned["before"].items())
+    return (
+        f"Taken out of a once-for-all supernet, where it had {before}, and trained alone for {tuned['epochs']} more "
+        f"epochs (learning rate {tuned['peak_lr']:g} to 0), taught by the supernet's largest network"
+    )
+
+
 def _card_text(card: Mapping[str, Any]) -> str:
     latency, device, provenance = card["latency"], card["device"], card["provenance"]
     low, high = map(format_seconds, latency["interval"])
@@ -269,6 +294,6 @@ def _card_text(card: Mapping[str, Any]) -> str:
 - `card.json`: this card with every repeat of the measurement.
 
 ## How it was made
-Taken out of a once-for-all supernet without retraining; its BatchNorm statistics were calibrated for it alone on
-training images. Recipe {provenance["recipe"]}, seed {provenance["seed"]}, commit {provenance["commit"] or "unknown"}.
+{_origin(card, good)}; its BatchNorm statistics were calibrated for it alone on training images.
+Recipe {provenance["recipe"]}, seed {provenance["seed"]}, commit {provenance["commit"] or "unknown"}.
 """

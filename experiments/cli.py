@@ -42,6 +42,10 @@ Out = Annotated[Path | None, typer.Option("--out", help="The folder of the run. 
 AddedDevice = Annotated[
     str | None, typer.Option("--device", help="Only for this device, such as one that was added to the run.")
 ]
+Batch = Annotated[
+    str | None,
+    typer.Option("--batch", help="'any' for a file that takes any number of images.  [default: the device's]"),
+]
 DeviceName = Annotated[str | None, typer.Option("--device", help="A device of the recipe, by name.")]
 
 
@@ -292,19 +296,68 @@ def export(
     arch: Annotated[str, typer.Option("--arch", help="Id of the sub-network, or how it begins.")],
     out: Annotated[Path, typer.Option("--out", help="The new folder of the bundle.")],
     device: DeviceName = None,
-    batch: Annotated[
-        str | None,
-        typer.Option("--batch", help="'any' for a file that takes any number of images.  [default: the device's]"),
-    ] = None,
+    batch: Batch = None,
 ) -> None:
     """Write a sub-network as ONNX and safetensors, with the latency measured on the finished file."""
-    if batch not in (None, "any"):
-        raise ValueError(f"--batch {batch} is not possible: 'any', or leave it out for the batch size of the device")
+    any_batch = _any_batch(batch)
     folder, report = _open(run)
     from experiments import pipeline
     from experiments.commands.tables import print_card
 
-    print_card(pipeline.export(folder, arch, device, out, report, batch == "any"), out)
+    print_card(pipeline.export(folder, arch, device, out, report, any_batch), out)
+
+
+def _any_batch(batch: str | None) -> bool:
+    if batch not in (None, "any"):
+        raise ValueError(f"--batch {batch} is not possible: 'any', or leave it out for the batch size of the device")
+    return batch == "any"
+
+
+@app.command()
+def finetune(
+    run: RunPath,
+    arch: Annotated[str, typer.Option("--arch", help="Id of the sub-network, or how it begins.")],
+    out: Annotated[Path, typer.Option("--out", help="The new folder of the bundle.")],
+    device: DeviceName = None,
+    epochs: Annotated[int, typer.Option(min=1, help="How long.")] = 5,
+    lr: Annotated[
+        float | None, typer.Option("--lr", help="Learning rate at first.  [default: a tenth of the training's]")
+    ] = None,
+    batch: Batch = None,
+) -> None:
+    """Train one sub-network alone for a few epochs, taught by the largest, and export it. Run again, it carries on."""
+    if lr is not None and not 0 < lr < float("inf"):
+        raise ValueError(f"--lr {lr:g} must be above 0")
+    any_batch = _any_batch(batch)
+    folder, report = _open(run)
+    from experiments import pipeline
+    from experiments.commands.tables import print_card
+
+    card = pipeline.finetune(folder, arch, device, out, report, epochs=epochs, peak_lr=lr, any_batch=any_batch)
+    print_card(card, out)
+
+
+@app.command()
+def push(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="What `supernet export` or `finetune` wrote.")],
+    repository: Annotated[
+        str | None, typer.Argument(metavar="USER/NAME", help="On the Hugging Face hub; made if it is not there.")
+    ] = None,
+    private: Annotated[bool, typer.Option("--private", help="A new repository is seen by you alone.")] = False,
+    folder: Annotated[Path | None, typer.Option(help="Write what would be pushed here instead.")] = None,
+) -> None:
+    """Push a bundle to the Hugging Face hub, where `timm.create_model` loads it."""
+    from experiments.hub import push_to_hub, write_hub_folder
+
+    if (repository is None) == (folder is None):
+        raise ValueError("give either USER/NAME, to push, or --folder, to write what would be pushed")
+    if folder is not None:
+        write_hub_folder(bundle, folder)
+        print(
+            f'{folder}: after `import supernet.hub`, timm.create_model("local-dir:{folder}", pretrained=True) loads it'
+        )
+    elif repository is not None:
+        print(push_to_hub(bundle, repository, private))
 
 
 @app.command()

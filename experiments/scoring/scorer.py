@@ -104,9 +104,12 @@ class Scorer:
         ]
 
     def _calibrated(self, arch: Architecture) -> nn.Module:
-        subnet = self.run.supernet.extract(arch).to(self.world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        subnet = self._extracted(arch).to(self.world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         images = self._calibration.at(arch.resolution)
         return recalibrate(subnet, (batch for batch, _ in images)).eval()
+
+    def _extracted(self, arch: Architecture) -> nn.Module:
+        return self.run.supernet.extract(arch)
 
     @cached_property
     def _calibration(self) -> KeptImages[None]:

@@ -25,7 +25,7 @@ from supernet.training import (
 )
 from supernet.training.draws import CountsMacs
 
-__all__ = ["alone_phases", "training_phases"]
+__all__ = ["alone_phases", "for_task", "highest_rate", "training_phases"]
 
 
 def training_phases(recipe: Recipe, supernet: CountsMacs) -> tuple[Phase, ...]:
@@ -50,8 +50,7 @@ def alone_phases(recipe: Recipe, supernet: CountsMacs, space: SearchSpace, epoch
     if isinstance(training, NoTrainingSettings):
         if epochs is None:
             raise ValueError("the supernet is not trained, so its baselines need epochs of their own: baselines.epochs")
-        # Linear in the batch size (Goyal et al. 2017).
-        schedule, clip = Schedule(epochs, peak_lr or 0.1 * recipe.data.batch_size / 256), None
+        schedule, clip = Schedule(epochs, peak_lr or _usual_rate(recipe)), None
     else:
         phases = _phases(recipe, training, supernet)
         schedule, clip = (
@@ -63,14 +62,26 @@ def alone_phases(recipe: Recipe, supernet: CountsMacs, space: SearchSpace, epoch
             ),
             phases[-1].clip,
         )
-    (phase,) = _for_task(recipe, plain(space, schedule, recipe.optimisation.label_smoothing, clip))
+    (phase,) = for_task(recipe, plain(space, schedule, recipe.optimisation.label_smoothing, clip))
     return (phase,)
+
+
+def highest_rate(recipe: Recipe, supernet: CountsMacs) -> float:
+    """The highest learning rate of a recipe's training; where it has none, one that suits its batch size."""
+    training = recipe.training
+    if isinstance(training, NoTrainingSettings):
+        return _usual_rate(recipe)
+    return max(phase.schedule.peak_lr for phase in _phases(recipe, training, supernet))
+
+
+def _usual_rate(recipe: Recipe) -> float:
+    return 0.1 * recipe.data.batch_size / 256  # linear in the batch size (Goyal et al. 2017)
 
 
 def _phases(recipe: Recipe, training: TrainedSettings, supernet: CountsMacs) -> tuple[Phase, ...]:
     # Outputs that are no probabilities can only be imitated as numbers.
     imitation = MeanSquare() if recipe.task is not None else None
-    return _for_task(recipe, training.phases(supernet.space, roles_of(supernet), imitation))
+    return for_task(recipe, training.phases(supernet.space, roles_of(supernet), imitation))
 
 
 def _weighted(phase: Phase, weights: tuple[float, ...], label_smoothing: float) -> Phase:
@@ -89,7 +100,12 @@ def _weighted(phase: Phase, weights: tuple[float, ...], label_smoothing: float) 
     return replace(phase, loss=replace(phase.loss, own=own))
 
 
-def _for_task(recipe: Recipe, phases: tuple[Phase, ...]) -> tuple[Phase, ...]:
+def for_task(recipe: Recipe, phases: tuple[Phase, ...]) -> tuple[Phase, ...]:
+    """The phases with the loss that a recipe asks for: that of its task, or with weights of classes.
+
+    Raises:
+        ValueError: the loss of a task cannot be found.
+    """
     if recipe.task is None:
         weights = recipe.data.class_weights
         return tuple(_weighted(phase, weights, recipe.optimisation.label_smoothing) for phase in phases)
