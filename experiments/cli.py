@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -42,6 +43,7 @@ Out = Annotated[Path | None, typer.Option("--out", help="The folder of the run. 
 AddedDevice = Annotated[
     str | None, typer.Option("--device", help="Only for this device, such as one that was added to the run.")
 ]
+Budget = Annotated[str | None, typer.Option("--budget", help="The longest latency that is of use, such as 5ms.")]
 Batch = Annotated[
     str | None,
     typer.Option("--batch", help="'any' for a file that takes any number of images.  [default: the device's]"),
@@ -67,8 +69,50 @@ def _options(
 
 
 @app.command()
-def run(recipe: RecipePath, out: Out = None) -> None:
+def init(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder of images, such as one per class.")],
+    out: Annotated[Path, typer.Option("--out", help="The recipe to write.")] = Path("recipe.toml"),
+    budget: Budget = None,
+) -> None:
+    """Write a recipe for a folder of images, with every key explained in a comment."""
+    if out.exists():
+        raise ValueError(f"{out} exists; give another file with --out")
+    _write_first_recipe(folder, out, budget)
+    name = quote(str(out))
+    print(f"{out} is written; look at the data with `supernet data {name}`, then `supernet run {name}`")
+
+
+def _write_first_recipe(folder: Path, out: Path, budget: str | None) -> None:
+    from experiments.initial_recipe import first_recipe, look_into
+    from supernet.files import write_text
+
+    write_text(out, first_recipe(folder, look_into(folder), budget))
+
+
+@app.command()
+def run(
+    recipe: Annotated[Path | None, typer.Argument(metavar="[RECIPE]", help="The recipe, a TOML file.")] = None,
+    out: Out = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Instead of a recipe: a folder of images; all else is chosen for you.")
+    ] = None,
+    budget: Budget = None,
+) -> None:
     """Do everything: train, profile, score, fit, search, compare. Run again, it carries on."""
+    if (recipe is None) == (data is None):
+        raise ValueError("give either a RECIPE or --data FOLDER")
+    if budget is not None and data is None:
+        raise ValueError("--budget belongs to --data; in a recipe it is search.constraints")
+    if data is not None:
+        recipe = Path("runs") / f"{data.resolve().name}.toml"
+        if not recipe.exists():
+            _write_first_recipe(data, recipe, budget)
+            print(f"{recipe} is written: what was chosen, and why")
+        elif budget is not None and budget not in recipe.read_text(encoding="utf-8"):
+            raise ValueError(
+                f"{recipe} is there without the budget {budget}: change search.constraints in it, and run it"
+            )
+    assert recipe is not None
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError("`run` is one process: train on many with `torchrun ... -m supernet_nas train`, then run it")
     folder, report = _start(recipe, out)
@@ -84,7 +128,7 @@ def run(recipe: RecipePath, out: Out = None) -> None:
 @app.command()
 def demo(out: Annotated[Path, typer.Option("--out", help="The folder of the run.")] = Path("runs/digits")) -> None:
     """The whole way on embedded data, in 5 to 8 minutes: `supernet run` of a recipe that comes with the package."""
-    run(Path(__file__).parent / "recipes" / "digits.toml", out)
+    run(Path(__file__).parent / "recipes" / "digits.toml", out, None, None)
 
 
 @app.command("data")

@@ -36,10 +36,11 @@ def test_any_network_becomes_what_the_page_says():
 
 
 def test_the_page_of_all_keys_is_that_of_the_settings():
-    from experiments.settings.reference import recipe_page
+    from experiments.settings.reference import recipe_page, recipe_schema
 
     page = Path(__file__).parents[1] / "docs" / "recipe.md"
     assert page.read_text() == recipe_page(), "make it again: python -m experiments.settings.reference > docs/recipe.md"
+    assert (page.parent / "recipe.schema.json").read_text() == recipe_schema(), "make it again, with --schema"
     assert "| `on_damaged` |" in recipe_page() and "method `'progressive_shrinking'`" in recipe_page()
 
 
