@@ -28,6 +28,7 @@ from experiments.settings.sections import (
     SearchSettings,
 )
 from experiments.settings.training import SingleStageSettings
+from supernet.training.collapse import Rollback
 
 __all__ = ["Found", "first_recipe", "look_into"]
 
@@ -44,12 +45,14 @@ class Found:
 
     Attributes:
         n_train: training images.
+        n_validation: validation images.
         n_classes: classes.
         side: shorter side of an image in the middle, in pixels.
         grey: whether no image has colours.
     """
 
     n_train: int
+    n_validation: int
     n_classes: int
     side: int
     grey: bool
@@ -82,7 +85,7 @@ def look_into(folder: Path) -> Found:
                 continue
         if not sizes:
             raise ValueError(f"not one of {len(places)} images of {folder} can be read; see `supernet data --check`")
-        return Found(data.n_images("train"), data.n_classes, int(np.median(sizes)), grey)
+        return Found(data.n_images("train"), data.n_images("validation"), data.n_classes, int(np.median(sizes)), grey)
 
 
 def first_recipe(folder: Path, found: Found, budget: str | None = None) -> str:
@@ -99,6 +102,8 @@ def first_recipe(folder: Path, found: Found, budget: str | None = None) -> str:
     epochs = int(np.clip(round(_SEEN / found.n_train), 6, 40))
     first = max(1, epochs // 5)
     spread = {"peak_lr": 0.1 * batch_size / 64, "warmup_epochs": 1.0 if epochs > 6 else 0.5}
+    # By how much the accuracy of few images falls by chance alone: three standard errors, and more is a collapse.
+    luck, usual = round(min(0.9, 1.5 / math.sqrt(found.n_validation)), 2), Rollback().margin or 0.0
     chosen: list[tuple[str, type[BaseModel], dict[str, Any]]] = [
         ("[data]", DataSettings, {
             "source": "folder", "root": str(folder.resolve()), "batch_size": batch_size,
@@ -112,7 +117,7 @@ def first_recipe(folder: Path, found: Found, budget: str | None = None) -> str:
             "method": "single_stage", "largest": {"epochs": first, **spread},
             "schedule": {"epochs": epochs - first, "peak_lr": spread["peak_lr"]}, "label_weight": [1.0, 0.5],
         }),
-        ("[engine]", EngineSettings, {}),
+        ("[engine]", EngineSettings, {} if luck < usual else {"rollback": {"margin": luck}}),
         ("[[devices]]", DeviceSettings, {"name": _DEVICE}),
         ("[measure]", MeasureSettings, {"n_architectures": 60}),
         ("[score]", ScoreSettings, {
