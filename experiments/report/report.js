@@ -43,7 +43,7 @@
       const value = Math.exp(low + ((high - low) * i) / 4), accuracy = least + ((most - least) * i) / 4;
       svg.append(
         element("svg:line", { x1: across(value), x2: across(value), y1: TOP, y2: HEIGHT - BOTTOM, class: "grid" }),
-        element("svg:text", { x: across(value), y: HEIGHT - BOTTOM + 18, "text-anchor": "middle" }, written(value, cost)),
+        element("svg:text", { x: across(value), y: HEIGHT - BOTTOM + 18, "text-anchor": i < 4 ? "middle" : "end" }, written(value, cost)),
         element("svg:line", { x1: LEFT, x2: WIDTH - RIGHT, y1: up(accuracy), y2: up(accuracy), class: "grid" }),
         element("svg:text", { x: LEFT - 8, y: up(accuracy) + 4, "text-anchor": "end" }, score(accuracy)));
     }
@@ -62,7 +62,8 @@
         + `${written(point.values[cost.name], cost)} measured${range}`
         + (predicted ? `, ${written(predicted, cost)} predicted before` : "") + `. ${point.label}`;
     }
-    async function copy(point) {
+    async function copy(point, series) {
+      if (!series.own) { tip.textContent = `${point.id} is a network of its own, which no run exports.`; return; }
       let done = "copied";
       try { await navigator.clipboard.writeText(command(point)); } catch { done = "copy this"; }
       tip.textContent = `${done}: ${command(point)}`;
@@ -84,8 +85,8 @@
         const dot = element("svg:circle", { cx: x, cy: up(y(point)), r: 5, tabindex: 0, class: point.test === null ? "untested" : "", "data-id": point.id });
         dot.append(element("svg:title", {}, described(point, series.name)));
         for (const event of ["mouseenter", "focus"]) dot.addEventListener(event, () => { tip.textContent = described(point, series.name); });
-        dot.addEventListener("click", () => copy(point));
-        dot.addEventListener("keydown", (event) => { if (event.key === "Enter") copy(point); });
+        dot.addEventListener("click", () => copy(point, series));
+        dot.addEventListener("keydown", (event) => { if (event.key === "Enter") copy(point, series); });
         group.append(dot);
         const [foretold, guessed] = [point.predicted[cost.name], point.predicted[goal.quality]];
         if (foretold > 0 && guessed !== undefined) {
@@ -111,18 +112,18 @@
     function ask() {
       const limit = Math.exp(low + ((high - low) * slider.value) / 1000) * (1 + 1e-9);
       budget.setAttribute("x1", across(limit)); budget.setAttribute("x2", across(limit));
-      let best = null, of = "";
+      let best = null, of = null;
       for (const series of goal.series.filter((one) => one.own)) {
         for (const point of series.points) {
           if (point.values[cost.name] > limit || point.validation === null) continue;
-          if (!best || better(point.validation, best.validation)) [best, of] = [point, series.name];
+          if (!best || better(point.validation, best.validation)) [best, of] = [point, series];
         }
       }
       const asked = `${cost.words} up to ${written(limit, cost)}: `;
       if (!best) { answer.textContent = `${asked}nothing that was measured is as cheap.`; return; }
       const button = element("button", { type: "button" }, "copy the export command");
-      button.addEventListener("click", () => copy(best));
-      answer.replaceChildren(asked, element("code", {}, best.id), ` is the best on validation: ${described(best, of)} `, button);
+      button.addEventListener("click", () => copy(best, of));
+      answer.replaceChildren(asked, element("code", {}, best.id), ` is the best on validation: ${described(best, of.name)} `, button);
     }
     slider.addEventListener("input", ask);
     place.append(legend, svg, tip, element("label", { class: "slider" }, `Budget of ${cost.words} `, slider), answer);
