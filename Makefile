@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test test-fast check format clean
+.PHONY: demo test test-fast check format site clean
 
 demo: .venv/installed
 	$(BIN)/supernet run experiments/recipes/digits.toml
@@ -25,8 +25,13 @@ format: .venv/installed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# The documentation as a site, in site/; a link that leads nowhere ends it.
+site: .venv/installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	$(BIN)/mkdocs build --strict
+
 clean:
-	rm -rf .venv
+	rm -rf .venv site
 
 # Pinned versions come from constraints.txt; the marker is written last, so an interrupted installation is completed.
 .venv/installed: pyproject.toml constraints.txt

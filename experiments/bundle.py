@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from onnx import ModelProto
 
 from experiments.budgets import format_count, format_seconds
 from experiments.measuring.devices import create_profiler
@@ -17,7 +18,7 @@ from experiments.measuring.quantized import file_score, quantized_file
 from experiments.measuring.remote import StoredProfiler
 from experiments.plans import anchors
 from experiments.progress import Reporter
-from experiments.quantities import KINDS, kinds_with, quality
+from experiments.quantities import KINDS, Kind, kinds_with, quality
 from experiments.run_folder import RunFolder
 from experiments.scoring.scorer import Scorer
 from experiments.settings.devices import DeviceSettings
@@ -25,6 +26,7 @@ from hardware.loop.measurement import Measurement
 from hardware.loop.measuring import measure
 from hardware.onnx.export import export_onnx, onnx_parity
 from hardware.onnx.finishing import BATCH, free_batch, with_metadata
+from hardware.onnx.graph import oldest_runtime
 from hardware.profiling import Profiler, Workload
 from supernet.architecture import Architecture
 from supernet.files import new_folder, write_json
@@ -50,7 +52,15 @@ def find_architecture(run: RunFolder, key: str) -> Architecture:
 
 
 def write_bundle(
-    run: RunFolder, arch: Architecture, device: str | None, out: Path, report: Reporter, any_batch: bool = False
+    run: RunFolder,
+    arch: Architecture,
+    device: str | None,
+    out: Path,
+    report: Reporter,
+    any_batch: bool = False,
+    *,
+    scorer: Scorer | None = None,
+    tuned: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write the bundle of a sub-network for a device into a new folder; returns its card.
 
@@ -58,13 +68,17 @@ def write_bundle(
     the latency on the card was measured on; for a device that was added to the run, the latency is what that device
     measured for the same network. Its metadata say how an image becomes its input and what its outputs are.
 
+    Args:
+        scorer: gives the sub-network and its scores; default, as the supernet has it.
+        tuned: what became of it since it left the supernet, for the card.
+
     Raises:
         ValueError: `out` exists and is not empty, no such device, or the ONNX file computes something else than torch.
         OSError: the folder cannot be written.
     """
     with new_folder(out) as folder:
         profiler = _profiler(run, device or run.recipe.devices[0].name)
-        scorer = Scorer(run)
+        scorer = scorer or Scorer(run)
         name = run.task.metric.name
         scores = {split: scorer.score([arch], split, report)[arch.id].metrics[name] for split in ("validation", "test")}
         subnet = scorer.subnet(arch)
@@ -83,6 +97,7 @@ def write_bundle(
         metadata = {"id": arch.id, **given}
         told = {key: json.dumps(value, ensure_ascii=False) for key, value in metadata.items()}
         (folder / "model.onnx").write_bytes(with_metadata(onnx, told))
+        needs = oldest_runtime(ModelProto.FromString(onnx))
         if given["preprocessing"] is not None:
             shutil.copyfile(Path(__file__).with_name("run_bundle.py"), folder / "run.py")
         # The torch runtime cannot run the file: there the module that the file was made from is measured.
@@ -117,7 +132,9 @@ def write_bundle(
             "images": {split: run.data.n_images(split) for split in ("validation", "test")},
             "macs": int(run.untrained_supernet.macs(genes)[0]),
             "parameters": int(run.untrained_supernet.n_parameters(genes)[0]),
+            "onnxruntime": needs,  # the oldest that runs the file
             "onnx_difference": difference,
+            "finetuned": tuned,
             "provenance": run.provenance,
         }
         assert run.supernet.definition is not None  # every supernet of a run comes from create_supernet
@@ -144,8 +161,9 @@ def preprocessing_of(run: RunFolder, resolution: int) -> dict[str, Any] | None:
     if how is None:
         return None
     return {
-        "resize": int(resolution / how.crop),
-        "crop": resolution,
+        "resize": int(run.data.resolution / how.crop),
+        "crop": run.data.resolution,
+        "side": resolution,
         "interpolation": how.interpolation,
         "upright": how.upright,
         "mean": list(how.mean),
@@ -208,13 +226,26 @@ def _machine(slower: float | None) -> dict[str, str]:
 def _input(card: Mapping[str, Any]) -> str:
     how, names = card["input"], card["classes"]
     mean, std = (", ".join(f"{value:g}" for value in how[key]) for key in ("mean", "std"))
+    smaller = f", then made {how['side']} (bilinear, antialiased)" if how["side"] != how["crop"] else ""
     turned = ", turned as its EXIF orientation says" if how["upright"] else ""
     shown = ", ".join(names[:10]) + (f" and {len(names) - 10} more, all in card.json" if len(names) > 10 else "")
     classes = f"- Classes, in the order of the outputs: {shown}.\n" if names else ""
     return (
         f"- An image becomes its input so: {'grey' if len(how['mean']) == 1 else 'RGB'}{turned}, shorter side resized "
         f"to {how['resize']} ({how['interpolation']}), {how['crop']} cropped in the centre, divided by 255, minus mean "
-        f"({mean}), divided by standard deviation ({std}). The metadata of the file says the same.\n{classes}"
+        f"({mean}), divided by standard deviation ({std}){smaller}. The metadata of the file says the same.\n{classes}"
+    )
+
+
+def _origin(card: Mapping[str, Any], good: Kind) -> str:
+    """Where its weights come from."""
+    tuned = card["finetuned"]
+    if tuned is None:
+        return "Taken out of a once-for-all supernet without retraining"
+    before = " and ".join(f"{good.exactly(value)} on {split}" for split, value in tuned["before"].items())
+    return (
+        f"Taken out of a once-for-all supernet, where it had {before}, and trained alone for {tuned['epochs']} more "
+        f"epochs (learning rate {tuned['peak_lr']:g} to 0), taught by the supernet's largest network"
     )
 
 
@@ -241,6 +272,7 @@ def _card_text(card: Mapping[str, Any]) -> str:
         },
         "multiply-accumulates": format_count(card["macs"]),
         "parameters": format_count(card["parameters"]),
+        **({"oldest onnxruntime that runs it": card["onnxruntime"]} if card["onnxruntime"] else {}),
         "ONNX (fp32) against torch": f"largest difference {card['onnx_difference']:.1e} of the largest output",
     }
     table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
@@ -267,6 +299,6 @@ def _card_text(card: Mapping[str, Any]) -> str:
 - `card.json`: this card with every repeat of the measurement.
 
 ## How it was made
-Taken out of a once-for-all supernet without retraining; its BatchNorm statistics were calibrated for it alone on
-training images. Recipe {provenance["recipe"]}, seed {provenance["seed"]}, commit {provenance["commit"] or "unknown"}.
+{_origin(card, good)}; its BatchNorm statistics were calibrated for it alone on training images.
+Recipe {provenance["recipe"]}, seed {provenance["seed"]}, commit {provenance["commit"] or "unknown"}.
 """

@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -42,6 +43,11 @@ Out = Annotated[Path | None, typer.Option("--out", help="The folder of the run. 
 AddedDevice = Annotated[
     str | None, typer.Option("--device", help="Only for this device, such as one that was added to the run.")
 ]
+Budget = Annotated[str | None, typer.Option("--budget", help="The longest latency that is of use, such as 5ms.")]
+Batch = Annotated[
+    str | None,
+    typer.Option("--batch", help="'any' for a file that takes any number of images.  [default: the device's]"),
+]
 DeviceName = Annotated[str | None, typer.Option("--device", help="A device of the recipe, by name.")]
 
 
@@ -63,8 +69,50 @@ def _options(
 
 
 @app.command()
-def run(recipe: RecipePath, out: Out = None) -> None:
+def init(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder of images, such as one per class.")],
+    out: Annotated[Path, typer.Option("--out", help="The recipe to write.")] = Path("recipe.toml"),
+    budget: Budget = None,
+) -> None:
+    """Write a recipe for a folder of images, with every key explained in a comment."""
+    if out.exists():
+        raise ValueError(f"{out} exists; give another file with --out")
+    _write_first_recipe(folder, out, budget)
+    name = quote(str(out))
+    print(f"{out} is written; look at the data with `supernet data {name}`, then `supernet run {name}`")
+
+
+def _write_first_recipe(folder: Path, out: Path, budget: str | None) -> None:
+    from experiments.initial_recipe import first_recipe, look_into
+    from supernet.files import write_text
+
+    write_text(out, first_recipe(folder, look_into(folder), budget))
+
+
+@app.command()
+def run(
+    recipe: Annotated[Path | None, typer.Argument(metavar="[RECIPE]", help="The recipe, a TOML file.")] = None,
+    out: Out = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", help="Instead of a recipe: a folder of images; all else is chosen for you.")
+    ] = None,
+    budget: Budget = None,
+) -> None:
     """Do everything: train, profile, score, fit, search, compare. Run again, it carries on."""
+    if (recipe is None) == (data is None):
+        raise ValueError("give either a RECIPE or --data FOLDER")
+    if budget is not None and data is None:
+        raise ValueError("--budget belongs to --data; in a recipe it is search.constraints")
+    if data is not None:
+        recipe = Path("runs") / f"{data.resolve().name}.toml"
+        if not recipe.exists():
+            _write_first_recipe(data, recipe, budget)
+            print(f"{recipe} is written: what was chosen, and why")
+        elif budget is not None and budget not in recipe.read_text(encoding="utf-8"):
+            raise ValueError(
+                f"{recipe} is there without the budget {budget}: change search.constraints in it, and run it"
+            )
+    assert recipe is not None
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError("`run` is one process: train on many with `torchrun ... -m supernet_nas train`, then run it")
     folder, report = _start(recipe, out)
@@ -81,7 +129,7 @@ def run(recipe: RecipePath, out: Out = None) -> None:
 @app.command()
 def demo(out: Annotated[Path, typer.Option("--out", help="The folder of the run.")] = Path("runs/digits")) -> None:
     """The whole way on embedded data, in 5 to 8 minutes: `supernet run` of a recipe that comes with the package."""
-    run(Path(__file__).parent / "recipes" / "digits.toml", out)
+    run(Path(__file__).parent / "recipes" / "digits.toml", out, None, None)
 
 
 @app.command("data")
@@ -293,19 +341,68 @@ def export(
     arch: Annotated[str, typer.Option("--arch", help="Id of the sub-network, or how it begins.")],
     out: Annotated[Path, typer.Option("--out", help="The new folder of the bundle.")],
     device: DeviceName = None,
-    batch: Annotated[
-        str | None,
-        typer.Option("--batch", help="'any' for a file that takes any number of images.  [default: the device's]"),
-    ] = None,
+    batch: Batch = None,
 ) -> None:
     """Write a sub-network as ONNX and safetensors, with the latency measured on the finished file."""
-    if batch not in (None, "any"):
-        raise ValueError(f"--batch {batch} is not possible: 'any', or leave it out for the batch size of the device")
+    any_batch = _any_batch(batch)
     folder, report = _open(run)
     from experiments import pipeline
     from experiments.commands.tables import print_card
 
-    print_card(pipeline.export(folder, arch, device, out, report, batch == "any"), out)
+    print_card(pipeline.export(folder, arch, device, out, report, any_batch), out)
+
+
+def _any_batch(batch: str | None) -> bool:
+    if batch not in (None, "any"):
+        raise ValueError(f"--batch {batch} is not possible: 'any', or leave it out for the batch size of the device")
+    return batch == "any"
+
+
+@app.command()
+def finetune(
+    run: RunPath,
+    arch: Annotated[str, typer.Option("--arch", help="Id of the sub-network, or how it begins.")],
+    out: Annotated[Path, typer.Option("--out", help="The new folder of the bundle.")],
+    device: DeviceName = None,
+    epochs: Annotated[int, typer.Option(min=1, help="How long.")] = 5,
+    lr: Annotated[
+        float | None, typer.Option("--lr", help="Learning rate at first.  [default: a tenth of the training's]")
+    ] = None,
+    batch: Batch = None,
+) -> None:
+    """Train one sub-network alone for a few epochs, taught by the largest, and export it. Run again, it carries on."""
+    if lr is not None and not 0 < lr < float("inf"):
+        raise ValueError(f"--lr {lr:g} must be above 0")
+    any_batch = _any_batch(batch)
+    folder, report = _open(run)
+    from experiments import pipeline
+    from experiments.commands.tables import print_card
+
+    card = pipeline.finetune(folder, arch, device, out, report, epochs=epochs, peak_lr=lr, any_batch=any_batch)
+    print_card(card, out)
+
+
+@app.command()
+def push(
+    bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="What `supernet export` or `finetune` wrote.")],
+    repository: Annotated[
+        str | None, typer.Argument(metavar="USER/NAME", help="On the Hugging Face hub; made if it is not there.")
+    ] = None,
+    private: Annotated[bool, typer.Option("--private", help="A new repository is seen by you alone.")] = False,
+    folder: Annotated[Path | None, typer.Option(help="Write what would be pushed here instead.")] = None,
+) -> None:
+    """Push a bundle to the Hugging Face hub, where `timm.create_model` loads it."""
+    from experiments.hub import push_to_hub, write_hub_folder
+
+    if (repository is None) == (folder is None):
+        raise ValueError("give either USER/NAME, to push, or --folder, to write what would be pushed")
+    if folder is not None:
+        write_hub_folder(bundle, folder)
+        print(
+            f'{folder}: after `import supernet.hub`, timm.create_model("local-dir:{folder}", pretrained=True) loads it'
+        )
+    elif repository is not None:
+        print(push_to_hub(bundle, repository, private))
 
 
 @app.command()

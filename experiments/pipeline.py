@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ from experiments.searching import front_of_run, settle
 from experiments.settings.training import PruningSettings
 from experiments.training.background import baselines_in_background
 from experiments.training.beginning import check_beginning, check_whole_way
+from experiments.training.finetuning import LR_SHARE, TunedScorer, Tuning, tune
+from experiments.training.phases import highest_rate
 from experiments.training.train import load_first_weights, train_supernet
 from hardware.device_changes import explain_earlier
 from predictors.stopping import Goal
@@ -39,8 +42,8 @@ from supernet.files import write_json
 from supernet.training import World, join
 
 __all__ = [
-    "compare", "export", "fit", "profile", "profile_again", "profile_blocks", "profile_campaign", "run", "score",
-    "search", "train",
+    "compare", "export", "finetune", "fit", "profile", "profile_again", "profile_blocks", "profile_campaign", "run",
+    "score", "search", "train",
 ]  # fmt: skip
 
 
@@ -168,6 +171,32 @@ def export(
 ) -> dict[str, Any]:
     """Write the bundle of one sub-network: ONNX, weights, architecture and a card."""
     return write_bundle(run, find_architecture(run, key), device, out, report, any_batch)
+
+
+def finetune(
+    run: RunFolder,
+    key: str,
+    device: str | None,
+    out: Path,
+    report: Reporter,
+    *,
+    epochs: int,
+    peak_lr: float | None = None,
+    any_batch: bool = False,
+) -> dict[str, Any]:
+    """Train one sub-network alone for a few epochs, taught by the largest, and write its bundle: ``finetuned/``."""
+    if out.exists() and any(out.iterdir()):
+        raise ValueError(f"{out} exists and is not empty; give a new folder with --out")
+    arch = find_architecture(run, key)
+    report.say("finetune")
+    tuning = Tuning(epochs, peak_lr or float(f"{LR_SHARE * highest_rate(run.recipe, run.untrained_supernet):.3g}"))
+    weights = tune(run, arch, tuning, report)
+    name = run.task.metric.name
+    before = {
+        split: Scorer(run).score([arch], split, report)[arch.id].metrics[name] for split in ("validation", "test")
+    }
+    tuned = {**asdict(tuning), "before": before}
+    return write_bundle(run, arch, device, out, report, any_batch, scorer=TunedScorer(run, arch, weights), tuned=tuned)
 
 
 def compare(run: RunFolder, report: Reporter) -> None:

@@ -14,6 +14,7 @@ session = onnxruntime.InferenceSession(Path(__file__).with_name("model.onnx"), p
 told = {name: json.loads(text) for name, text in session.get_modelmeta().custom_metadata_map.items()}
 how, classes = told["preprocessing"], told["classes"]
 batch, _, side, _ = session.get_inputs()[0].shape
+crop = how["crop"]
 
 for path in sys.argv[1:]:
     image = Image.open(path)
@@ -25,9 +26,12 @@ for path in sys.argv[1:]:
     scale = how["resize"] / min(image.size)
     size = [how["resize"] if edge == min(image.size) else int(edge * scale) for edge in image.size]
     image = image.resize(size, getattr(Image.Resampling, how["interpolation"].upper()))
-    left, top = (round((edge - side) / 2) for edge in image.size)
-    pixels = np.asarray(image.crop((left, top, left + side, top + side)), np.float32).reshape(side, side, -1) / 255
+    left, top = (round((edge - crop) / 2) for edge in image.size)
+    pixels = np.asarray(image.crop((left, top, left + crop, top + crop)), np.float32).reshape(crop, crop, -1) / 255
     pixels = ((pixels - how["mean"]) / how["std"]).astype(np.float32).transpose(2, 0, 1)
+    if crop != side:  # made smaller as floating-point numbers, as the network was scored
+        bands = [Image.fromarray(band).resize((side, side), Image.Resampling.BILINEAR) for band in pixels]
+        pixels = np.stack([np.asarray(band) for band in bands])
     images = np.stack([pixels] * (batch if isinstance(batch, int) else 1))
     logits = np.asarray(session.run(None, {"images": images})[0])[0]
     if told["task"] != "classification":

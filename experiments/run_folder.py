@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from experiments.editing import binding, changes, forget
 from experiments.origin import data_in_place, write_origin
 from experiments.provenance import provenance
-from experiments.settings.recipe import Recipe, load_recipe
+from experiments.settings.recipe import Recipe, load_recipe, parse_recipe
 from supernet.architecture import Architecture
 from supernet.files import read_json, replacing, write_json
 
@@ -128,17 +128,37 @@ class RunFolder:
             raise ValueError(
                 f"{self.path} has an added device {min(twice)}, and now the recipe has one; take another name there"
             )
+        with recipe_path.open("rb") as file:
+            return self._replacing_recipe(file.read(), recipe, changed, added)
+
+    def _replacing_recipe(
+        self, content: bytes, recipe: Recipe, changed: Mapping[str, tuple[Any, Any]], added: set[str]
+    ) -> RunFolder:
         gone = forget(self.path, changed, added)
         edit = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "keys": sorted(changed)}
         head = {**self.provenance, "recipe": recipe.digest}
         write_json(self.path / "run.json", {**head, "edits": [*self.provenance.get("edits", ()), edit]})
         with replacing(self.path / "recipe.toml") as temporary:
-            shutil.copyfile(recipe_path, temporary)
+            temporary.write_bytes(content)
         run = type(self)(self.path)
         run.news = [f"recipe: {key} was {before!r} and is {after!r}" for key, (before, after) in changed.items()]
         if gone:
             run.news.append(f"  to be made anew: {', '.join(gone)}; what was trained, measured and scored is kept")
         return run
+
+    def with_recipe(self, text: str, check: Callable[[Recipe], object]) -> RunFolder:
+        """The run with another text of its recipe, in keys that no trained weights depend on.
+
+        Args:
+            check: raises ValueError where the recipe cannot be used; nothing has been changed then.
+
+        Raises:
+            ValueError: it is no recipe.
+        """
+        recipe = parse_recipe(text, self.path / "recipe.toml")
+        check(recipe)
+        changed = changes(self.recipe, recipe)
+        return self._replacing_recipe(text.encode(), recipe, changed, set(self.added_devices()))
 
     @staticmethod
     def is_run(path: Path) -> bool:

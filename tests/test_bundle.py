@@ -25,6 +25,7 @@ from experiments.data.timm_data import TimmData
 from experiments.settings.sections import DataSettings
 from hardware.onnx.export import export_onnx
 from hardware.onnx.finishing import BATCH, ParityError, free_batch, with_metadata
+from supernet.scoring.images import resize
 
 RUN = Path(__file__).parents[1] / "experiments" / "run_bundle.py"
 
@@ -65,8 +66,8 @@ def test_a_network_that_mixes_its_images_is_refused():
         free_batch(export_onnx(Mixed(), (BATCH, 1, 4, 4)), (BATCH, 1, 4, 4))
 
 
-@pytest.mark.parametrize("in_channels", [1, 3])
-def test_the_script_makes_of_an_image_file_what_scoring_makes_of_it(tmp_path, in_channels):
+@pytest.mark.parametrize(("in_channels", "side"), [(1, 24), (3, 24), (3, 16), (1, 20)])
+def test_the_script_makes_of_an_image_file_what_scoring_makes_of_it(tmp_path, in_channels, side):
     rng = np.random.default_rng(0)
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -86,12 +87,13 @@ def test_the_script_makes_of_an_image_file_what_scoring_makes_of_it(tmp_path, in
     how = data.preprocessing
     assert how is not None and isinstance(data, TimmData)
     preprocessing = {
-        "resize": int(24 / how.crop), "crop": 24, "interpolation": how.interpolation, "upright": how.upright,
-        "mean": list(how.mean), "std": list(how.std),
+        "resize": int(24 / how.crop), "crop": 24, "side": side, "interpolation": how.interpolation,
+        "upright": how.upright, "mean": list(how.mean), "std": list(how.std),
     }  # fmt: skip
     told = {"preprocessing": preprocessing, "classes": [], "task": "own"}
     file = with_metadata(
-        export_onnx(nn.Flatten(), (1, in_channels, 24, 24)), {name: json.dumps(value) for name, value in told.items()}
+        export_onnx(nn.Flatten(), (1, in_channels, side, side)),
+        {name: json.dumps(value) for name, value in told.items()},
     )
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "model.onnx").write_bytes(file)
@@ -100,7 +102,8 @@ def test_the_script_makes_of_an_image_file_what_scoring_makes_of_it(tmp_path, in
     order = np.random.default_rng((0, 4)).permutation(len(split))
     paths = [split.name(place) for place in order.tolist()]
     lines = answered(tmp_path / "b" / "run.py", *paths, cwd=tmp_path).splitlines()
-    expected = torch.cat([images for images, _ in data.evaluation_batches("test", 4)]).flatten(1).numpy()
+    batches = [resize(images, side) for images, _ in data.evaluation_batches("test", 4)]
+    expected = torch.cat(batches).flatten(1).numpy()
     for line, path, pixels in zip(lines, paths, expected, strict=True):
         np.testing.assert_allclose(json.loads(line.removeprefix(path)), pixels, atol=1e-4)
 

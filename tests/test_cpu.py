@@ -82,8 +82,40 @@ def test_two_boards_have_two_names(machine):
     assert names == ["Cortex-A7, 1 core", "Cortex-A72, 1 core"]
 
 
+def test_the_board_is_told_by_the_device_tree_as_well(machine):
+    tree = {"proc/device-tree/model": "NVIDIA Jetson Orin Nano Developer Kit\0"}
+    assert machine(arm("0xd42") | tree, n=1) == "Cortex-A78AE (NVIDIA Jetson Orin Nano Developer Kit), 1 core"
+
+
+def test_power_modes_are_part_of_the_name_where_they_are_not_the_usual(machine):
+    conf = "< POWER_MODEL ID=0 NAME=MAXN >\nCPU_ONLINE CORE_0 1\n< POWER_MODEL ID=1 NAME=15W >\n"
+    jetson = arm("0xd42") | {"etc/nvpmodel.conf": conf, "var/lib/nvpmodel/status": "pmode:0001 fmode:quiet\n"}
+    assert machine(jetson, n=1) == "Cortex-A78AE, 1 core, nvpmodel 15W"
+    assert machine(jetson | {"var/lib/nvpmodel/status": "pmode:0007\n"}, n=1).endswith(", nvpmodel 7")
+
+    def governed(*names, driver="cpufreq-dt"):
+        files = {}
+        for i, name in enumerate(names):
+            for folder in (f"cpufreq/policy{i}", f"cpu{i}/cpufreq"):
+                files[f"sys/devices/system/cpu/{folder}/scaling_governor"] = f"{name}\n"
+                files[f"sys/devices/system/cpu/{folder}/scaling_driver"] = f"{driver}\n"
+        return machine(x86() | files)
+
+    assert governed("schedutil") == governed("ondemand") == "Some Xeon Gold, 4 cores"
+    assert governed("powersave", driver="intel_pstate") == governed("powersave", driver="amd-pstate-epp")
+    assert governed("powersave", driver="intel_pstate") == "Some Xeon Gold, 4 cores"
+    assert governed("powersave") == "Some Xeon Gold, 4 cores, governor powersave"
+    assert governed("performance", "powersave").endswith(", governor performance + powersave")
+    profile = {"sys/firmware/acpi/platform_profile": "low-power\n"}
+    assert machine(x86() | profile) == "Some Xeon Gold, 4 cores, profile low-power"
+    assert machine(x86() | {"sys/firmware/acpi/platform_profile": "balanced\n"}) == "Some Xeon Gold, 4 cores"
+
+
 def test_a_core_that_is_not_known_has_its_numbers(machine):
-    assert machine(arm("0xfff"), n=1) == "ARM 0x41 part 0xfff, 1 core"
+    assert machine(arm("0xfff"), n=1) == "ARM part 0xfff, 1 core"
+    assert machine(arm("0x663", maker="0x70"), n=1) == "Phytium part 0x663, 1 core"
+    assert machine(arm("0x001", maker="0x99"), n=1) == "implementer 0x99 part 0x001, 1 core"
+    assert machine(arm("0xd42", "0xd42"), n=2) == "Cortex-A78AE, 2 cores"  # of a Jetson Orin
     assert machine(arm("0x803", "0x802", maker="0x51"), n=2) == "Kryo 385 Silver + Kryo 385 Gold, 2 cores"
     assert machine(arm("strange"), n=1) == "CPU part strange, 1 core"
     assert machine({"proc/cpuinfo": "processor\t: 0\nuarch\t\t: sifive,u74-mc\n"}, n=1) == "sifive,u74-mc, 1 core"

@@ -498,7 +498,7 @@ def test_what_a_client_tells_of_itself_is_text_and_nothing_else(run, server):
     client = Client(server, hardware="../../x\x1b[31m\n\u202e" + "y" * 400)
     welcome = client.start()
     (device,) = run.added_devices().values()
-    assert device.hardware.isprintable() and len(device.hardware) <= 120
+    assert device.hardware.isprintable() and len(device.hardware) <= 500
     assert welcome["device"] == "phone" and [path.name for path in run.devices.iterdir()] == ["phone.json"]
     for change in ({"hardware": ""}, {"hardware": "\n"}, {"hardware": "x" * 501}, {"provider": "webgl"}, {"name": "x"}):
         assert client.ask("hello", {**client.hello, **change})[0] == 400

@@ -36,10 +36,11 @@ def test_any_network_becomes_what_the_page_says():
 
 
 def test_the_page_of_all_keys_is_that_of_the_settings():
-    from experiments.settings.reference import recipe_page
+    from experiments.settings.reference import recipe_page, recipe_schema
 
     page = Path(__file__).parents[1] / "docs" / "recipe.md"
     assert page.read_text() == recipe_page(), "make it again: python -m experiments.settings.reference > docs/recipe.md"
+    assert (page.parent / "recipe.schema.json").read_text() == recipe_schema(), "make it again, with --schema"
     assert "| `on_damaged` |" in recipe_page() and "method `'progressive_shrinking'`" in recipe_page()
 
 
@@ -48,3 +49,15 @@ def test_links_between_the_pages_lead_somewhere():
     for page in (root / "README.md", root / "AGENTS.md", *(root / "docs").glob("*.md")):
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_every_page_is_on_the_site_and_every_link_leads_somewhere():
+    root = Path(__file__).parents[1]
+    pages = {page.name: page.read_text(encoding="utf-8") for page in (root / "docs").glob("*.md")}
+    on_site = set(re.findall(r": ([\w-]+\.md)$", (root / "mkdocs.yml").read_text(), re.MULTILINE))
+    assert on_site == pages.keys()
+    for name, text in (*pages.items(), ("../README.md", (root / "README.md").read_text(encoding="utf-8"))):
+        for link in re.findall(r"\]\((?!https?:)([^)#\s]+)", text):
+            assert (root / "docs" / name).parent.joinpath(link).exists(), f"{name}: {link}"
+    modules = re.findall(r"^::: ([\w.]+)$", pages["api.md"], re.MULTILINE)
+    assert len(modules) > 20 and all((root / f"{module.replace('.', '/')}.py").is_file() for module in modules)

@@ -290,12 +290,26 @@ def test_a_kit_that_was_damaged_on_the_way_does_not_measure(copy, damaged):
         )
 
 
-def test_results_of_another_machine_are_not_carried_on(copy):
+def test_results_of_another_machine_or_runtime_are_set_aside(copy):
     kit = copy / "kit"
     head, first, _ = read(kit / "results.jsonl")
     rewritten(kit / "results.jsonl", [head | {"device": head["device"] | {"hardware": "another"}}, first])
+    before = (kit / "results.jsonl").read_bytes()
     done = script(kit)
-    assert done.returncode == 2 and "is of another device" in done.stderr and done.stderr.count("\n") == 1
+    assert done.returncode == 0 and "begins anew" in done.stderr and done.stderr.count("\n") == 1
+    assert (kit / "results-2.jsonl").read_bytes() == before
+    assert import_results(RunFolder(copy / "run"), kit / "results.jsonl").added == 12
+
+
+def test_what_people_say_of_a_device_is_part_of_what_it_is(copy):
+    run = RunFolder(copy / "run")
+    import_results(run, copy / "kit" / "results.jsonl")
+    make_kit(run, KitSettings("cold", batch_size=2, n=1, hardware="15 W mode"), copy / "cold", REPORT)
+    assert script(copy / "cold").returncode == 0
+    device = import_results(run, copy / "cold" / "results.jsonl").device
+    assert device.hardware == f"{cpu_description()}, 15 W mode" and device != run.added_device("board")
+    with pytest.raises(ValueError, match=r"15 W mode.* for '30 W mode' give another name by --device"):
+        make_kit(run, KitSettings("cold", batch_size=2, hardware="30 W mode"), copy / "other", REPORT)
 
 
 def test_a_runtime_that_knows_no_network_is_the_reason_and_may_be_replaced(copy, tmp_path):

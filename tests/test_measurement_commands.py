@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import re
 import shutil
+import sqlite3
 import subprocess
 import sys
 
@@ -171,3 +172,49 @@ def test_what_is_not_there_is_one_line(command, run, tmp_path):
         done = command("measurements", *arguments, check=2)
         assert done.stderr.count("\n") == 1 and message in done.stderr
     assert not (tmp_path / "new").exists() and not (tmp_path / "store.sqlite").exists()
+
+
+def test_a_backup_is_whole_and_what_is_not_whole_says_so(command, run, tmp_path):
+    store, out = run / "store.sqlite", tmp_path / "backup.sqlite"
+    printed = command("measurements", "backup", run, "--out", out).stdout
+    assert "3 sessions, 49 networks, 90 turns, 0 scores; checked" in printed
+    with Store(store) as a, Store(out, read_only=True) as b:
+        for device in a.devices():
+            pairs = zip(a.sessions(device), b.sessions(device), strict=True)
+            assert all(np.array_equal(x.seconds, y.seconds) for x, y in pairs)
+    assert "exists; give a new file" in command("measurements", "backup", run, "--out", out, check=2).stderr
+
+    def told(content, verb="list", *more):
+        (tmp_path / "copy.sqlite").write_bytes(content)
+        done = command("measurements", verb, tmp_path / "copy.sqlite", *more, check=2)
+        assert done.stderr.count("\n") == 1
+        return done.stderr
+
+    content = store.read_bytes()
+    for verb in (("list",), ("show", "15"), ("export", "--out", tmp_path / "t.csv"), ("retry",)):
+        assert "is empty, which no store ever is" in told(b"", *verb)
+        assert "is not whole: " in told(content[: len(content) // 2 // 4096 * 4096], *verb)
+    for change in (
+        "DELETE FROM turns WHERE session = 'first' AND turn = 29",
+        "DELETE FROM turns WHERE session = 'first' AND turn = 2",
+        "DELETE FROM networks WHERE session = 'second'",
+        "UPDATE turns SET seconds = '[0.1]' WHERE session = 'third' AND turn = 4",
+    ):
+        with sqlite3.connect(tmp_path / "torn.sqlite") as database:
+            database.deserialize(content)
+            database.execute(change)
+            database.commit()
+            torn = database.serialize()
+        assert "is not whole: " in told(torn), change
+        (tmp_path / "torn2.sqlite").write_bytes(torn)
+        done = command("measurements", "backup", tmp_path / "torn2.sqlite", "--out", tmp_path / "b2", check=2)
+        assert "is not whole" in done.stderr and not (tmp_path / "b2").exists()
+
+
+def test_a_store_is_backed_up_while_it_is_written(command, run, tmp_path):
+    with Store(run / "store.sqlite") as store:
+        store._database.execute("BEGIN IMMEDIATE")
+        store._database.execute("DELETE FROM turns")
+        printed = command("measurements", "backup", run, "--out", tmp_path / "backup.sqlite").stdout
+        store._database.execute("ROLLBACK")
+    assert "90 turns" in printed

@@ -349,3 +349,29 @@ def test_the_state_of_a_gpu_is_kept(clock, monkeypatch):
     (session,) = measure(clock, workloads(8, 9), Sampling(min_turns=60, patience_seconds=1.0))
     assert session.extras["sm_clock_hz_before"] == 1000.0 < session.extras["sm_clock_hz_after"]
     assert any("the GPU throttled itself" in note for note in session.notes)
+
+
+@pytest.mark.parametrize("error", [MemoryError("Unable to allocate 149. GiB"), RuntimeError("bad_alloc")])
+def test_what_does_not_fit_is_its_own_failure(clock, monkeypatch, error):
+    prepare = clock.prepare
+
+    def short_of_memory(workload):
+        if workload.key == "8":
+            raise error
+        return prepare(workload)
+
+    monkeypatch.setattr(clock, "prepare", short_of_memory)
+    heard = Heard()
+    (session,) = measure(clock, workloads(7, 8, 9), SAMPLING, watcher=heard)
+    assert [key for key, _ in session.names] == ["7", "9"]
+    assert heard.failures == {"8": f"'8' cannot be prepared: {error}"}
+
+
+def test_images_that_are_larger_than_the_machine_are_not_even_tried(monkeypatch):
+    here = Clock(device=Device("here", cpu_description(), "none", "0", "cpu", threads=1, batch_size=1))
+    monkeypatch.setattr("hardware.loop.measuring.time", here)
+    heard = Heard()
+    large = Workload("8", b"", 2_000_000)
+    (session,) = measure(here, [*workloads(7), large, *workloads(9)], SAMPLING, watcher=heard, surroundings=list)
+    assert here.prepared == ["7", "9"] and [key for key, _ in session.names] == ["7", "9"]
+    assert "images of 4.8e+04 GB at a time, and this machine has" in heard.failures["8"]

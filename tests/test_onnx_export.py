@@ -8,6 +8,8 @@ import torch
 from torch import nn
 
 from hardware import ParityError, export_onnx, onnx_parity
+from hardware.onnx import graph
+from hardware.onnx.graph import oldest_runtime
 from hardware.onnx.recorder import UnsupportedError, record
 
 FAST = [
@@ -178,3 +180,29 @@ def test_parity_refuses_another_network():
         onnx_parity(export_onnx(first, shape), second, shape)
     with pytest.raises(ParityError, match="differ"):
         onnx_parity(export_onnx(first, shape), timm.create_model("resnet10t", num_classes=10), shape)
+
+
+@pytest.mark.parametrize(
+    ("layers", "opset", "runtime"),
+    [
+        ([nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()], 13, "1.7"),
+        ([nn.Conv2d(3, 4, 3), nn.Hardswish()], 14, "1.8"),
+        ([nn.Flatten(2), nn.LayerNorm(64), nn.Linear(64, 4)], 17, "1.12"),
+        ([nn.Flatten(2), nn.LayerNorm(64), nn.GELU()], 20, "1.17"),
+        ([nn.MaxPool2d(3, 2, ceil_mode=True)], 19, "1.15"),
+    ],
+)
+def test_a_file_is_as_old_as_its_operators_allow(layers, opset, runtime):
+    module = nn.Sequential(*layers).eval()
+    model = export_onnx(module, (2, 3, 8, 8))
+    proto = onnx.load_from_string(model)
+    assert proto.opset_import[0].version == opset and oldest_runtime(proto) == runtime
+    assert proto.ir_version <= {13: 7, 14: 7, 17: 8, 19: 9, 20: 9}[opset]
+    onnx.checker.check_model(proto, full_check=True)
+    onnx_parity(model, module, (2, 3, 8, 8))
+
+
+def test_weights_that_no_file_can_hold_are_refused(monkeypatch):
+    monkeypatch.setattr(graph, "_LARGEST", 1000)
+    with pytest.raises(ValueError, match=r"GB do not fit into an ONNX file, which holds 2 GB"):
+        export_onnx(nn.Sequential(nn.Flatten(), nn.Linear(192, 10)).eval(), (1, 3, 8, 8))

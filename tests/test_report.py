@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import html
+import json
 import re
+import shutil
+import subprocess
 from html.parser import HTMLParser
 from typing import Any
 
@@ -10,6 +14,7 @@ import numpy as np
 import pytest
 
 from experiments.report import render_report, write_front_picture, write_report
+from experiments.report.recommending import recommended
 
 HOSTILE = "<script>alert(\"$x_{1}$\")</script> & 'quoted'"
 
@@ -160,12 +165,14 @@ def test_nothing_is_asked_from_outside(page):
     for attributes in (attributes for _, attributes in outline.tags):
         for name in ("src", "href", "xlink:href", "action", "data"):
             assert (attributes.get(name) or "#").startswith("#")
-    assert not outline.all("script", "link", "iframe", "img", "object")
+    assert not outline.all("link", "iframe", "img", "object")
+    assert [attributes.get("type") for attributes in outline.all("script")] == ["application/json", None]
+    assert not re.search(r"\bfetch\(|XMLHttpRequest|WebSocket|import\(|sendBeacon", page)
     assert not re.search(r"https?://|@import|url\((?!#)", page)
 
 
 def test_hostile_names_stay_text(page):
-    assert "<script" not in page and "&lt;script&gt;" in page
+    assert page.count("<script") == 2 and page.count("</script") == 2 and "&lt;script&gt;" in page
 
 
 def test_every_network_of_the_fronts_is_in_a_table(page, comparison):
@@ -224,5 +231,75 @@ def test_the_picture_for_a_readme(comparison, tmp_path, suffix):
 
 def test_writing_leaves_one_whole_file(comparison, page, tmp_path):
     write_report(comparison, tmp_path / "report.html")
-    assert (tmp_path / "report.html").read_text(encoding="utf-8") == page
+    written = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert written == render_report(comparison, str(tmp_path)) and f"supernet export {tmp_path} --arch " in written
+    assert written.replace(str(tmp_path), "RUN") == page
     assert [p.name for p in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_the_knee_is_recommended_or_the_best_within_the_limit():
+    def point(name, cost, score):
+        return {"id": name, "values": {"macs": cost}, "validation": score, "test": score}
+
+    goal = {"quality": "accuracy", "objectives": [1, 2], "costs": [{"name": "macs"}], "limits": []}
+    front = [point("a", 1, 0.5), point("b", 2, 0.85), point("c", 10, 0.88), point("d", 100, 0.9)]
+    found = recommended(goal, front, maximize=True)
+    assert found is not None and found["point"]["id"] == "b" and "knee" in found["reason"]
+    asked = recommended(goal | {"limits": ["macs <= 50"]}, front[:3], maximize=True)
+    assert asked is not None and asked["point"]["id"] == "c" and "macs <= 50" in asked["reason"]
+    errors = [point(p["id"], p["values"]["macs"], 1 - p["validation"]) for p in front]
+    assert recommended(goal, errors, maximize=False)["point"]["id"] == "b"  # type: ignore[index]
+    assert recommended(goal | {"quality": None}, front, maximize=True) is None
+    assert recommended(goal, [], maximize=True) is None
+
+
+ASKED = """
+const wait = () => new Promise((done) => setTimeout(done, 0));
+addEventListener("load", async () => {
+  const told = {}, place = document.getElementById("explore-1"), tip = place.querySelector(".tip");
+  told.hidden = place.hidden;
+  const dot = place.querySelector(".series.front circle");
+  dot.dispatchEvent(new Event("mouseenter")); told.hover = tip.textContent; told.id = dot.dataset.id;
+  dot.dispatchEvent(new Event("click")); await wait(); await wait(); told.click = tip.textContent;
+  const slider = place.querySelector("input[type=range]"), answer = place.querySelector(".answer");
+  told.all = answer.textContent;
+  slider.value = 500; slider.dispatchEvent(new Event("input")); told.half = answer.textContent;
+  const box = place.querySelector(".legend input"), group = place.querySelector(".series");
+  box.checked = false; box.dispatchEvent(new Event("change")); told.off = getComputedStyle(group).display;
+  const foretold = place.querySelector(".predicted");
+  told.before = getComputedStyle(place.querySelectorAll(".predicted")[1]).display;
+  const last = [...place.querySelectorAll(".legend input")].at(-1);
+  last.checked = true; last.dispatchEvent(new Event("change"));
+  told.after = getComputedStyle(place.querySelectorAll(".predicted")[1]).display;
+  const table = document.querySelector("main table"), heads = [...table.tHead.rows[0].cells];
+  const column = heads.findIndex((head) => head.textContent.includes("latency"));
+  const read = () => [...table.tBodies[0].rows].map((row) => row.cells[column].textContent);
+  table.tHead.rows[0].cells[column].click(); told.rising = read();
+  table.tHead.rows[0].cells[column].click(); told.falling = read();
+  const made = []; URL.createObjectURL = (blob) => { made.push(blob); return "blob:x"; };
+  document.querySelector(".download").click(); told.csv = await made[0].text();
+  const out = document.createElement("pre"); out.id = "told"; out.textContent = JSON.stringify(told);
+  document.body.append(out);
+});
+"""
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium: install it (Debian: apt-get install chromium)")
+def test_a_browser_shows_answers_sorts_and_copies(page, tmp_path):
+    (tmp_path / "page.html").write_text(page.replace("</body>", f"<script>{ASKED}</script></body>"))
+    command = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}/profile",
+               "--virtual-time-budget=5000", "--dump-dom", f"file://{tmp_path}/page.html"]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    text = re.search(r'<pre id="told">(.*?)</pre>', done.stdout, re.DOTALL)
+    assert text is not None, done.stdout[-2000:] + done.stderr[-2000:]
+    told = json.loads(html.unescape(text[1]))
+    assert told["hidden"] is False and told["off"] == "none"
+    assert told["hover"].startswith(f"{told['id']}, searched front: ") and "95 % interval" in told["hover"]
+    assert "r28 [e4k3 e3k5] [e2k3]" in told["hover"] and "predicted before" in told["hover"]
+    assert f"supernet export RUN --arch {told['id']}" in told["click"]
+    assert "is the best on validation" in told["all"] and told["half"] != told["all"]
+    assert told["before"] == "none" and told["after"] != "none"
+    assert sorted(told["rising"]) == sorted(told["falling"]) and told["rising"] == told["falling"][::-1]
+    assert told["csv"].splitlines()[0].startswith('"id","test"') and len(told["csv"].splitlines()) > 3

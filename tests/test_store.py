@@ -293,7 +293,7 @@ def test_reading_needs_no_permission_to_write(path, tmp_path):
             Store(nothing, read_only=True)
     assert not (tmp_path / "missing.sqlite").exists()
     path.write_bytes(b"")
-    with pytest.raises(ValueError, match="is no store of measurements"):
+    with pytest.raises(ValueError, match="is empty, which no store ever is"):
         Store(path, read_only=True)
     assert path.read_bytes() == b""
 

@@ -1,8 +1,9 @@
-"""The commands `supernet device ...`: browsers and remote hosts as devices of a run."""
+"""The commands `supernet device ...`: browsers, remote hosts and more of this machine as devices of a run."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -16,15 +17,85 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
+_LONGEST_WORDS = 100  # characters about a device
 _FAREWELL_SECONDS = 20  # in which every client asks once more, and hears that nothing is left
 
-app = typer.Typer(help="Measure on browsers and on other hosts.", no_args_is_help=True)
+app = typer.Typer(help="Devices of a run: browsers, other hosts, and more of this machine.", no_args_is_help=True)
 
 RunPath = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run, such as runs/digits.")]
 Name = Annotated[str, typer.Option("--device", metavar="NAME", help="The name under which the device is added.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images in every call.")]
 Threads = Annotated[int, typer.Option(min=1, help="Threads of the runtime.")]
+Hardware = Annotated[
+    str,
+    typer.Option(
+        help="What the device is beside what it tells of itself, such as '15 W mode': another text is another."
+    ),
+]
 N = Annotated[int | None, typer.Option("--n", min=1, help="Only the first so many planned sub-networks.")]
+
+
+@app.command()
+def add(
+    run: RunPath,
+    name: Annotated[str, typer.Option("--name", help="The name of the device.")],
+    runtime: Annotated[str, typer.Option(help="'onnxruntime', 'openvino', 'torch', or of a package.")] = "onnxruntime",
+    provider: Annotated[str, typer.Option(help="Where it computes: 'cpu', 'cuda', 'tensorrt'.")] = "cpu",
+    precision: Annotated[str, typer.Option(help="'fp32', 'bf16', 'fp16' or 'int8'.")] = "fp32",
+    threads: Threads = 1,
+    batch_size: BatchSize = 1,
+    later: Annotated[
+        bool, typer.Option("--later", help="Only add it; measure and search with `supernet run`.")
+    ] = False,
+) -> None:
+    """Add a device of this machine to a run: it is measured, searched and compared like those of the recipe."""
+    folder, report = _hold(run)
+    from experiments import pipeline
+    from experiments.measuring.managing import add_local_device, device_text
+
+    chosen = {
+        "name": name,
+        "runtime": runtime,
+        "provider": provider,
+        "precision": precision,
+        "threads": threads,
+        "batch_size": batch_size,
+    }
+    held = folder.held
+    folder = add_local_device(folder, chosen)
+    folder.held = held
+    for line in folder.news:
+        report.say(line)
+    report.say("to keep it when you call the recipe again, add this to the recipe that the run was started with:")
+    report.say(device_text(chosen))
+    if later:
+        report.say(f"then: supernet run {quote(str(run / 'recipe.toml'))} --out {quote(str(run))}")
+    else:
+        pipeline.run(folder, report)
+
+
+@app.command()
+def rename(
+    run: RunPath,
+    old: Annotated[str, typer.Argument(metavar="NAME", help="An added device.")],
+    new: Annotated[str, typer.Argument(metavar="NEW", help="Its new name.")],
+) -> None:
+    """Give an added device another name; what it has measured goes with it."""
+    folder, report = _hold(run)
+    from experiments.measuring.managing import rename_device
+
+    rename_device(folder, old, new)
+    report.say(f"{old} is {new} now; for its front, without measuring again: supernet search {run} --device {new}")
+
+
+@app.command()
+def remove(run: RunPath, name: Annotated[str, typer.Argument(metavar="NAME", help="An added device.")]) -> None:
+    """Forget an added device; its name is free then, and what it has measured stays in the store."""
+    folder, report = _hold(run)
+    from experiments.measuring.managing import remove_device
+
+    n = remove_device(folder, name)
+    report.say(f"{name} is removed; {n} networks that were measured on it stay in the store, for an equal device")
 
 
 @app.command()
@@ -84,12 +155,13 @@ def kit(
     batch_size: BatchSize = 1,
     threads: Threads = 1,
     n: N = None,
+    hardware: Hardware = "",
 ) -> None:
     """Write a folder that measures wherever it is copied, with numpy and onnxruntime."""
     folder, report = _open(run)
     from experiments.measuring.kits import KitSettings, make_kit
 
-    identity = make_kit(folder, KitSettings(device, batch_size, threads, n), out, report)
+    identity = make_kit(folder, KitSettings(device, batch_size, threads, n, _words(hardware)), out, report)
     report.say(f"{out}: kit {identity}")
     report.say("  copy it to the device, there: python measure.py")
     report.say(f"  bring results.jsonl back:  supernet device import {run} results.jsonl")
@@ -118,6 +190,7 @@ def ssh(
     batch_size: BatchSize = 1,
     threads: Threads = 1,
     n: N = None,
+    hardware: Hardware = "",
     python: Annotated[str, typer.Option(help="Python there, with numpy and onnxruntime.")] = "python3",
     ssh_command: Annotated[str, typer.Option("--ssh", help="The ssh command, such as 'ssh -p 2222'.")] = "ssh",
 ) -> None:
@@ -129,7 +202,23 @@ def ssh(
     from hardware.remote.ssh import Host
 
     there = Host(host, shlex.split(ssh_command), python)
-    measure_over_ssh(folder, KitSettings(device, batch_size, threads, n), there, report)
+    measure_over_ssh(folder, KitSettings(device, batch_size, threads, n, _words(hardware)), there, report)
+
+
+def _words(hardware: str) -> str:
+    """As the device will have it.
+
+    Raises:
+        ValueError: it is too long, or nothing that can be read.
+    """
+    from hardware.remote.submission import printable
+
+    words = printable(hardware, _LONGEST_WORDS + 1)
+    if len(words) > _LONGEST_WORDS:
+        raise ValueError(f"--hardware has more than {_LONGEST_WORDS} characters; say it in fewer")
+    if hardware and not words:
+        raise ValueError(f"--hardware {hardware!r} has nothing in it that can be read; leave it out")
+    return words
 
 
 def _serve(server: DeviceServer, *, until_done: bool) -> None:
@@ -147,6 +236,15 @@ def _serve(server: DeviceServer, *, until_done: bool) -> None:
     finally:
         server.close()
         thread.join()
+
+
+def _hold(run: Path) -> tuple[RunFolder, Reporter]:
+    """The run, which no other process works in meanwhile."""
+    from experiments.lock import hold
+
+    folder, report = _open(run)
+    folder.held = hold(run)
+    return folder, report
 
 
 def _open(run: Path) -> tuple[RunFolder, Reporter]:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
-app = typer.Typer(help="List, show, export, import and recover measurements.", no_args_is_help=True)
+app = typer.Typer(help="List, show, export, import, back up and recover measurements.", no_args_is_help=True)
 
 StorePath = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run, or a store.sqlite.")]
 DeviceName = Annotated[str | None, typer.Option("--device", help="Only of devices of this name.")]
@@ -26,8 +26,10 @@ DeviceName = Annotated[str | None, typer.Option("--device", help="Only of device
 def list_measurements(run: StorePath, device: DeviceName = None) -> None:
     """What was measured, planned and failed on every device, and why some of it is kept apart."""
     from experiments.commands.measurement_tables import print_devices
+    from hardware.store.wholeness import check_whole
 
-    with _open(run, read_only=True) as store:
+    with _open(run, read_only=True) as store:  # takes back what a kill left half written
+        check_whole(_path(run))
         print_devices(store, _devices(store, device))
 
 
@@ -82,6 +84,16 @@ def retry_failures(run: StorePath, device: DeviceName = None) -> None:
     typer.echo(f"{n} failures forgotten; what is planned is tried again with the next measuring")
 
 
+@app.command("backup")
+def back_up_store(run: StorePath, out: Annotated[Path, typer.Option("--out", help="The new file.")]) -> None:
+    """Write a whole copy of a store, also while something is measured into it; the copy is checked row by row."""
+    from hardware.store.wholeness import back_up
+
+    rows = back_up(_path(run), out)
+    told = ", ".join(f"{rows[table]} {table}" for table in ("sessions", "networks", "turns", "scores"))
+    typer.echo(f"{out}: {told}; checked, all of it is there")
+
+
 @app.command("recover")
 def recover_store(
     damaged: Annotated[Path, typer.Argument(metavar="FILE", help="The damaged store.sqlite.")],
@@ -108,10 +120,14 @@ def _networks(sessions: Sequence[Session]) -> int:
 def _open(run: Path, read_only: bool = False) -> Store:
     from hardware.store.store import Store
 
+    return Store(_path(run), read_only)
+
+
+def _path(run: Path) -> Path:
     path = run / "store.sqlite" if run.is_dir() else run
     if not path.is_file():  # opening it would make a new one
         raise ValueError(f"there is no store at {path}; give the folder of a run that has measured something")
-    return Store(path, read_only)
+    return path
 
 
 def _devices(store: Store, name: str | None) -> list[Device]:

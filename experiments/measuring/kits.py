@@ -21,7 +21,15 @@ from hardware.remote.ssh import Host
 from hardware.remote.work import Work
 from supernet.files import read_json, write_json
 
-__all__ = ["Imported", "KitSettings", "import_results", "make_kit", "measure_over_ssh"]
+__all__ = [
+    "Imported",
+    "KitSettings",
+    "forget_renamed",
+    "import_results",
+    "make_kit",
+    "measure_over_ssh",
+    "remember_renamed",
+]
 
 
 @dataclass(frozen=True)
@@ -57,12 +65,16 @@ class Imported:
 
 @dataclass(frozen=True)
 class KitSettings:
-    """What a kit measures: under which name, how, and how many of the planned sub-networks (None: all)."""
+    """What a kit measures: under which name, how, and how many of the planned sub-networks (None: all).
+
+    `hardware` is what people say of the device beside what it tells of itself; another text is another device.
+    """
 
     name: str
     batch_size: int = 1
     threads: int = 1
     n: int | None = None
+    hardware: str = ""
 
 
 def make_kit(run: RunFolder, settings: KitSettings, out: Path, report: Reporter) -> str:
@@ -91,7 +103,7 @@ def import_results(run: RunFolder, path: Path, name: str | None = None) -> Impor
     device, sessions = read_results(path, manifest)
     if not sessions:
         raise ValueError(f"{path}: nothing was measured yet")
-    source = RunWork(run, manifest["name"] if name is None else name)
+    source = RunWork(run, _name_now(run, manifest["name"]) if name is None else name)
     device = source.register_alone(device)
     board = Board(source, refusals(run))
     outcomes = [
@@ -99,6 +111,33 @@ def import_results(run: RunFolder, path: Path, name: str | None = None) -> Impor
         for one in sessions
     ]
     return Imported(device, tuple(outcomes), failed=sum(len(one.posted.failures) for one in sessions))
+
+
+def remember_renamed(run: RunFolder, old: str, new: str) -> None:
+    """See that results of kits that were made under the old name are taken under the new one."""
+    write_json(_renamed(run), {**_names_of_kits(run), old: new})
+
+
+def forget_renamed(run: RunFolder, name: str) -> None:
+    """Have no kit lead to a name any more."""
+    if _renamed(run).exists():
+        write_json(_renamed(run), {old: new for old, new in _names_of_kits(run).items() if new != name})
+
+
+def _name_now(run: RunFolder, name: str) -> str:
+    """The name that the device of a kit has now."""
+    known, names = run.added_devices(), _names_of_kits(run)
+    for _ in names:
+        name = name if name in known else names.get(name, name)
+    return name
+
+
+def _names_of_kits(run: RunFolder) -> dict[str, str]:
+    return read_json(_renamed(run)) if _renamed(run).exists() else {}
+
+
+def _renamed(run: RunFolder) -> Path:
+    return _manifests(run) / ".renamed.json"
 
 
 def measure_over_ssh(run: RunFolder, settings: KitSettings, host: Host, report: Reporter) -> Imported | None:
@@ -157,6 +196,7 @@ def _write(source: RunWork, work: Work, settings: KitSettings, out: Path, report
             out,
             batch_size=settings.batch_size,
             threads=settings.threads,
+            hardware=settings.hardware,
             advance=advance,
         )
     kit = kit_id(manifest)
@@ -173,6 +213,8 @@ def _open_work(source: RunWork, settings: KitSettings) -> Work:
         raise ValueError(
             f"{device}: for batch {settings.batch_size} and {settings.threads} thread(s) give another name by --device"
         )
+    elif not device.hardware.endswith(settings.hardware):
+        raise ValueError(f"{device}: for {settings.hardware!r} give another name by --device")
     else:
         work = Board(source, refusals(source.run)).work(device)
     return work if work.purpose == "final" else replace(work, jobs=work.jobs[: settings.n])
@@ -184,8 +226,9 @@ def _unfinished(source: RunWork, open_work: Work, settings: KitSettings) -> Work
     known = {job.name: job for job in (*source.planned(settings.name), *open_work.jobs)}
     for path in paths:
         manifest = read_json(path)
-        same = (settings.name, settings.batch_size, settings.threads)
-        if (manifest["name"], manifest["batch_size"], manifest["threads"]) == same:
+        same = (settings.name, settings.batch_size, settings.threads, settings.hardware)
+        told = (manifest["name"], manifest["batch_size"], manifest["threads"], manifest.get("hardware", ""))
+        if told == same:
             names = {name: _names(manifest, name) for name in ("anchors", "models")}
             is_open = manifest["purpose"] == open_work.purpose and set(names["models"]) & {
                 j.name for j in open_work.jobs

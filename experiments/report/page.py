@@ -7,14 +7,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 from experiments.budgets import format_count, format_seconds
 from experiments.quantities import Kind, kinds_with, quality
 from experiments.report.front_picture import front_picture, prediction_picture
 from experiments.report.pictures import training_picture
+from experiments.report.recommending import points_for_script, recommended
 from experiments.report.session_picture import session_picture
 from supernet.files import write_text
 
@@ -79,8 +82,12 @@ class _Quality:
         return text.replace("-", "−") if float(text) else "0.0"
 
 
-def render_report(comparison: Data) -> str:
-    """The page of a comparison, plain data in the form of ``comparison.json``."""
+def render_report(comparison: Data, run: str = "RUN") -> str:
+    """The page of a comparison, plain data in the form of ``comparison.json``.
+
+    Args:
+        run: the folder of the run, for the commands on the page.
+    """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -101,10 +108,15 @@ def render_report(comparison: Data) -> str:
         "power": _power,
     }
     template = environment.get_template("report.html")
+    goal_views = [_goal_view(goal, kinds, shown) for goal in comparison["goals"]]
+    is_share = shown.kind.name == "accuracy"
     return template.render(
         **comparison,
+        run=quote(run),
+        points=points_for_script(comparison["goals"], run, shown.kind.maximize, is_share),
+        script=Markup(Path(__file__).with_name("report.js").read_text(encoding="utf-8")),
         quality=shown,
-        goal_views=[_goal_view(goal, kinds, shown) for goal in comparison["goals"]],
+        goal_views=goal_views,
         device_views=[_device_view(device) for device in comparison["devices"]],
         training_svg=training_picture(comparison["training"], comparison.get("metric"))
         if comparison["training"]
@@ -115,7 +127,7 @@ def render_report(comparison: Data) -> str:
 
 def write_report(comparison: Data, path: str | os.PathLike[str]) -> None:
     """Write the page, whole or not at all."""
-    write_text(path, render_report(comparison))
+    write_text(path, render_report(comparison, os.path.dirname(path) or "."))
 
 
 def _goal_view(goal: Data, kinds: Mapping[str, Kind], shown: _Quality) -> dict[str, Any]:
@@ -130,6 +142,7 @@ def _goal_view(goal: Data, kinds: Mapping[str, Kind], shown: _Quality) -> dict[s
         **goal,
         "traded": " against ".join(_words(one) for one in goal["objectives"]),
         "front": front,
+        "recommended": recommended(goal, front, shown.kind.maximize),
         "columns": columns,
         "reference_text": " and ".join(
             _value(kinds, one, goal["reference"][one["name"]]) for one in goal["objectives"]

@@ -107,14 +107,21 @@ class Scorer:
         ]
 
     def _calibrated(self, arch: Architecture) -> nn.Module:
-        supernet, settings = self.run.supernet, self.run.recipe.score
-        if settings.correction_images:
-            n_batches = -(-settings.correction_images // settings.batch_size)
-            few = [batch for batch, _ in islice(self._calibration.at(arch.resolution), n_batches)]
-            subnet = correct(supernet, arch, [torch.cat(few)[: settings.correction_images]])
+        images = self._calibration.at(arch.resolution)
+        if self._correction_images:
+            n_batches = -(-self._correction_images // self.run.recipe.score.batch_size)
+            few = torch.cat([batch for batch, _ in islice(images, n_batches)])[: self._correction_images]
+            subnet = correct(self.run.supernet, arch, [few])
             return subnet.to(self.world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        subnet = supernet.extract(arch).to(self.world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        return recalibrate(subnet, (batch for batch, _ in self._calibration.at(arch.resolution))).eval()
+        subnet = self._extracted(arch).to(self.world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return recalibrate(subnet, (batch for batch, _ in images)).eval()
+
+    @property
+    def _correction_images(self) -> int:
+        return self.run.recipe.score.correction_images
+
+    def _extracted(self, arch: Architecture) -> nn.Module:
+        return self.run.supernet.extract(arch)
 
     @cached_property
     def _calibration(self) -> KeptImages[None]:

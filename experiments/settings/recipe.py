@@ -35,7 +35,7 @@ from experiments.settings.training import (
     TrainingSettings,
 )
 
-__all__ = ["WITHOUT_EFFECT", "Recipe", "RecipeError", "load_recipe"]
+__all__ = ["WITHOUT_EFFECT", "Recipe", "RecipeError", "load_recipe", "parse_recipe"]
 
 
 WITHOUT_EFFECT = {
@@ -125,6 +125,8 @@ class Recipe(Section):
         if self.task is None:
             return
         training, engine = self.training, self.engine
+        if self.data.class_weights:
+            raise ValueError("data.class_weights are for labels of classes, which a [task] has not; remove them")
         if engine.mixup or engine.cutmix:
             raise ValueError("engine.mixup and engine.cutmix mix the labels of classes, which a [task] has not; remove")
         if engine.rollback.margin is not None and "margin" in engine.rollback.model_fields_set:
@@ -170,11 +172,24 @@ def load_recipe(path: str | os.PathLike[str]) -> Recipe:
     """
     path = Path(path)
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise RecipeError(f"{path}: there is no such recipe") from None
     except OSError as error:
         raise RecipeError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"{path}: not a TOML file: {error}") from error
+    return parse_recipe(text, path)
+
+
+def parse_recipe(text: str, path: Path) -> Recipe:
+    """The recipe that a text is; `path` is for messages.
+
+    Raises:
+        RecipeError: as `load_recipe`.
+    """
+    try:
+        data = tomllib.loads(text)
     except ValueError as error:
         raise RecipeError(f"{path}: not a TOML file: {error}") from error
     try:

@@ -1,10 +1,13 @@
 """Every key of a recipe with its kind, default and meaning, as a page: from the settings themselves.
 
-``python -m experiments.settings.reference > docs/recipe.md`` makes the page again.
+``python -m experiments.settings.reference > docs/recipe.md`` makes the page again, with ``--schema``
+``docs/recipe.schema.json``.
 """
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Iterator
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
@@ -15,7 +18,9 @@ from pydantic_core import PydanticUndefined
 
 from experiments.settings.recipe import Recipe
 
-__all__ = ["recipe_page"]
+__all__ = ["recipe_page", "recipe_schema"]
+
+_DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 _HEAD = """# Every key of a recipe
 
@@ -91,5 +96,10 @@ def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
 
 
+def recipe_schema() -> str:
+    """The JSON schema of recipes, for editors: the same keys, kinds and meanings."""
+    return json.dumps({"$schema": _DIALECT, **Recipe.model_json_schema()}, indent=1, ensure_ascii=False) + "\n"
+
+
 if __name__ == "__main__":
-    print(recipe_page(), end="")
+    print(recipe_schema() if "--schema" in sys.argv[1:] else recipe_page(), end="")

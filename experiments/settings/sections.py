@@ -160,6 +160,9 @@ class DataSettings(Section):
     """Whether an image that cannot be read ends the run, or is left out, which opens all of them once at the start."""
     balanced: bool = False
     """Whether an epoch has every class equally often, instead of every image once."""
+    class_weights: tuple[Rate, ...] = ()
+    """Weight of every class in the loss, in the order of the classes, for classes of which there are few or that matter
+    more; default all alike. Another way is `balanced`."""
     mean: tuple[float, ...] | None = None
     """Of the channels of all images, in [0, 1]; default that of the pretrained weights, else ImageNet's."""
     std: tuple[Rate, ...] | None = None
@@ -192,7 +195,7 @@ class DataSettings(Section):
         if self.options and not self.is_own:
             raise ValueError(f"options are for data of one's own, 'package.module:function', not {self.source!r}")
         if self.is_own:
-            if foreign := sorted(self.model_fields_set - {"source", "batch_size", "options"}):
+            if foreign := sorted(self.model_fields_set - {"source", "batch_size", "options", "class_weights"}):
                 raise ValueError(f"{foreign[0]} has no meaning for {self.source!r}, whose function decides; remove it")
             return self
         from_files = {

@@ -34,6 +34,7 @@ def check_beginning(run: RunFolder, n_processes: int = 1) -> None:
     Args:
         n_processes: that train together.
     """
+    _check_class_weights(run)
     _try_supernet(run)
     _check_models(run)
     _check_images(run, n_processes)
@@ -73,6 +74,15 @@ def timm_model(run: RunFolder, name: str) -> nn.Module:
             return timm.create_model(name, num_classes=run.n_outputs, in_chans=run.data.in_channels)
     except Exception as error:  # timm raises whatever comes
         raise ValueError(f"timm cannot make {name!r}: {_line(error)}") from error
+
+
+def _check_class_weights(run: RunFolder) -> None:
+    weights = run.recipe.data.class_weights
+    if weights and len(weights) != run.n_outputs:
+        raise ValueError(
+            f"data.class_weights has {len(weights)} numbers, and there are {run.n_outputs} classes: give one for each, "
+            "in the order that `supernet data RECIPE` lists"
+        )
 
 
 def _check_models(run: RunFolder) -> None:

@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from torch import Tensor
+from torch.nn import functional as F
+
 from experiments.settings.recipe import Recipe
 from experiments.settings.training import NoTrainingSettings, TrainedSettings
 from experiments.task import create_task
 from supernet.space import SearchSpace
 from supernet.space.roles import roles_of
-from supernet.training import MeanSquare, OwnLoss, Phase, Schedule, plain, with_loss
+from supernet.training import (
+    CrossEntropy,
+    Distillation,
+    InPlaceDistillation,
+    MeanSquare,
+    OwnLoss,
+    Phase,
+    Schedule,
+    plain,
+    with_loss,
+)
 from supernet.training.draws import CountsMacs
 
-__all__ = ["alone_phases", "training_phases"]
+__all__ = ["alone_phases", "for_task", "highest_rate", "training_phases"]
 
 
 def training_phases(recipe: Recipe, supernet: CountsMacs) -> tuple[Phase, ...]:
@@ -35,8 +50,7 @@ def alone_phases(recipe: Recipe, supernet: CountsMacs, space: SearchSpace, epoch
     if isinstance(training, NoTrainingSettings):
         if epochs is None:
             raise ValueError("the supernet is not trained, so its baselines need epochs of their own: baselines.epochs")
-        # Linear in the batch size (Goyal et al. 2017).
-        schedule, clip = Schedule(epochs, peak_lr or 0.1 * recipe.data.batch_size / 256), None
+        schedule, clip = Schedule(epochs, peak_lr or _usual_rate(recipe)), None
     else:
         phases = _phases(recipe, training, supernet)
         schedule, clip = (
@@ -48,17 +62,51 @@ def alone_phases(recipe: Recipe, supernet: CountsMacs, space: SearchSpace, epoch
             ),
             phases[-1].clip,
         )
-    (phase,) = _for_task(recipe, plain(space, schedule, recipe.optimisation.label_smoothing, clip))
+    (phase,) = for_task(recipe, plain(space, schedule, recipe.optimisation.label_smoothing, clip))
     return (phase,)
+
+
+def highest_rate(recipe: Recipe, supernet: CountsMacs) -> float:
+    """The highest learning rate of a recipe's training; where it has none, one that suits its batch size."""
+    training = recipe.training
+    if isinstance(training, NoTrainingSettings):
+        return _usual_rate(recipe)
+    return max(phase.schedule.peak_lr for phase in _phases(recipe, training, supernet))
+
+
+def _usual_rate(recipe: Recipe) -> float:
+    return 0.1 * recipe.data.batch_size / 256  # linear in the batch size (Goyal et al. 2017)
 
 
 def _phases(recipe: Recipe, training: TrainedSettings, supernet: CountsMacs) -> tuple[Phase, ...]:
     # Outputs that are no probabilities can only be imitated as numbers.
     imitation = MeanSquare() if recipe.task is not None else None
-    return _for_task(recipe, training.phases(supernet.space, roles_of(supernet), imitation))
+    return for_task(recipe, training.phases(supernet.space, roles_of(supernet), imitation))
 
 
-def _for_task(recipe: Recipe, phases: tuple[Phase, ...]) -> tuple[Phase, ...]:
+def _weighted(phase: Phase, weights: tuple[float, ...], label_smoothing: float) -> Phase:
+    """The phase with weights of classes in its cross-entropy with the labels; what a teacher teaches has none."""
+    if not weights:
+        return phase
+
+    def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+        weight = logits.new_tensor(weights)
+        return F.cross_entropy(logits, labels, weight, label_smoothing=label_smoothing)
+
+    own = OwnLoss(f"cross-entropy with weights {weights}", cross_entropy)
+    if isinstance(phase.loss, CrossEntropy):
+        return replace(phase, loss=own)
+    assert isinstance(phase.loss, Distillation | InPlaceDistillation)  # whatever methods of ours make
+    return replace(phase, loss=replace(phase.loss, own=own))
+
+
+def for_task(recipe: Recipe, phases: tuple[Phase, ...]) -> tuple[Phase, ...]:
+    """The phases with the loss that a recipe asks for: that of its task, or with weights of classes.
+
+    Raises:
+        ValueError: the loss of a task cannot be found.
+    """
     if recipe.task is None:
-        return phases
+        weights = recipe.data.class_weights
+        return tuple(_weighted(phase, weights, recipe.optimisation.label_smoothing) for phase in phases)
     return with_loss(phases, OwnLoss(recipe.task.loss, create_task(recipe.task).loss))

@@ -11,21 +11,52 @@ import re
 import subprocess
 from pathlib import Path
 
-__all__ = ["control_groups", "cpu_description"]
+__all__ = ["control_groups", "cpu_description", "power_modes"]
 
-# Names of cores by implementer and part, where Linux tells numbers only (arch/arm64/include/asm/cputype.h).
+# Names of cores by implementer and part, where Linux tells numbers only (arch/arm64/include/asm/cputype.h, util-linux).
 _ARM = {
-    (0x41, 0xD03): "Cortex-A53", (0x41, 0xD04): "Cortex-A35", (0x41, 0xD05): "Cortex-A55",
-    (0x41, 0xD07): "Cortex-A57", (0x41, 0xD08): "Cortex-A72", (0x41, 0xD09): "Cortex-A73",
-    (0x41, 0xD0A): "Cortex-A75", (0x41, 0xD0B): "Cortex-A76", (0x41, 0xD0C): "Neoverse-N1",
-    (0x41, 0xD0D): "Cortex-A77", (0x41, 0xD40): "Neoverse-V1", (0x41, 0xD41): "Cortex-A78",
-    (0x41, 0xD44): "Cortex-X1", (0x41, 0xD46): "Cortex-A510", (0x41, 0xD47): "Cortex-A710",
-    (0x41, 0xD48): "Cortex-X2", (0x41, 0xD49): "Neoverse-N2", (0x41, 0xD4D): "Cortex-A715",
-    (0x41, 0xD4E): "Cortex-X3", (0x41, 0xD4F): "Neoverse-V2", (0x41, 0xC07): "Cortex-A7", (0x41, 0xC08): "Cortex-A8",
-    (0x41, 0xC09): "Cortex-A9", (0x41, 0xC0F): "Cortex-A15", (0x51, 0x802): "Kryo 385 Gold",
-    (0x51, 0x803): "Kryo 385 Silver", (0x51, 0x804): "Kryo 485 Gold", (0x51, 0x805): "Kryo 485 Silver",
-    (0x61, 0x022): "Apple M1 Icestorm", (0x61, 0x023): "Apple M1 Firestorm",
+    0x41: {
+        0xC05: "Cortex-A5", 0xC07: "Cortex-A7", 0xC08: "Cortex-A8", 0xC09: "Cortex-A9", 0xC0D: "Cortex-A17",
+        0xC0E: "Cortex-A17", 0xC0F: "Cortex-A15", 0xD01: "Cortex-A32", 0xD02: "Cortex-A34", 0xD03: "Cortex-A53",
+        0xD04: "Cortex-A35", 0xD05: "Cortex-A55", 0xD06: "Cortex-A65", 0xD07: "Cortex-A57", 0xD08: "Cortex-A72",
+        0xD09: "Cortex-A73", 0xD0A: "Cortex-A75", 0xD0B: "Cortex-A76", 0xD0C: "Neoverse-N1", 0xD0D: "Cortex-A77",
+        0xD0E: "Cortex-A76AE", 0xD40: "Neoverse-V1", 0xD41: "Cortex-A78", 0xD42: "Cortex-A78AE", 0xD43: "Cortex-A65AE",
+        0xD44: "Cortex-X1", 0xD46: "Cortex-A510", 0xD47: "Cortex-A710", 0xD48: "Cortex-X2", 0xD49: "Neoverse-N2",
+        0xD4A: "Neoverse-E1", 0xD4B: "Cortex-A78C", 0xD4C: "Cortex-X1C", 0xD4D: "Cortex-A715", 0xD4E: "Cortex-X3",
+        0xD4F: "Neoverse-V2", 0xD80: "Cortex-A520", 0xD81: "Cortex-A720", 0xD82: "Cortex-X4", 0xD83: "Neoverse-V3AE",
+        0xD84: "Neoverse-V3", 0xD85: "Cortex-X925", 0xD87: "Cortex-A725", 0xD88: "Cortex-A520AE",
+        0xD89: "Cortex-A720AE", 0xD8E: "Neoverse-N3",
+    },
+    0x42: {0x516: "Vulcan"},
+    0x43: {0x0A1: "ThunderX", 0x0A2: "ThunderX 81XX", 0x0A3: "ThunderX 83XX", 0x0AF: "ThunderX2"},
+    0x46: {0x001: "A64FX"},
+    0x48: {0xD01: "Kunpeng-920", 0xD40: "Cortex-A76 (HiSilicon)"},
+    0x4E: {0x000: "Denver", 0x003: "Denver 2", 0x004: "Carmel"},
+    0x50: {0x000: "X-Gene"},
+    0x51: {
+        0x001: "Oryon", 0x201: "Kryo", 0x205: "Kryo", 0x211: "Kryo", 0x800: "Kryo 2XX Gold", 0x801: "Kryo 2XX Silver",
+        0x802: "Kryo 385 Gold", 0x803: "Kryo 385 Silver", 0x804: "Kryo 485 Gold", 0x805: "Kryo 485 Silver",
+        0xC00: "Falkor", 0xC01: "Saphira",
+    },
+    0x53: {0x001: "Exynos-M1", 0x002: "Exynos-M3", 0x003: "Exynos-M4", 0x004: "Exynos-M5"},
+    0x61: {
+        0x022: "Apple M1 Icestorm", 0x023: "Apple M1 Firestorm", 0x024: "Apple M1 Pro Icestorm",
+        0x025: "Apple M1 Pro Firestorm", 0x028: "Apple M1 Max Icestorm", 0x029: "Apple M1 Max Firestorm",
+        0x032: "Apple M2 Blizzard", 0x033: "Apple M2 Avalanche", 0x034: "Apple M2 Pro Blizzard",
+        0x035: "Apple M2 Pro Avalanche", 0x038: "Apple M2 Max Blizzard", 0x039: "Apple M2 Max Avalanche",
+    },
+    0xC0: {0xAC3: "Ampere-1", 0xAC4: "Ampere-1a"},
 }  # fmt: skip
+# Whose core it is, where the part has no name above.
+_MAKERS = {
+    0x41: "ARM", 0x42: "Broadcom", 0x43: "Cavium", 0x46: "Fujitsu", 0x48: "HiSilicon", 0x49: "Infineon",
+    0x4D: "Motorola", 0x4E: "NVIDIA", 0x50: "APM", 0x51: "Qualcomm", 0x53: "Samsung", 0x56: "Marvell", 0x61: "Apple",
+    0x66: "Faraday", 0x69: "Intel", 0x6D: "Microsoft", 0x70: "Phytium", 0xC0: "Ampere",
+}  # fmt: skip
+# Governors under which a core that is busy soon has its highest clock: nothing to tell.
+_USUAL_GOVERNORS = {"schedutil", "ondemand", "interactive"}
+# Drivers whose "powersave" is no lowest clock: the processor chooses by itself.
+_CHOOSES_ITSELF = ("intel_pstate", "amd-pstate-epp", "amd_pstate_epp")
 
 
 def cpu_description(root: str = "/") -> str:
@@ -39,12 +70,46 @@ def cpu_description(root: str = "/") -> str:
     """
     where = Path(root)
     processors = _processors(where / "proc/cpuinfo")
-    text = f"{_model(processors)}, {_cores(where, len(processors))}"
+    text = f"{_model(processors, where)}, {_cores(where, len(processors))}"
     if (allowed := _allowed()) is not None and allowed < (os.cpu_count() or 1):
         text += f", of which {allowed} may be used"
     if (quota := _quota(where)) is not None:
         text += f", at most {quota:.3g} at a time"
-    return text
+    return ", ".join([text, *power_modes(root)])
+
+
+def power_modes(root: str = "/") -> list[str]:
+    """What somebody has set that makes the same processor slower or faster and stays so: the mode
+    of a Jetson ("nvpmodel 15W"), a governor that is not the usual, the profile of a laptop. Empty where all is usual.
+
+    Args:
+        root: of the file system.
+    """
+    where = Path(root)
+    modes = []
+    if mode := _jetson_mode(where):
+        modes.append(f"nvpmodel {mode}")
+    system = where / "sys/devices/system/cpu"
+    governors = set()
+    for path in (*system.glob("cpufreq/policy[0-9]*"), *system.glob("cpu[0-9]*/cpufreq")):
+        name, driver = _text(path / "scaling_governor"), _text(path / "scaling_driver")
+        if name and name not in _USUAL_GOVERNORS and not (name == "powersave" and driver.startswith(_CHOOSES_ITSELF)):
+            governors.add(name)
+    if governors:
+        modes.append(f"governor {' + '.join(sorted(governors))}")
+    profile = _text(where / "sys/firmware/acpi/platform_profile")
+    if profile and profile != "balanced":
+        modes.append(f"profile {profile}")
+    return modes
+
+
+def _jetson_mode(root: Path) -> str:
+    """The name of the power mode of an NVIDIA Jetson, from the files that its `nvpmodel` keeps; "" on others."""
+    number = re.search(r"pmode:0*(\d+)", _text(root / "var/lib/nvpmodel/status"))
+    if number is None:
+        return ""
+    listed = re.findall(r"POWER_MODEL\s+ID=(\d+)\s+NAME=([^\s>]+)", _text(root / "etc/nvpmodel.conf"))
+    return dict(listed).get(number[1], number[1])
 
 
 def _processors(cpuinfo: Path) -> list[dict[str, str]]:
@@ -60,10 +125,11 @@ def _processors(cpuinfo: Path) -> list[dict[str, str]]:
     return found
 
 
-def _model(processors: list[dict[str, str]]) -> str:
+def _model(processors: list[dict[str, str]], root: Path) -> str:
     names = dict.fromkeys(name for name in map(_name, processors) if name)
     if names:
         board = next((p["Model"] for p in processors if p.get("Model")), "")  # of single-board computers
+        board = board or _text(root / "proc/device-tree/model").strip("\0 ")
         return " + ".join(names) + (f" ({board})" if board and board not in names else "")
     if platform.system() == "Darwin":
         command = ["sysctl", "-n", "machdep.cpu.brand_string"]
@@ -79,7 +145,9 @@ def _name(processor: dict[str, str]) -> str:
             maker, part = int(processor["CPU implementer"], 0), int(processor["CPU part"], 0)
         except (KeyError, ValueError):
             return f"CPU part {processor['CPU part']}"
-        return _ARM.get((maker, part), f"ARM 0x{maker:02x} part 0x{part:03x}")
+        if known := _ARM.get(maker, {}).get(part):
+            return known
+        return f"{_MAKERS.get(maker, f'implementer 0x{maker:02x}')} part 0x{part:03x}"
     fields = ("model name", "cpu model", "Model Name", "uarch", "cpu")  # x86, MIPS, LoongArch, RISC-V, POWER
     return next((processor[field] for field in fields if processor.get(field)), "")
 

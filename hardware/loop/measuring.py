@@ -117,13 +117,32 @@ class _Sessions:
 
     def _prepared(self, workload: Workload) -> _Entrant:
         """Raises ValueError where it does not run."""
-        entrant = _Entrant(workload, self.profiler.prepare(workload), self.sampling)
+        self._check_memory(workload)
+        try:
+            prepared = self.profiler.prepare(workload)
+        except (ValueError, OSError):
+            raise
+        except (
+            Exception
+        ) as error:  # no memory, or whatever a runtime raises: it is this network's failure and no other's
+            self._check_others(error)
+            raise ValueError(f"{workload.key!r} cannot be prepared: {one_line(error)}") from error
+        entrant = _Entrant(workload, prepared, self.sampling)
         try:
             entrant.call_seconds = entrant.course.try_out()
         except Exception as error:
             self._check_others(error)
             raise ValueError(f"{workload.key!r} does not run: {one_line(error)}") from error
         return entrant
+
+    def _check_memory(self, workload: Workload) -> None:
+        """Raises ValueError where not even its images fit: a system may end the whole process that asks for so much."""
+        n_bytes = 4.0 * self.device.batch_size * workload.channels * workload.resolution**2
+        if self.is_here and not self.on_gpu and n_bytes > _memory():
+            raise ValueError(
+                f"{workload.key!r} takes images of {n_bytes / 1e9:.3g} GB at a time, and this machine has "
+                f"{_memory() / 1e9:.3g} GB"
+            )
 
     @property
     def has_work(self) -> bool:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 __all__ = ["Course", "DeviceGoneError", "Sampling", "Turn", "check_others", "half_widths", "one_line", "take_turns"]
 
 _IMPOSSIBLE_TIMES = 20  # in a row, after which the clock of a device is not believed any more
+_LONGEST_REASON = 1000  # characters; what matters may be at the end
 _CHECKED_EVERY = 5  # turns: looking at the intervals takes as long as some calls
 _SMALLEST_SCALE = 0.003  # of a turn
 _BORROWED = 8.0  # networks, for which the errors of all turns count in the scale of each
@@ -223,4 +224,4 @@ def _median(values: Sequence[float | None]) -> float:
 
 def one_line(error: Exception) -> str:
     """What an exception says, as one line of bounded length."""
-    return " ".join(str(error).split())[:300] or type(error).__name__
+    return " ".join(str(error).split())[:_LONGEST_REASON] or type(error).__name__

@@ -10,9 +10,11 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
+from google.protobuf.message import EncodeError
+from onnx import helper
 from torch import nn
 
-from hardware.onnx.graph import INPUT, OPSET, OUTPUT
+from hardware.onnx.graph import EXPORTED_OPSET, INPUT, OUTPUT
 from hardware.onnx.recorder import UnsupportedError, record
 from supernet.scoring.evaluating import evaluating
 
@@ -78,7 +80,7 @@ def _exported_by_torch(module: nn.Module, input_shape: Sequence[int]) -> bytes:
                 verbose=False,
                 input_names=[INPUT],
                 output_names=[OUTPUT],
-                opset_version=OPSET,
+                opset_version=EXPORTED_OPSET,
             )
     except torch.onnx.OnnxExporterError as error:
         cause: BaseException = error
@@ -86,7 +88,12 @@ def _exported_by_torch(module: nn.Module, input_shape: Sequence[int]) -> bytes:
             cause = cause.__cause__
         raise ValueError(f"{type(module).__name__} cannot be written as ONNX: {str(cause).splitlines()[0]}") from error
     assert program is not None  # dynamo=True without a path always returns the program
-    return program.model_proto.SerializeToString()
+    model = program.model_proto
+    model.ir_version = helper.find_min_ir_version_for(model.opset_import)
+    try:
+        return model.SerializeToString()
+    except EncodeError as error:
+        raise ValueError("the weights do not fit into an ONNX file, which holds 2 GB") from error
 
 
 @contextlib.contextmanager

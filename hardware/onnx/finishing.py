@@ -41,7 +41,10 @@ def free_batch(model: bytes, input_shape: Sequence[int]) -> bytes:
     def sized(name: str, rest: NDArray[Any]) -> str:
         """The name of a shape: the number of images, then the given numbers."""
         graph.initializer.append(numpy_helper.from_array(rest.astype(np.int64), f"{name}_rest"))
-        nodes.append(helper.make_node("Shape", [INPUT], [f"{name}_batch"], start=0, end=1))
+        ends = [numpy_helper.from_array(np.array([end]), f"{name}_{end}") for end in (0, 1)]
+        graph.initializer.extend(ends)  # Shape itself takes a part only in newer operator sets
+        nodes.append(helper.make_node("Shape", [INPUT], [f"{name}_all"]))
+        nodes.append(helper.make_node("Slice", [f"{name}_all", *(end.name for end in ends)], [f"{name}_batch"]))
         nodes.append(helper.make_node("Concat", [f"{name}_batch", f"{name}_rest"], [f"{name}_shape"], axis=0))
         return f"{name}_shape"
 

@@ -9,13 +9,19 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
+from onnx import ModelProto, TensorProto, helper
 
-__all__ = ["INPUT", "OPSET", "OUTPUT", "Graph"]
+__all__ = ["EXPORTED_OPSET", "INPUT", "OUTPUT", "Graph", "oldest_runtime"]
 
 INPUT, OUTPUT = "images", "logits"
-# The newest operator set that every supported ONNX Runtime (1.20 on) runs, and the first with Gelu.
-OPSET, IR_VERSION = 20, 10
+# A file is written in the oldest operator set that has its operators, so that boards with an old runtime can run it.
+_OLDEST_OPSET = 13  # the first in which quantised files have a scale for each channel
+_SINCE = {"HardSwish": 14, "LayerNormalization": 17, "ReduceMax": 18, "ReduceMean": 18, "Gelu": 20}  # axes as an input
+_CEILING_SINCE = 19  # pooling that rounds up: before, runtimes differ
+EXPORTED_OPSET = 18  # the one that torch's own exporter speaks; others it translates into
+_LARGEST = 2**31 - 2**20  # bytes: messages of protobuf are below 2 GiB, and nodes need some of it
+# The first ONNX Runtime of each operator set (onnxruntime.ai/docs/reference/compatibility.html).
+_RUNTIMES = {13: "1.7", 14: "1.8", 15: "1.9", 16: "1.11", 17: "1.12", 18: "1.14", 19: "1.15", 20: "1.17", 21: "1.18"}
 
 
 @dataclass
@@ -48,6 +54,12 @@ class Graph:
     def writer(self, name: str) -> _Node | None:
         """The node that computes a value; None for images and constants."""
         return next((node for node in reversed(self.nodes) if node.output == name), None)
+
+    @property
+    def opset(self) -> int:
+        """The oldest operator set that has what the nodes need."""
+        ceiling = [_CEILING_SINCE for node in self.nodes if node.attributes.get("ceil_mode")]
+        return max([_OLDEST_OPSET, *ceiling, *(_SINCE.get(node.op, 0) for node in self.nodes)])
 
     def drop_unread(self, output: str) -> None:
         """Leave out nodes whose values nothing needs."""
@@ -82,7 +94,11 @@ class Graph:
         self.nodes = kept
 
     def serialize(self, input_shape: Sequence[int], output: str, output_shape: Sequence[int]) -> bytes:
-        """The file: `input_shape` and `output_shape` are fixed, batch included."""
+        """The file: `input_shape` and `output_shape` are fixed, batch included.
+
+        Raises:
+            ValueError: the weights are more than one file can hold.
+        """
         read = {name for node in self.nodes for name in node.inputs} | {output}
         graph = helper.make_graph(
             [helper.make_node(n.op, n.inputs, [n.output], name=n.output, **n.attributes) for n in self.nodes]
@@ -91,11 +107,21 @@ class Graph:
             [helper.make_tensor_value_info(INPUT, TensorProto.FLOAT, input_shape)],
             [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, output_shape)],
         )
-        opset = helper.make_opsetid("", OPSET)
-        model = helper.make_model(graph, opset_imports=[opset], ir_version=IR_VERSION, producer_name="supernet-nas")
+        opset = helper.make_opsetid("", self.opset)
+        ir_version = helper.find_min_ir_version_for([opset])
+        model = helper.make_model(graph, opset_imports=[opset], ir_version=ir_version, producer_name="supernet-nas")
+        n_bytes = sum(array.nbytes for name, array in self.weights.items() if name in read)
+        if n_bytes > _LARGEST:
+            raise ValueError(f"weights of {n_bytes / 1e9:.2f} GB do not fit into an ONNX file, which holds 2 GB")
         for name, array in self.weights.items():
             if name in read:  # added in place: make_graph and make_model would copy every weight twice
                 tensor = model.graph.initializer.add(name=name, dims=array.shape)
                 tensor.data_type = helper.np_dtype_to_tensor_dtype(array.dtype)
                 tensor.raw_data = array.tobytes()
         return model.SerializeToString()
+
+
+def oldest_runtime(model: ModelProto) -> str | None:
+    """The first version of ONNX Runtime that runs a file, such as ``"1.8"``; None where nobody has written it down."""
+    opset = max((one.version for one in model.opset_import if one.domain in ("", "ai.onnx")), default=0)
+    return _RUNTIMES.get(max(opset, min(_RUNTIMES)))

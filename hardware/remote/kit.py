@@ -17,7 +17,7 @@ from hardware.device import Device
 from hardware.loop import cpu, turns
 from hardware.loop.session import FEWEST_TURNS
 from hardware.remote.measure import canonical, read_lines
-from hardware.remote.submission import Part, Stretch, joined, one_line, parse, printable
+from hardware.remote.submission import LONGEST_HARDWARE, Part, Stretch, joined, one_line, parse, printable
 from hardware.remote.work import Work, WorkSource
 from supernet.files import new_folder
 
@@ -61,11 +61,15 @@ def write_kit(
     *,
     batch_size: int = 1,
     threads: int = 1,
+    hardware: str = "",
     advance: Callable[[int, str], None] = lambda done, note: None,
 ) -> dict[str, Any]:
     """Write the ONNX files of the work, what measures them, and a manifest with the SHA-256 of everything.
 
     The same work makes the same kit. Returns the manifest, which `read_results` needs.
+
+    Args:
+        hardware: what the device is beside what it tells of itself, for its identity.
 
     Raises:
         ValueError: `out` exists and is not empty, or there is nothing to measure.
@@ -92,6 +96,7 @@ def write_kit(
             "provider": _PROVIDER,
             "threads": threads,
             "batch_size": batch_size,
+            "hardware": hardware,
             "sampling": asdict(source.sampling),
             "anchors": [models[job] for job in work.anchors],
             "models": [models[job] for job in work.jobs],
@@ -175,9 +180,10 @@ def _device(told: Any, manifest: Mapping[str, Any]) -> Device:
     fields = ("hardware", "runtime_version")
     if not isinstance(told, dict) or not all(isinstance(told.get(name), str) and told[name] for name in fields):
         raise ValueError("the first line does not describe a device")
+    hardware = ", ".join(filter(None, [told["hardware"], manifest.get("hardware", "")]))  # older kits have none
     return Device(
         name=manifest["name"],
-        hardware=printable(told["hardware"]),
+        hardware=printable(hardware, LONGEST_HARDWARE),
         runtime="onnxruntime",
         runtime_version=printable(told["runtime_version"], 60),
         provider=manifest["provider"],

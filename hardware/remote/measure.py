@@ -11,6 +11,7 @@ import argparse
 import gc
 import hashlib
 import hmac
+import itertools
 import json
 import os
 import secrets
@@ -27,9 +28,10 @@ if __name__ == "__main__":  # also where Python is told not to look beside a scr
 from hardware.loop.cpu import cpu_description
 from hardware.loop.turns import Course, DeviceGoneError, Runner, Sampling, check_others, one_line, take_turns
 
-__all__ = ["MARK", "canonical", "chained", "measure", "read_lines"]
+__all__ = ["MARK", "SAYS", "canonical", "chained", "measure", "read_lines"]
 
 MARK = "--- the results of measure.py follow ---"  # a shell may have greeted before
+SAYS = "measure.py: "  # how a reason begins
 _RESULTS = "results.jsonl"
 _WRITTEN_EVERY = 10.0  # seconds
 _FEWEST = 4  # networks beside the anchors, however long a turn takes
@@ -102,11 +104,15 @@ class Results:
         self.contents, self.previous, length = read_lines(data, manifest_id)
         if len(self.contents) == 1:  # nothing was measured: what runs here may have been mended since
             self.contents, self.previous, length = [], "", 0
+        self.set_aside = ""
+        if self.contents and self.contents[0] != head:  # say after an upgrade of the runtime: another device
+            self.set_aside = _free_name(path)
+            with open(self.set_aside, "wb") as kept:
+                kept.write(data)
+            self.contents, self.previous, length = [], "", 0
         self.file.truncate(length)
         if not self.contents:
             self.add(head)
-        elif self.contents[0] != head:
-            raise ValueError(f"{path} is of another device ({self.contents[0]}); move it away to begin anew")
 
     def add(self, content: dict[str, Any], done: float = 0.0) -> str:
         """Write a line, on the disk when this returns; `done` networks, about, are measured with it."""
@@ -130,6 +136,12 @@ class Results:
     def failed(self) -> set[tuple[str, int]]:
         """Key and resolution of what does not run here."""
         return {_name(failure) for part in self.contents[1:] for failure in part["failures"]}
+
+
+def _free_name(path: str) -> str:
+    """``results-2.jsonl`` beside ``results.jsonl``, or the next number that is free."""
+    stem, suffix = os.path.splitext(path)
+    return next(name for i in itertools.count(2) if not os.path.exists(name := f"{stem}-{i}{suffix}"))
 
 
 def _lock(file: IO[bytes]) -> None:
@@ -345,6 +357,10 @@ def main() -> None:
     }
     path = os.path.join(folder, _RESULTS)
     results = Results(path, manifest_id, head)
+    if results.set_aside:
+        print(
+            f"{SAYS}the device or its runtime changed: begins anew, {results.set_aside} has what was", file=sys.stderr
+        )
     if print_lines:
         print(f"\n{MARK}")  # on a line of its own, whatever was printed before
         with open(path, "rb") as file:
@@ -378,14 +394,14 @@ if __name__ == "__main__":
     try:
         main()
     except KeyboardInterrupt:
-        print("measure.py: stopped; run it again to carry on", file=sys.stderr)
+        print(f"{SAYS}stopped; run it again to carry on", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read our output has gone
         sys.exit(1)
     except DeviceGoneError as error:
-        print(f"measure.py: this device stopped working: {error}; run it again to carry on", file=sys.stderr)
+        print(f"{SAYS}this device stopped working: {error}; run it again to carry on", file=sys.stderr)
         sys.exit(2)
     except (ValueError, OSError) as error:
-        print(f"measure.py: {error}", file=sys.stderr)
+        print(f"{SAYS}{error}", file=sys.stderr)
         sys.exit(2)

@@ -20,7 +20,7 @@ from pydantic import Field
 from hardware.device import Device
 from hardware.remote.board import Board, DeviceProgress, Outcome
 from hardware.remote.onnxruntime_web import FILES, PROVIDER_FILES, VERSION
-from hardware.remote.submission import Key, Posted, Resolution, Strict, one_line, parse, printable
+from hardware.remote.submission import LONGEST_HARDWARE, Key, Posted, Resolution, Strict, one_line, parse, printable
 from hardware.remote.transport import Answer, HttpServer, RefusedError, json_answer
 from hardware.remote.work import Job
 
@@ -41,7 +41,7 @@ _MOST_CLIENTS = 256
 class _Hello(Strict):
     """How a client introduces itself."""
 
-    hardware: Annotated[str, Field(min_length=1, max_length=500)]
+    hardware: Annotated[str, Field(min_length=1, max_length=LONGEST_HARDWARE)]
     browser: Annotated[str, Field(min_length=1, max_length=200)]
     provider: Literal["wasm", "webgpu"]
     resumes: Annotated[str, Field(max_length=64)] | None = None  # the client that it was before it was closed
@@ -181,7 +181,7 @@ class DeviceServer:
 
     def _hello(self, body: bytes) -> dict[str, Any]:
         hello = parse(_Hello, body)
-        hardware, browser = printable(hello.hardware), printable(hello.browser, 60)
+        hardware, browser = printable(hello.hardware, LONGEST_HARDWARE), printable(hello.browser, 60)
         if not hardware or not browser:
             raise ValueError("hardware and browser: nothing in them can be printed")
         source = self.board.source

@@ -10,11 +10,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO
 
-from hardware.remote.measure import MARK
+from hardware.remote.measure import MARK, SAYS
 
 __all__ = ["Host"]
 
 _FOLDER = ".cache/supernet-nas"  # from the home folder there
+_LONGEST_REASON = 2000  # characters
 _OPTIONS = (
     "-o",
     "BatchMode=yes",
@@ -132,4 +133,5 @@ def _last_line(errors: IO[bytes], code: int) -> str:
     errors.seek(0)
     lines = errors.read()[-10_000:].decode(errors="replace").splitlines()
     said = [line.strip() for line in lines if line.strip()]
-    return said[-1][:500] if said else f"it ended with code {code}"
+    told = [line for line in said if line.startswith(SAYS)]  # other lines are of the shell there
+    return (told or said)[-1][:_LONGEST_REASON] if said else f"it ended with code {code}"

@@ -12,6 +12,7 @@ from hardware.loop.session import FEWEST_TURNS, Network
 from hardware.remote.work import Purpose
 
 __all__ = [
+    "LONGEST_HARDWARE",
     "Key",
     "Part",
     "Participant",
@@ -28,6 +29,8 @@ __all__ = [
     "printable",
 ]  # fmt: skip
 
+LONGEST_HARDWARE = 500  # characters: what is cut off could be what makes two devices two
+_LONGEST_LINE = 1000  # of a reason: onnxruntime's begin with half a page about itself
 _MOST_NETWORKS = 300  # in one session
 _MOST_TURNS = 2000
 _LONGEST_AGO = 366 * 86_400.0  # seconds
@@ -167,4 +170,4 @@ def printable(text: str, length: int = 120) -> str:
 
 def one_line(text: str) -> str:
     """A message as one line of bounded length."""
-    return printable(text, 300)
+    return printable(text, _LONGEST_LINE)

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from hardware.loop.cpu import power_modes
+
 __all__ = ["gpu_description", "gpu_energy_meter", "gpu_state"]
 
 # Power cap, hardware slowdown, software and hardware thermal slowdown, power brake (nvml.h).
@@ -13,7 +15,7 @@ _THROTTLING = 0x4 | 0x8 | 0x20 | 0x40 | 0x80
 
 
 def gpu_description() -> str:
-    """The model of the current GPU: ``"NVIDIA H100 80GB HBM3"``.
+    """The model of the current GPU: ``"NVIDIA H100 80GB HBM3"``; on a Jetson with its power mode.
 
     Raises:
         ValueError: there is none, or neither torch nor NVML can see it.
@@ -21,7 +23,8 @@ def gpu_description() -> str:
     import torch
 
     if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
+        modes = [mode for mode in power_modes() if mode.startswith("nvpmodel")]  # it sets the clocks of the GPU, too
+        return ", ".join([torch.cuda.get_device_name(), *modes])
     with _current_gpu() as (nvml, handle):
         if nvml is None:
             raise ValueError("no NVIDIA GPU is seen here; see that the driver runs, or measure on a machine with one")

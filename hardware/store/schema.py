@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import secrets
 import sqlite3
+import struct
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-__all__ = ["CHECKED", "VERSION", "checksum", "lay_out"]
+__all__ = ["CHECKED", "VERSION", "check_size", "checksum", "create", "lay_out"]
 
 VERSION = 3
 """Of the tables; a file of another one is refused."""
@@ -56,6 +60,50 @@ def checksum(table: str, row: Mapping[str, Any]) -> str:
     """Sixteen hexadecimal digits of what a row says."""
     text = "\x1f".join(str(row[column]) for column in CHECKED[table])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def create(path: Path) -> None:
+    """Make a new, empty store, unless there is one; it has its name when it has its tables, so none is ever of 0 bytes.
+
+    Raises:
+        sqlite3.OperationalError: it cannot be written.
+    """
+    new = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}")
+    try:
+        with closing(sqlite3.connect(new, isolation_level=None)) as database:
+            lay_out(database, path)
+        try:
+            os.link(new, path)
+        except FileExistsError:  # another process was faster
+            return
+        except OSError:  # a file system without links
+            if not path.exists():
+                os.replace(new, path)
+    finally:
+        new.unlink(missing_ok=True)
+
+
+def check_size(path: Path) -> None:
+    """Raises ValueError where a file has fewer bytes than it says itself, as a copy that was cut off."""
+    size = path.stat().st_size
+    if size == 0:
+        raise ValueError(
+            f"{path} is empty, which no store ever is: it was cut off or a copy failed; copy it again with `supernet "
+            "measurements backup`, or remove it to begin anew"
+        )
+    with path.open("rb") as file:
+        head = file.read(100)
+    if len(head) < 100 or not head.startswith(b"SQLite format 3"):
+        return  # SQLite says what is wrong with it
+    (page,), (changed,), (pages,), (valid_for,) = (
+        struct.unpack_from(kind, head, at) for kind, at in ((">H", 16), (">I", 24), (">I", 28), (">I", 92))
+    )
+    told = pages * (65536 if page == 1 else page)
+    if changed == valid_for and size < told and not Path(f"{path}-journal").exists():
+        raise ValueError(
+            f"{path} is not whole: {size:,} of {told:,} bytes are there; copy it again with `supernet measurements "
+            f"backup`, or save what can be read with `supernet measurements recover {path} --out NEW`"
+        )
 
 
 def lay_out(database: sqlite3.Connection, path: Path, read_only: bool = False) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 from hardware.device import Device
 from hardware.loop.measurement import Measurements
 from hardware.loop.session import FEWEST_TURNS, MeasuredNetwork, Network, Session
-from hardware.store.schema import CHECKED, checksum, lay_out
+from hardware.store.schema import CHECKED, check_size, checksum, create, lay_out
 
 __all__ = ["Failure", "Record", "Score", "Store", "check_row"]
 
@@ -66,7 +66,8 @@ class Store:
     device, and what was planned there.
 
     Every add is a transaction of its own that is on the disk when the method returns, so a kill loses nothing, and
-    several processes may write at once. What is there is never changed: adding the same a second time keeps the first.
+    several processes may write at once. What is there is never changed, but for the name of a device: adding the same a
+    second time keeps the first.
     A network may be measured in any number of sessions; `measurements` makes latencies of them all.
 
     Between two adds the one file holds everything, so whoever copies it has it all: SQLite's rollback journal is there
@@ -77,12 +78,18 @@ class Store:
         read_only: nothing is written, neither the file nor anything beside it, and the file must be there.
 
     Raises:
-        ValueError: the file is damaged, is something else, or was written by another version of this project.
+        ValueError: the file is damaged, empty or not whole, is something else, or was written by another version of
+            this project.
         OSError: the file cannot be read or written.
     """
 
     def __init__(self, path: str | Path, read_only: bool = False) -> None:
         self.path = Path(path)
+        with self._errors():
+            if self.path.is_file():
+                check_size(self.path)
+            elif not read_only:
+                create(self.path)
         place = f"{self.path.absolute().as_uri()}?mode={self._mode()}" if read_only else self.path
         with self._errors():
             self._database = sqlite3.connect(place, timeout=_BUSY_SECONDS, isolation_level=None, uri=read_only)
@@ -232,6 +239,22 @@ class Store:
                 for fingerprint, device in self._database.execute(query).fetchall():
                     found.setdefault(fingerprint, _device(device))
         return list(found.values())
+
+    def rename(self, device: Device, name: str) -> None:
+        """Give a device another name in all that was measured, planned or tried under the name that it has."""
+        old, new = json.dumps(device.to_dict()), json.dumps({**device.to_dict(), "name": name})
+        columns = ("rowid", *CHECKED["sessions"], "checksum")
+        query = f"SELECT {', '.join(columns)} FROM sessions WHERE device = ?"
+        with self._errors(), self._transaction():
+            for values in self._database.execute(query, [old]).fetchall():
+                row: dict[str, Any] = dict(zip(columns, values, strict=True))
+                check_row("sessions", row)  # what is damaged stays so, and is told
+                row["checksum"] = checksum("sessions", row | {"device": new})
+                self._database.execute(
+                    "UPDATE sessions SET device = ?, checksum = ? WHERE rowid = ?", [new, row["checksum"], row["rowid"]]
+                )
+            for table in ("failures", "planned"):
+                self._database.execute(f"UPDATE {table} SET device = ? WHERE device = ?", [new, old])
 
     # -- failures and plans -------------------------------------------------------------------------------------------
 

@@ -197,5 +197,5 @@ export async function checkOthers(courses, error) {
 
 /** What an error says, as one line of bounded length. */
 export function firstLine(error) {
-  return String(error?.message ?? error).split("\n")[0].slice(0, 1000) || "it fails without a reason";
+  return String(error?.message ?? error).split(/\s+/).join(" ").trim().slice(0, 1000) || "it fails without a reason";
 }
