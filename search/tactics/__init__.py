@@ -150,8 +150,8 @@ def pymoo(
 def _check_small_steps(name: str, n_objectives: int) -> None:
     if n_objectives > 3:
         raise ValueError(
-            f"tactic {name!r} is for up to three objectives, not {n_objectives}: of so many nearly everything is on the "
-            "front, and small steps from there lose to chance; take 'nsga3'"
+            f"tactic {name!r} is for up to three objectives, not {n_objectives}: of so many nearly everything is on "
+            "the front, and small steps from there lose to chance; take 'nsga3'"
         )
 
 

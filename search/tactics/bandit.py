@@ -16,7 +16,7 @@ _RANDOM = 0.1  # share of children that come from nowhere, lest it stagnates
 
 
 class BanditMutation(Remembering):
-    """A `Tactic`: one gene of a member of the front changes; a bandit says of which kind (after AGNN, Zhou et al. 2022).
+    """A `Tactic`: one gene of a member of the front changes; a bandit says of which kind (AGNN, Zhou et al. 2022).
 
     Kinds are what genes are called: depth, kernel, expand, resolution. Each has won as often as a change of that kind
     came on the front, and is chosen by a draw from its posterior (Thompson 1933). What a child came from is read from
