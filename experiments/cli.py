@@ -226,9 +226,15 @@ def query(
     ] = False,
     probability: Annotated[str, typer.Option(help="With --verify: how surely, such as 95%.")] = "95%",
     margin: Annotated[str, typer.Option(help="With --verify: share of the limit to leave, such as 10%.")] = "0%",
+    front: Annotated[bool, typer.Option("--front", help="Every member of the front that keeps the limits.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="A table for other programs: seconds and counts.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="For machines: seconds and counts.")] = False,
 ) -> None:
     """The best sub-network that keeps the limits; of the usual goals, the one of the highest quality."""
+    if as_csv and as_json:
+        raise ValueError("--csv and --json are two ways to write the same: give one")
+    if front and verify:
+        raise ValueError("--verify is about one answer: give it without --front")
     from experiments import querying
     from experiments.budgets import read_share
     from experiments.quantities import limit as read_limit
@@ -250,7 +256,7 @@ def query(
     if verify:
         rows, evidence = _verified(run, results, limits, read_share(probability), read_share(margin))
     else:
-        rows = querying.answer(results, limits, top)
+        rows = querying.front_rows(results, limits) if front else querying.answer(results, limits, top)
     changed = querying.what_changed(run, results)
     if changed:
         print(
@@ -260,6 +266,9 @@ def query(
         )
     for note in (note for found in results["devices"].values() for note in found["notes"]):
         print(f"supernet: {note}", file=sys.stderr)
+    if as_csv:
+        print(querying.as_csv(rows), end="")
+        return
     if as_json:
         told = {} if evidence is None else {"evidence": evidence.to_dict()}
         found = {"goal": name, "devices": results["devices"], "changed": changed, "found": rows, **told}
@@ -308,12 +317,17 @@ def export(
 
 
 @app.command()
-def compare(run: RunPath) -> None:
-    """Compare the fronts with baselines on the test split, and write report.html."""
+def compare(
+    run: RunPath,
+    seeds: Annotated[
+        int, typer.Option(min=1, help="Searches: beyond 1, the search again with other seeds and the same weights.")
+    ] = 1,
+) -> None:
+    """Compare the fronts with baselines on the test split, and write report.html and tables."""
     folder, report = _open(run)
     from experiments import pipeline
 
-    pipeline.compare(folder, report)
+    pipeline.compare(folder, report, seeds)
     report.say(f"{folder.report}")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from experiments import fitting
@@ -23,6 +24,7 @@ from experiments.measuring.quantized import compare_precisions
 from experiments.measuring.remote import runnable
 from experiments.plans import initial_plan, search_plans
 from experiments.progress import Reporter
+from experiments.repeating import Repeat, compare_repeats
 from experiments.rounds import Focus, Rounds
 from experiments.run_folder import RunFolder
 from experiments.scoring.scorer import Scorer
@@ -168,16 +170,32 @@ def export(
     return write_bundle(run, find_architecture(run, key), device, out, report, any_batch)
 
 
-def compare(run: RunFolder, report: Reporter) -> None:
-    """Measure the baselines, read the test split, and write ``comparison.json``, ``front.png`` and ``report.html``."""
-    from experiments.report import write_front_picture, write_report  # loads matplotlib
+def compare(run: RunFolder, report: Reporter, seeds: int = 1) -> None:
+    """Measure the baselines, read the test split, and write ``comparison.json``, ``tables/``, ``front.png`` and
+    ``report.html``.
+
+    Args:
+        seeds: searches that are compared: more than one repeats the search with other seeds and the same weights.
+    """
+    from experiments.report import write_front_picture, write_report, write_tables  # loads matplotlib
 
     run.require(run.front, "search")
     report.say("compare")
     comparison = compare_run(run, report)
     write_json(run.comparison, comparison)
+    if seeds > 1:
+        comparison["repeats"] = compare_repeats(run, seeds, _searched_again, report)
+        write_json(run.comparison, comparison)
+    write_tables(comparison, run.path / "tables", quote(str(run.path)))
     write_front_picture(comparison, run.path / "front.png")
     write_report(comparison, run.report)
+
+
+def _searched_again(repeat: Repeat, report: Reporter) -> dict[str, Any]:
+    """The search of another seed, and what it is compared with."""
+    for verb in (profile, score, fit, search):
+        verb(repeat, report)
+    return compare_run(repeat, report)
 
 
 def run(run: RunFolder, report: Reporter) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from hardware.device_changes import changed_here
 from search.front import Candidate, ParetoFront
 from supernet.files import read_json
 
-__all__ = ["answer", "goal_results", "kinds", "objectives", "what_changed"]
+__all__ = ["answer", "as_csv", "front_rows", "goal_results", "kinds", "objectives", "what_changed"]
 
 
 def goal_results(run: Path, name: str | None, device: str | None = None) -> tuple[str, dict[str, Any]]:
@@ -95,6 +97,39 @@ def answer(results: Mapping[str, Any], limits: Sequence[Limit], top: int) -> lis
         return (first, candidate.arch not in front, *others)
 
     return [_row(candidate, limits) for candidate in sorted(holding, key=order)[:top]]
+
+
+def front_rows(results: Mapping[str, Any], limits: Sequence[Limit]) -> list[dict[str, Any]]:
+    """Every member of the front that keeps the limits, in its order, as rows of `answer`.
+
+    Raises:
+        ValueError: none does, or something is not known.
+    """
+    rows = {row["id"]: row for row in answer(results, limits, top=len(results["candidates"]))}
+    kept = [rows[one["id"]] for one in results["front"]["candidates"] if one["id"] in rows]
+    if not kept:
+        raise ValueError(f"no member of the front keeps {' and '.join(map(str, limits))}; without --front others may")
+    return kept
+
+
+def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A table of rows of `answer`: the id, every value with its interval where there is one, and the settings."""
+    names = list(dict.fromkeys(name for row in rows for name in row["values"]))
+    sure = list(dict.fromkeys(name for row in rows for name in row["intervals"]))
+    header = ["id"]
+    for name in names:
+        header += [name, f"{name} low", f"{name} high"] if name in sure else [name]
+    text = io.StringIO()
+    out = csv.writer(text, lineterminator="\n")
+    out.writerow([*header, "origin", "settings"])
+    for row in rows:
+        cells: list[Any] = [row["id"]]
+        for name in names:
+            cells.append(row["values"].get(name, ""))
+            if name in sure:
+                cells += row["intervals"].get(name, ("", ""))
+        out.writerow([*cells, row["origin"], row["settings"]])
+    return text.getvalue()
 
 
 def _nothing_fits(candidates: Sequence[Candidate], limits: Sequence[Limit]) -> str:

@@ -1,5 +1,7 @@
 """The command line as a stranger uses it, on a small run: real training, real measurements, real files."""
 
+import csv
+import io
 import json
 import re
 import shutil
@@ -96,6 +98,25 @@ def test_query_finds_the_most_accurate_that_holds_the_budget(command, finished_r
     listed = command("query", finished_run, "--device", "one", "--latency", f"{budget * 1e3:.17g}ms", "--top", 5)
     ids = re.findall(r"^([0-9a-f]{10}) ", listed.stdout, flags=re.MULTILINE)
     assert ids[0] == best["id"] and len(ids) == min(5, len(holding))
+
+
+def test_the_front_is_a_table_for_other_programs(command, finished_run):
+    members = front(finished_run)["goals"]["one"]["front"]["candidates"]
+    rows = list(
+        csv.DictReader(io.StringIO(command("query", finished_run, "--device", "one", "--front", "--csv").stdout))
+    )
+    assert [row["id"] for row in rows] == [member["id"] for member in members]
+    for row, member in zip(rows, members, strict=True):
+        assert float(row["latency@one"]) == member["values"]["latency@one"]
+        assert [float(row[f"latency@one {end}"]) for end in ("low", "high")] == member["extras"]["intervals"][
+            "latency@one"
+        ]
+    limit = f"latency@one <= {members[0]['values']['latency@one'] * 1e3 * 1.0001:.17g}ms"
+    only = command("query", finished_run, "--device", "one", "--front", "--csv", "--limit", limit).stdout
+    assert len(only.splitlines()) == 2
+    for more, message in ((("--csv", "--json"), "give one"), (("--front", "--verify"), "without --front")):
+        done = command("query", finished_run, "--device", "one", *more, check=2)
+        assert message in done.stderr and done.stderr.count("\n") == 1
 
 
 def test_a_budget_nobody_meets_says_what_the_fastest_needs(command, finished_run):

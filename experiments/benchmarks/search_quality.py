@@ -46,6 +46,7 @@ from supernet.space import Genes
 MODEL_BASED = "model-based"
 _AT = (20, 50, 100, 250)
 _WITHIN_AT = (20, 50)
+_ONE_BY_ONE = ("optuna", "qnehvi")  # tactics that have models as well, and are asked for as few at a time
 _POPULATION = 50  # of tactics without a model: with 100, as many evaluations would be random
 
 
@@ -108,7 +109,7 @@ def search(problem: Problem, name: str, at: Sequence[int], seed: int, batch: int
         tactic=tactic,
         budget=max(at),
         seed=seed,
-        batch=batch if learner is not None else None,
+        batch=batch if learner is not None or name.split()[0] in _ONE_BY_ONE else None,
     )
     own = process_time() - started - spent[0]
     shares = {}
@@ -228,7 +229,7 @@ def main() -> None:
         "--tactics", nargs="+", default=["random", "nsga2", MODEL_BASED], help="with options as in TOML, or 'all'"
     )
     parser.add_argument("--evaluations", type=int, default=100, help="of every search")
-    parser.add_argument("--batch", type=int, default=2, help="evaluations at a time of the model-based search")
+    parser.add_argument("--batch", type=int, default=2, help="evaluations at a time of searches with models")
     parser.add_argument("--seeds", type=int, default=3, help="searches of each kind")
     parser.add_argument("--within", type=float, nargs="+", default=[], help="limits of the second objective")
     parser.add_argument("--exact", action="store_true", help="also the distance of the inner search from the optimum")

@@ -10,7 +10,7 @@ from supernet.space import SearchSpace
 
 __all__ = [
     "age_moea", "age_moea2", "aging", "bandit", "c_taea", "guided_mcts", "linas", "local", "mcts", "moead", "nsga2",
-    "nsga3", "ofa_evolution", "pymoo", "random", "sms_emoa", "stagewise", "u_nsga3",
+    "nsga3", "ofa_evolution", "optuna", "pymoo", "qnehvi", "random", "sms_emoa", "stagewise", "u_nsga3",
 ]  # fmt: skip
 
 
@@ -145,6 +145,22 @@ def pymoo(
     from search.tactics.pymoo_adapter import PymooTactic
 
     return PymooTactic(space, n_objectives, seed, population, algorithm)
+
+
+def optuna(
+    space: SearchSpace, n_objectives: int, seed: int, population: int = POPULATION, sampler: str = "tpe"
+) -> Tactic:
+    """Optuna's samplers (Akiba et al. 2019): "tpe" (Watanabe 2023), "gp" or "nsga2". Needs the extra ``optuna``."""
+    from search.tactics.optuna_adapter import OptunaTactic
+
+    return OptunaTactic(space, n_objectives, seed, population, sampler)
+
+
+def qnehvi(space: SearchSpace, n_objectives: int, seed: int, population: int = POPULATION, pool: int = 500) -> Tactic:
+    """BoTorch's noisy expected hypervolume improvement (Daulton et al. 2021). Needs the extra ``botorch``."""
+    from search.tactics.botorch_adapter import Qnehvi
+
+    return Qnehvi(space, n_objectives, seed, population, pool)
 
 
 def _check_small_steps(name: str, n_objectives: int) -> None:
