@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from experiments.measuring.remote import how_to_measure
-from experiments.plans import search_plans
+from experiments.plans import baseline_plans, search_plans
 from experiments.progress import Reporter
 from experiments.quantities import latency
 from experiments.run_folder import Plan, RunFolder
@@ -100,7 +100,8 @@ def _devices(run: RunFolder) -> dict[str, Device]:
 def _measured(run: RunFolder, device: Device) -> tuple[list[Architecture], list[float]]:
     with run.store() as store:
         measurements: Measurements = store.measurements(device)
-    plans = [plan for plan in run.all_plans() if plan.kind not in ("random", "uniform")]  # baselines lend nothing
+    baselines = {plan.kind for plan in baseline_plans(run)}  # which lend nothing
+    plans = [plan for plan in run.all_plans() if plan.kind not in baselines]
     archs = {(arch.id, arch.resolution): arch for plan in plans for arch in plan.archs}
     names = [name for name in archs if name in measurements]
     return [archs[name] for name in names], [measurements[name].latency for name in names]

@@ -72,6 +72,8 @@ def objectives(results: Mapping[str, Any]) -> list[Quantity]:
 def answer(results: Mapping[str, Any], limits: Sequence[Limit], top: int) -> list[dict[str, Any]]:
     """The `top` sub-networks that keep every limit, best in the goal's first objective first, as plain data.
 
+    Where there is a prediction beside the measured value, best is what it is believed to be (``posterior``).
+
     With a limit on a latency, ``share_of_runs_within`` has for it the share of the measured runs that took no longer.
 
     Raises:
@@ -92,11 +94,18 @@ def answer(results: Mapping[str, Any], limits: Sequence[Limit], top: int) -> lis
     front = {candidate.arch for candidate in ParetoFront(holding, [one.axis for one in wanted])}
 
     def order(candidate: Candidate) -> tuple[Any, ...]:
-        # Of equals in the first objective, what is on the front of those that keep the limits.
+        # Of equals in the first objective, what is on the front of those that keep the limits. What it is believed to
+        # be decides, not what it was scored: the best of many scores is lucky.
         first, *others = (one.axis.loss(candidate.values[one.name]) for one in wanted)
-        return (first, candidate.arch not in front, *others)
+        belief = candidate.extras.get("posterior", {}).get(wanted[0].name)
+        believed = first if belief is None else wanted[0].axis.loss(belief["value"])
+        return (believed, candidate.arch not in front, first, *others)
 
-    return [_row(candidate, limits) for candidate in sorted(holding, key=order)[:top]]
+    chances = results.get("posterior", {}).get("membership", {})
+    return [
+        {**_row(candidate, limits), "membership": chances.get(candidate.arch.id, 0.0) if chances else None}
+        for candidate in sorted(holding, key=order)[:top]
+    ]
 
 
 def front_rows(results: Mapping[str, Any], limits: Sequence[Limit]) -> list[dict[str, Any]]:
@@ -116,19 +125,23 @@ def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
     """A table of rows of `answer`: the id, every value with its interval where there is one, and the settings."""
     names = list(dict.fromkeys(name for row in rows for name in row["values"]))
     sure = list(dict.fromkeys(name for row in rows for name in row["intervals"]))
+    believed = list(dict.fromkeys(name for row in rows for name in row["posterior"]))
     header = ["id"]
     for name in names:
-        header += [name, f"{name} low", f"{name} high"] if name in sure else [name]
+        header += [name, *([f"{name} posterior"] if name in believed else [])]
+        header += [f"{name} low", f"{name} high"] if name in sure else []
     text = io.StringIO()
     out = csv.writer(text, lineterminator="\n")
-    out.writerow([*header, "origin", "settings"])
+    out.writerow([*header, "membership", "origin", "settings"])
     for row in rows:
         cells: list[Any] = [row["id"]]
         for name in names:
             cells.append(row["values"].get(name, ""))
+            if name in believed:
+                cells.append(row["posterior"].get(name, {}).get("value", ""))
             if name in sure:
                 cells += row["intervals"].get(name, ("", ""))
-        out.writerow([*cells, row["origin"], row["settings"]])
+        out.writerow([*cells, row["membership"], row["origin"], row["settings"]])
     return text.getvalue()
 
 
@@ -153,6 +166,7 @@ def _row(candidate: Candidate, limits: Sequence[Limit]) -> dict[str, Any]:
         "values": dict(candidate.values),
         "intervals": extras["intervals"],
         "predicted": extras["predicted"],
+        "posterior": extras.get("posterior", {}),
         "origin": extras["origin"],
         "warnings": extras["warnings"],
     }

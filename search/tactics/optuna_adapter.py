@@ -50,6 +50,7 @@ class OptunaTactic(Remembering):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                warnings.simplefilter("ignore", FutureWarning)  # of `constraints_func`, which older ones need
                 sampler = self._sampler(optuna.samplers, int(rng.integers(2**31)), self.population)
                 study = optuna.create_study(directions=["minimize"] * self.n_objectives, sampler=sampler)
                 study.add_trials(trials(self.space, self.genes, self.values, self.violations))
