@@ -183,7 +183,10 @@ def search(
         str | None, typer.Option("--from", help="Devices that a new one learns from, such as laptop,server, or 'all'.")
     ] = None,
     archive: Annotated[
-        list[Path] | None, typer.Option(help="With --from: another run whose devices are known; may be given again.")
+        list[Path] | None,
+        typer.Option(
+            help="An earlier run whose fronts to begin with; with --from, whose devices are known. Repeatable."
+        ),
     ] = None,
 ) -> None:
     """Search, measure what the search proposes, and write the fronts; or look for the best within limits."""
@@ -196,13 +199,12 @@ def search(
     known = [*(one.name for one in folder.recipe.devices), *folder.added_devices(), *([device] if lenders else [])]
     texts = [*([] if latency is None else [f"latency{f'@{device}' if device else ''} <= {latency}"]), *(limit or [])]
     limits = tuple(read_limit(text, known, folder.recipe.kinds) for text in texts)
-    if archive and lenders is None:
-        raise ValueError("--archive needs --from: names of its devices, as RUN-DEVICE, or 'all'")
-    lent = None
+    lent, archives = None, tuple(map(_found, archive or ()))
     if lenders is not None:
         names = () if lenders == "all" else tuple(name.strip() for name in lenders.split(","))
-        lent = Lenders(names, tuple(map(_found, archive or ())))
-    pipeline.search(folder, report, device, Focus(limits, evaluations, device) if limits else None, lent)
+        lent = Lenders(names, archives)
+    asked = Focus(limits, evaluations, device) if limits else None
+    pipeline.search(folder, report, device, asked, lent, () if lent else archives)
 
 
 @app.command()

@@ -131,6 +131,7 @@ def search(
     device: str | None = None,
     focus: Focus | None = None,
     lenders: Lenders | None = None,
+    archives: Sequence[RunFolder] = (),
 ) -> None:
     """Rounds of search on the predictors; what they propose is measured and scored; then all that may be on a front is
     measured side by side: ``front.json``.
@@ -141,6 +142,7 @@ def search(
     Args:
         focus: all rounds are for the best within some limits, instead of for the fronts.
         lenders: devices that an added one learns from, so that it has ten sub-networks to measure and one round.
+        archives: earlier runs of the same space, whose fronts the search begins with.
     """
     if lenders is not None:
         report.say("learning from other devices")
@@ -151,7 +153,7 @@ def search(
     device = None if of_recipe else device  # its plans are those of all
     if device is not None:
         fit(run, report, device)
-    rounds = Rounds(run, report, device, focus)
+    rounds = Rounds(run, report, device, focus, archives)
     while rounds.next() is not None:
         for verb in (profile, score, fit):
             with rounds.cost.of(verb.__name__):

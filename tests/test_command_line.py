@@ -9,16 +9,19 @@ import sqlite3
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import pytest
 import timm
 import torch
+from pydantic import ValidationError
 from safetensors.torch import load_file
 from timm.models import MobileNetV3
 
 from experiments.commands.tables import next_commands
+from experiments.front_schema import FrontFile, json_schema
 from supernet import load_subnet
 
 
@@ -121,6 +124,22 @@ def test_the_front_is_a_table_for_other_programs(command, finished_run):
     for more, message in ((("--csv", "--json"), "give one"), (("--front", "--verify"), "without --front")):
         done = command("query", finished_run, "--device", "one", *more, check=2)
         assert message in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_the_file_of_fronts_is_as_its_schema_says(finished_run):
+    found = front(finished_run)
+    FrontFile.model_validate(found)
+    assert json_schema() == (Path(__file__).parents[1] / "docs" / "front.schema.json").read_text(encoding="utf-8")
+    for goal in found["goals"].values():
+        believed, ids = goal["posterior"], {candidate["id"] for candidate in goal["candidates"]}
+        assert set(believed["front"]) <= set(believed["membership"]) <= ids
+        assert all(0 < chance <= 1 for chance in believed["membership"].values())
+        assert believed["hypervolume"] > 0 and 0 <= believed["weights"]["accuracy"] <= 1
+        for candidate in goal["candidates"]:
+            low, high = candidate["extras"]["intervals"][goal["objectives"][1]]
+            assert 0.9 * low < candidate["extras"]["posterior"][goal["objectives"][1]]["value"] < 1.1 * high
+    with pytest.raises(ValidationError, match="extra"):
+        FrontFile.model_validate(found | {"extra": 1})
 
 
 def test_a_budget_nobody_meets_says_what_the_fastest_needs(command, finished_run):

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import json
 import re
 import shutil
 import subprocess
@@ -171,3 +172,17 @@ def test_what_is_not_there_is_one_line(command, run, tmp_path):
         done = command("measurements", *arguments, check=2)
         assert done.stderr.count("\n") == 1 and message in done.stderr
     assert not (tmp_path / "new").exists() and not (tmp_path / "store.sqlite").exists()
+
+
+def test_a_run_becomes_studies_of_optuna(command, finished_run, tmp_path):
+    optuna = pytest.importorskip("optuna")
+    out = tmp_path / "studies.db"
+    command("measurements", "studies", finished_run, "--out", out)
+    goals = json.loads((finished_run / "front.json").read_text())["goals"]
+    for name, goal in goals.items():
+        study = optuna.load_study(study_name=f"{finished_run.name}: {name}", storage=f"sqlite:///{out}")
+        assert study.metric_names == goal["objectives"] and len(study.trials) == len(goal["candidates"])
+        best = {tuple(trial.values) for trial in study.best_trials}
+        front = [tuple(c["values"][one] for one in goal["objectives"]) for c in goal["front"]["candidates"]]
+        assert best == set(front)
+    assert "is there already" in command("measurements", "studies", finished_run, "--out", out, check=2).stderr

@@ -57,9 +57,8 @@ def test_chances_of_being_on_the_front_are_how_often_it_happens():
         deviations = np.full_like(truth, 0.05) * np.array([1.0, 0.0])
         means = truth - deviations * rng.standard_normal(truth.shape)  # a belief that is right on average
         claimed.append(membership(means, deviations, draws=100, seed=trial))
-        x = truth[:, None] >= truth[None]
-        dominated = (x.all(axis=2) & (truth[:, None] > truth[None]).any(axis=2)).any(axis=1)
-        happened.append(~dominated)
+        worse = (truth[:, None] >= truth).all(axis=2) & (truth[:, None] > truth).any(axis=2)
+        happened.append(worse.sum(axis=1) == 0)
     chances, on = np.concatenate(claimed), np.concatenate(happened)
     for low, high in ((0.0, 0.2), (0.2, 0.5), (0.5, 0.8), (0.8, 1.01)):
         rows = (chances >= low) & (chances < high)

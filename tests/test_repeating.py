@@ -1,4 +1,4 @@
-"""The search again with other seeds, and controls that search as well: on a small run, whole."""
+"""The search again with other seeds or from earlier runs, and controls that search as well: on a small run, whole."""
 
 import json
 import shutil
@@ -73,3 +73,22 @@ def test_what_was_searched_is_not_searched_again(compared):
 
     found = compare_repeats(RunFolder(compared), 2, never, Reporter(Console(quiet=True)))
     assert found == json.loads((compared / "comparison.json").read_text())["repeats"]
+
+
+def test_a_search_begins_with_the_front_of_an_earlier_run(command, finished_run, tmp_path):
+    run, members = tmp_path / "later", json.loads((finished_run / "front.json").read_text())["goals"]["one"]["front"]
+    shutil.copytree(finished_run, run)
+    for name in ("plans/round-1.json", "front.json", "report.html", "comparison.json"):
+        (run / name).unlink()
+    for path in (run / "plans").glob("final-*.json"):
+        path.unlink()
+    command("fit", run)
+    said = command("search", run, "--archive", finished_run).stdout
+    assert f"members of fronts of {finished_run.name}" in said
+    plan = RunFolder(run).plan("round", number=1)
+    assert plan is not None and {note["origin"] for note in plan.notes} == {f"front of {finished_run.name}"}
+    first = {arch.id for arch in planned(RunFolder(run), "initial")}
+    of_both = {c["id"] for c in members["candidates"]}
+    assert {arch.id for arch in plan.archs} & of_both and not {arch.id for arch in plan.archs} & first
+    again = command("search", run, "--archive", finished_run).stdout
+    assert "had begun already" not in again and (run / "front.json").exists()

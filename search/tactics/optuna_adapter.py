@@ -64,25 +64,26 @@ class OptunaTactic(Remembering):
             active = self.space.active(row)[0]
             for i in part:
                 if active[i] and self.space.n_choices[i] > 1:
-                    label, n_choices = self.space.genes[i].label, int(self.space.n_choices[i])
-                    row[0, i] = trial.suggest_categorical(label, list(range(n_choices)))
+                    gene = self.space.genes[i]
+                    choices = list(gene.choices)
+                    row[0, i] = choices.index(trial.suggest_categorical(gene.label, choices))
         return self.space.canonical(row)[0]
 
 
 def trials(space: SearchSpace, genes: Genes, values: Values, violations: Values) -> Sequence[Any]:
-    """Complete trials of an Optuna study: parameters are the choices of the genes that an architecture has, by index.
+    """Complete trials of an Optuna study: parameters are the choices of the genes that an architecture has.
 
     Args:
         genes, values, violations: (n, n_genes), (n, n_objectives) and (n,).
     """
     optuna = _optuna()
     found = []
-    kinds = [optuna.distributions.CategoricalDistribution(list(range(int(n)))) for n in space.n_choices]
+    kinds = [optuna.distributions.CategoricalDistribution(list(gene.choices)) for gene in space.genes]
     for row, active, value, violation in zip(genes, space.active(genes), values, violations, strict=True):
         there = [i for i in np.flatnonzero(active) if space.n_choices[i] > 1]
         found.append(
             optuna.trial.create_trial(
-                params={space.genes[i].label: int(row[i]) for i in there},
+                params={space.genes[i].label: space.genes[i].choices[row[i]] for i in there},
                 distributions={space.genes[i].label: kinds[i] for i in there},
                 values=[float(one) for one in value],
                 system_attrs={_CONSTRAINTS: [float(violation)]},
