@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from experiments.measuring.remote import how_to_measure
-from experiments.plans import search_plans
+from experiments.plans import baseline_plans, search_plans
 from experiments.progress import Reporter
 from experiments.quantities import latency
 from experiments.run_folder import Plan, RunFolder
@@ -15,7 +15,7 @@ from hardware.loop.measurement import Measurements
 from supernet.architecture import Architecture
 from supernet.space.design import covering_design
 
-__all__ = ["N_MEASURED", "Lenders", "borrow"]
+__all__ = ["N_MEASURED", "Lenders", "borrow", "check_space"]
 
 N_MEASURED = 10
 """Networks that a new device measures before its front is foretold."""
@@ -67,7 +67,7 @@ def _lenders(run: RunFolder, device: str, lenders: Lenders) -> list[tuple[Device
     """Every device that lends, what was measured on it, and how long that took."""
     there: dict[str, tuple[RunFolder, Device]] = {}
     for one in (run, *lenders.archives):
-        _check_space(run, one)
+        check_space(run, one)
         for name, known in _devices(one).items():
             if one is not run or name != device:
                 there[name if one is run else f"{one.path.name}-{name}"] = one, known
@@ -100,19 +100,21 @@ def _devices(run: RunFolder) -> dict[str, Device]:
 def _measured(run: RunFolder, device: Device) -> tuple[list[Architecture], list[float]]:
     with run.store() as store:
         measurements: Measurements = store.measurements(device)
-    plans = [plan for plan in run.all_plans() if plan.kind not in ("random", "uniform")]  # baselines lend nothing
+    baselines = {plan.kind for plan in baseline_plans(run)}  # which lend nothing
+    plans = [plan for plan in run.all_plans() if plan.kind not in baselines]
     archs = {(arch.id, arch.resolution): arch for plan in plans for arch in plan.archs}
     names = [name for name in archs if name in measurements]
     return [archs[name] for name in names], [measurements[name].latency for name in names]
 
 
-def _check_space(run: RunFolder, other: RunFolder) -> None:
+def check_space(run: RunFolder, other: RunFolder) -> None:
+    """ValueError where another run is of another space."""
     if other is run:
         return
     ours, theirs = run.untrained_supernet, other.untrained_supernet
     ends = ours.space.encode([ours.space.smallest, ours.space.largest])
     if ours.space.to_dict() != theirs.space.to_dict() or (ours.macs(ends) != theirs.macs(ends)).any():
-        raise ValueError(f"{other.path} is of another search space than {run.path}: its devices say nothing here")
+        raise ValueError(f"{other.path} is of another search space than {run.path}: it says nothing here")
 
 
 def _chosen(run: RunFolder, device: str) -> Plan:

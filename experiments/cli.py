@@ -232,7 +232,10 @@ def search(
         str | None, typer.Option("--from", help="Devices that a new one learns from, such as laptop,server, or 'all'.")
     ] = None,
     archive: Annotated[
-        list[Path] | None, typer.Option(help="With --from: another run whose devices are known; may be given again.")
+        list[Path] | None,
+        typer.Option(
+            help="An earlier run whose fronts to begin with; with --from, whose devices are known. Repeatable."
+        ),
     ] = None,
 ) -> None:
     """Search, measure what the search proposes, and write the fronts; or look for the best within limits."""
@@ -245,13 +248,12 @@ def search(
     known = [*(one.name for one in folder.recipe.devices), *folder.added_devices(), *([device] if lenders else [])]
     texts = [*([] if latency is None else [f"latency{f'@{device}' if device else ''} <= {latency}"]), *(limit or [])]
     limits = tuple(read_limit(text, known, folder.recipe.kinds) for text in texts)
-    if archive and lenders is None:
-        raise ValueError("--archive needs --from: names of its devices, as RUN-DEVICE, or 'all'")
-    lent = None
+    lent, archives = None, tuple(map(_found, archive or ()))
     if lenders is not None:
         names = () if lenders == "all" else tuple(name.strip() for name in lenders.split(","))
-        lent = Lenders(names, tuple(map(_found, archive or ())))
-    pipeline.search(folder, report, device, Focus(limits, evaluations, device) if limits else None, lent)
+        lent = Lenders(names, archives)
+    asked = Focus(limits, evaluations, device) if limits else None
+    pipeline.search(folder, report, device, asked, lent, () if lent else archives)
 
 
 @app.command()
@@ -275,9 +277,15 @@ def query(
     ] = False,
     probability: Annotated[str, typer.Option(help="With --verify: how surely, such as 95%.")] = "95%",
     margin: Annotated[str, typer.Option(help="With --verify: share of the limit to leave, such as 10%.")] = "0%",
+    front: Annotated[bool, typer.Option("--front", help="Every member of the front that keeps the limits.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="A table for other programs: seconds and counts.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="For machines: seconds and counts.")] = False,
 ) -> None:
     """The best sub-network that keeps the limits; of the usual goals, the one of the highest quality."""
+    if as_csv and as_json:
+        raise ValueError("--csv and --json are two ways to write the same: give one")
+    if front and verify:
+        raise ValueError("--verify is about one answer: give it without --front")
     from experiments import querying
     from experiments.budgets import read_share
     from experiments.quantities import limit as read_limit
@@ -299,7 +307,7 @@ def query(
     if verify:
         rows, evidence = _verified(run, results, limits, read_share(probability), read_share(margin))
     else:
-        rows = querying.answer(results, limits, top)
+        rows = querying.front_rows(results, limits) if front else querying.answer(results, limits, top)
     changed = querying.what_changed(run, results)
     if changed:
         print(
@@ -309,6 +317,9 @@ def query(
         )
     for note in (note for found in results["devices"].values() for note in found["notes"]):
         print(f"supernet: {note}", file=sys.stderr)
+    if as_csv:
+        print(querying.as_csv(rows), end="")
+        return
     if as_json:
         told = {} if evidence is None else {"evidence": evidence.to_dict()}
         found = {"goal": name, "devices": results["devices"], "changed": changed, "found": rows, **told}
@@ -406,12 +417,17 @@ def push(
 
 
 @app.command()
-def compare(run: RunPath) -> None:
-    """Compare the fronts with baselines on the test split, and write report.html."""
+def compare(
+    run: RunPath,
+    seeds: Annotated[
+        int, typer.Option(min=1, help="Searches: beyond 1, the search again with other seeds and the same weights.")
+    ] = 1,
+) -> None:
+    """Compare the fronts with baselines on the test split, and write report.html and tables."""
     folder, report = _open(run)
     from experiments import pipeline
 
-    pipeline.compare(folder, report)
+    pipeline.compare(folder, report, seeds)
     report.say(f"{folder.report}")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from experiments.controls import controls
 from experiments.goals import Goal, goals
 from experiments.known import Known
 from experiments.measuring.measure import (
@@ -25,11 +25,11 @@ from experiments.measuring.remote import StoredProfiler
 from experiments.plans import search_plans
 from experiments.progress import Reporter
 from experiments.quantities import KINDS, Quantity, quality
-from experiments.run_folder import Plan, RunFolder
+from experiments.run_folder import RunFolder
 from experiments.scoring.scorer import Scorer
 from experiments.searching import changed_places, front_of_run, holding, possible_members, shown
 from experiments.training.train import course_of_training, train_baseline
-from experiments.volumes import hypervolumes
+from experiments.volumes import hypervolumes, optimism
 from hardware.counting import count_macs, count_parameters
 from hardware.device import Device
 from hardware.device_changes import differences
@@ -40,10 +40,8 @@ from search.front import Candidate, ParetoFront
 from supernet.architecture import Architecture
 from supernet.files import read_json, write_json
 from supernet.scoring.calibration import evaluate
-from supernet.space import SearchSpace
-from supernet.space.roles import ROLES, Role, roles_of
 
-__all__ = ["compare_run", "uniform_architectures"]
+__all__ = ["compare_run"]
 
 Point = dict[str, Any]
 
@@ -67,18 +65,16 @@ def compare_run(run: RunFolder, report: Reporter) -> dict[str, Any]:
             if (found := before[goal.name]["devices"].get(profiler.device.name)) is not None:
                 _check_unchanged(run, Device.from_dict(found["device"]), profiler.device)
     scorer = Scorer(run)
-    random, uniform = _random_plan(run), _uniform_plan(run)
-    scorer.score([*random.archs, *uniform.archs], "validation", report)
+    plans = controls(run, wanted, scorer, report)
     trained = {f"timm:{name}": train_baseline(run, name, report) for name in run.recipe.baselines.timm_models}
     for profiler in everywhere:
-        _measure_all(run, profiler, wanted, (random.archs, uniform.archs), models(run, trained), scorer, report)
+        _measure_all(run, profiler, wanted, list(plans.values()), models(run, trained), scorer, report)
     results = front_of_run(run, scorer, report)
     write_json(run.front, results)
     for goal in wanted:
         fronts = [_front(goal, _searched(run, one[goal.name])) for one in (before, results["goals"])]
         report.say(f"  {goal.name}: {changed_places(*([c.arch.id for c in front] for front in fronts))}")
     known = Known(run, scorer, report)
-    plans = {"random search": random.archs, "uniform scaling": uniform.archs}
     entries = [_goal_entry(run, goal, results["goals"][goal.name], plans, trained, known) for goal in wanted]
     space = run.untrained_supernet.space
     ends = scorer.score([space.smallest, space.largest], "test", report)
@@ -99,7 +95,7 @@ def compare_run(run: RunFolder, report: Reporter) -> dict[str, Any]:
         },
         "goals": entries,
         "devices": [_device_entry(known, profiler.device) for profiler in everywhere],
-        "notes": _notes(run, random),
+        "notes": _notes(run, len(plans["random search"])),
     }
 
 
@@ -143,47 +139,6 @@ def _check_unchanged(run: RunFolder, before: Device, now: Device) -> None:
             f"the front of {now.name} was measured before this changed: {'; '.join(changed)}; baselines measured now "
             f"cannot be compared with it: search again with `supernet search {run.path}`"
         )
-
-
-def _random_plan(run: RunFolder) -> Plan:
-    """As many architectures as the search measured, drawn at random: the control."""
-    found = run.plan("random")
-    if found is not None:
-        return found
-    n = sum(len(plan.archs) for plan in search_plans(run))
-    space, rng = run.untrained_supernet.space, np.random.default_rng(run.recipe.seed)
-    drawn: dict[Architecture, None] = {}
-    while len(drawn) < min(n, space.size):
-        drawn.update(dict.fromkeys(space.sample(n, rng)))
-    archs = list(drawn)[:n]
-    return run.write_plan("random", archs, [{"origin": "random search"}] * len(archs))
-
-
-def _uniform_plan(run: RunFolder) -> Plan:
-    """The same depth and width everywhere, at the largest kernel and resolution: scaling by hand."""
-    supernet = run.untrained_supernet
-    archs = uniform_architectures(supernet.space, roles_of(supernet))
-    return run.plan("uniform") or run.write_plan("uniform", archs, [{"origin": "uniform scaling"}] * len(archs))
-
-
-def uniform_architectures(space: SearchSpace, roles: Mapping[str, Role] = ROLES) -> list[Architecture]:
-    """One architecture for every pair of a depth level and a width level that all stages and blocks share.
-
-    Args:
-        roles: of the choices; whatever has none is scaled as a width.
-    """
-    widths = {gene.name for gene in space.genes if roles.get(gene.name) not in ("resolution", "depth", "kernel")}
-    n_depths = max(len(stage.depths) for stage in space.stages)
-    n_widths = max((len(gene.choices) for gene in space.genes if gene.name in widths), default=1)
-    archs = []
-    for depth, width in itertools.product(range(n_depths), range(n_widths)):
-        genes = space.encode([space.largest])
-        for column, gene in enumerate(space.genes):
-            if roles.get(gene.name) == "depth" or gene.name in widths:
-                level = width if gene.name in widths else depth
-                genes[:, column] = min(level, len(gene.choices) - 1)
-        archs += space.decode(genes[space.holds(genes)])
-    return list(dict.fromkeys(archs))
 
 
 def _score_model(run: RunFolder, key: str, model: nn.Module, int8_batch_size: int | None) -> dict[str, float]:
@@ -242,6 +197,7 @@ def _goal_entry(
         worst = min if good.kind.maximize else max
         reference[good.name] = worst(point["test"] for point in subnets)
     volumes = hypervolumes(run, goal, {name: series[name] for name in ("searched front", *plans)}, reference)
+    lucky = optimism(run, shown_by, {name: series[name] for name in ("searched front", *plans)})
     series["measured sub-networks"] = _points(searched, shown_by, {})
     for key, model in trained.items():
         found = _score_model(run, key, model, known.int8_batch_size(shown_by))
@@ -264,6 +220,7 @@ def _goal_entry(
         "devices": list(goal.devices),
         "series": [{"name": name, "points": points} for name, points in series.items()],
         "hypervolume": volumes,
+        "optimism": lucky,
         "reference": reference,
         "error_cards": cards,
         "front_within_10_percent": sum(within) / len(within) if within else None,
@@ -358,11 +315,12 @@ def _model_points(
     return [point | {"validation": scores["validation"], "test": scores["test"]}]
 
 
-def _notes(run: RunFolder, random: Plan) -> list[str]:
+def _notes(run: RunFolder, n: int) -> list[str]:
     words = quality(run.recipe.kinds).kind.words
     return [
-        f"The search measured and scored {len(random.archs)} sub-networks; random search had the same number, drawn "
+        f"The search measured and scored {n} sub-networks; random search had the same number, drawn "
         "uniformly over the genes.",
+        *_notes_of_controls(run),
         "Everything shown on a device was measured there side by side in one session, and every series was chosen from "
         f"that session's latencies and validation {words} by one rule: time decided nothing between them. The {words} "
         "shown is that on the test split, which nothing was chosen by.",
@@ -372,6 +330,16 @@ def _notes(run: RunFolder, random: Plan) -> list[str]:
         "search and uniform scaling as well: whoever asks gets the best that is known.",
         *_notes_of_models(run),
     ]
+
+
+def _notes_of_controls(run: RunFolder) -> list[str]:
+    notes = {
+        "random search, filtered": "Random search, filtered: the search's first design, and those of random "
+        "sub-networks that predictors fitted to it say add most, as many as the search had in all.",
+        "local search": "Local search evaluated as many sub-networks as the search: random ones, then such as differ "
+        "in one choice from its front.",
+    }
+    return [notes[name] for name in run.recipe.baselines.controls]
 
 
 def _notes_of_models(run: RunFolder) -> list[str]:

@@ -47,7 +47,8 @@ def forget(run: Path, changed: Mapping[str, tuple[Any, Any]], added_devices: set
     sections = {key.partition(".")[0] for key in keys}
     gone = []
     if keys:
-        gone += _removed(run, "report.html", "comparison.json", "front.png", "plans/random.json")
+        gone += _removed(run, "report.html", "comparison.json", "front.png", "tables", "repeats")
+        gone += _removed(run, *(f"plans/{path.name}" for path in _plans_of_controls(run)))
         gone += _fronts_of_recipe(run, added_devices)
     if "fit" in sections:  # what other devices have lent to one stays
         fitted = [path for path in (run / "predictors").rglob("*.json") if "known" not in path.parts]
@@ -57,6 +58,11 @@ def forget(run: Path, changed: Mapping[str, tuple[Any, Any]], added_devices: set
     if {"baselines.epochs", "baselines.peak_lr"} & set(keys):
         gone += _removed(run, "baselines")
     return gone
+
+
+def _plans_of_controls(run: Path) -> list[Path]:
+    """What depends on how much a search evaluated."""
+    return [path for kind in ("random", "filtered", "local") for path in sorted((run / "plans").glob(f"{kind}*.json"))]
 
 
 def _fronts_of_recipe(run: Path, added_devices: set[str]) -> list[str]:

@@ -19,7 +19,7 @@ from predictors.storage import load_predictor, save_predictor
 from supernet.architecture import Architecture
 from supernet.files import read_json, write_json
 
-__all__ = ["Fitted", "Promise", "fit_and_save", "load", "predictor_folder"]
+__all__ = ["Fitted", "Promise", "fit_and_save", "load", "predictor_folder", "refitted"]
 
 _COVERAGE = 0.9
 
@@ -183,3 +183,18 @@ def load(run: RunFolder, quantity: Quantity, device: str | None = None) -> Fitte
     target = quantity.kind.learned or "value"
     like = create_predictor(content["chosen"], subject(run, quantity), target, run.recipe.seed)
     return Fitted(load_predictor(folder / f"{quantity.name}.json", like), content["out_of_fold"], content["level"])
+
+
+def refitted(run: RunFolder, quantity: Quantity, archs: Sequence[Architecture], values: Values) -> Predictor:
+    """A predictor of the kind that the run has of a quantity, which has seen these values (n_archs,) alone.
+
+    Raises:
+        ValueError: it was not fitted yet, or too few values are known.
+    """
+    path = predictor_folder(run, None) / f"{quantity.name}.card.json"
+    run.require(path, "fit")
+    target = quantity.kind.learned or "value"
+    predictor = create_predictor(read_json(path)["chosen"], subject(run, quantity), target, run.recipe.seed)
+    there = np.isfinite(values)
+    genes = run.untrained_supernet.space.encode([arch for arch, known in zip(archs, there, strict=True) if known])
+    return predictor.fit(genes, values[there])

@@ -9,6 +9,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from experiments import fitting
@@ -25,6 +26,7 @@ from experiments.measuring.remote import runnable
 from experiments.plans import initial_plan, search_plans
 from experiments.progress import Reporter
 from experiments.pruned import deliver
+from experiments.repeating import Repeat, compare_repeats
 from experiments.rounds import Focus, Rounds
 from experiments.run_folder import RunFolder
 from experiments.scoring.scorer import Scorer
@@ -134,6 +136,7 @@ def search(
     device: str | None = None,
     focus: Focus | None = None,
     lenders: Lenders | None = None,
+    archives: Sequence[RunFolder] = (),
 ) -> None:
     """Rounds of search on the predictors; what they propose is measured and scored; then all that may be on a front is
     measured side by side: ``front.json``.
@@ -144,6 +147,7 @@ def search(
     Args:
         focus: all rounds are for the best within some limits, instead of for the fronts.
         lenders: devices that an added one learns from, so that it has ten sub-networks to measure and one round.
+        archives: earlier runs of the same space, whose fronts the search begins with.
     """
     if lenders is not None:
         report.say("learning from other devices")
@@ -154,7 +158,7 @@ def search(
     device = None if of_recipe else device  # its plans are those of all
     if device is not None:
         fit(run, report, device)
-    rounds = Rounds(run, report, device, focus)
+    rounds = Rounds(run, report, device, focus, archives)
     while rounds.next() is not None:
         for verb in (profile, score, fit):
             with rounds.cost.of(verb.__name__):
@@ -199,16 +203,32 @@ def finetune(
     return write_bundle(run, arch, device, out, report, any_batch, scorer=TunedScorer(run, arch, weights), tuned=tuned)
 
 
-def compare(run: RunFolder, report: Reporter) -> None:
-    """Measure the baselines, read the test split, and write ``comparison.json``, ``front.png`` and ``report.html``."""
-    from experiments.report import write_front_picture, write_report  # loads matplotlib
+def compare(run: RunFolder, report: Reporter, seeds: int = 1) -> None:
+    """Measure the baselines, read the test split, and write ``comparison.json``, ``tables/``, ``front.png`` and
+    ``report.html``.
+
+    Args:
+        seeds: searches that are compared: more than one repeats the search with other seeds and the same weights.
+    """
+    from experiments.report import write_front_picture, write_report, write_tables  # loads matplotlib
 
     run.require(run.front, "search")
     report.say("compare")
     comparison = compare_run(run, report)
     write_json(run.comparison, comparison)
+    if seeds > 1:
+        comparison["repeats"] = compare_repeats(run, seeds, _searched_again, report)
+        write_json(run.comparison, comparison)
+    write_tables(comparison, run.path / "tables", quote(str(run.path)))
     write_front_picture(comparison, run.path / "front.png")
     write_report(comparison, run.report)
+
+
+def _searched_again(repeat: Repeat, report: Reporter) -> dict[str, Any]:
+    """The search of another seed, and what it is compared with."""
+    for verb in (profile, score, fit, search):
+        verb(repeat, report)
+    return compare_run(repeat, report)
 
 
 def run(run: RunFolder, report: Reporter) -> None:

@@ -67,7 +67,7 @@ def device_plans(run: RunFolder, device: str) -> list[Plan]:
 
 def baseline_plans(run: RunFolder) -> list[Plan]:
     """What `compare` has drawn and made beside the search, if it was there already."""
-    return [plan for plan in run.all_plans() if plan.kind in ("random", "uniform")]
+    return [plan for plan in run.all_plans() if plan.kind in ("random", "uniform", "filtered", "local")]
 
 
 def campaign_plan(run: RunFolder, n: int, device: str | None = None) -> Plan:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from hardware.device_changes import changed_here
 from search.front import Candidate, ParetoFront
 from supernet.files import read_json
 
-__all__ = ["answer", "goal_results", "kinds", "objectives", "what_changed"]
+__all__ = ["answer", "as_csv", "front_rows", "goal_results", "kinds", "objectives", "what_changed"]
 
 
 def goal_results(run: Path, name: str | None, device: str | None = None) -> tuple[str, dict[str, Any]]:
@@ -70,6 +72,8 @@ def objectives(results: Mapping[str, Any]) -> list[Quantity]:
 def answer(results: Mapping[str, Any], limits: Sequence[Limit], top: int) -> list[dict[str, Any]]:
     """The `top` sub-networks that keep every limit, best in the goal's first objective first, as plain data.
 
+    Where there is a prediction beside the measured value, best is what it is believed to be (``posterior``).
+
     With a limit on a latency, ``share_of_runs_within`` has for it the share of the measured runs that took no longer.
 
     Raises:
@@ -90,11 +94,55 @@ def answer(results: Mapping[str, Any], limits: Sequence[Limit], top: int) -> lis
     front = {candidate.arch for candidate in ParetoFront(holding, [one.axis for one in wanted])}
 
     def order(candidate: Candidate) -> tuple[Any, ...]:
-        # Of equals in the first objective, what is on the front of those that keep the limits.
+        # Of equals in the first objective, what is on the front of those that keep the limits. What it is believed to
+        # be decides, not what it was scored: the best of many scores is lucky.
         first, *others = (one.axis.loss(candidate.values[one.name]) for one in wanted)
-        return (first, candidate.arch not in front, *others)
+        belief = candidate.extras.get("posterior", {}).get(wanted[0].name)
+        believed = first if belief is None else wanted[0].axis.loss(belief["value"])
+        return (believed, candidate.arch not in front, first, *others)
 
-    return [_row(candidate, limits) for candidate in sorted(holding, key=order)[:top]]
+    chances = results.get("posterior", {}).get("membership", {})
+    return [
+        {**_row(candidate, limits), "membership": chances.get(candidate.arch.id, 0.0) if chances else None}
+        for candidate in sorted(holding, key=order)[:top]
+    ]
+
+
+def front_rows(results: Mapping[str, Any], limits: Sequence[Limit]) -> list[dict[str, Any]]:
+    """Every member of the front that keeps the limits, in its order, as rows of `answer`.
+
+    Raises:
+        ValueError: none does, or something is not known.
+    """
+    rows = {row["id"]: row for row in answer(results, limits, top=len(results["candidates"]))}
+    kept = [rows[one["id"]] for one in results["front"]["candidates"] if one["id"] in rows]
+    if not kept:
+        raise ValueError(f"no member of the front keeps {' and '.join(map(str, limits))}; without --front others may")
+    return kept
+
+
+def as_csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A table of rows of `answer`: the id, every value with its interval where there is one, and the settings."""
+    names = list(dict.fromkeys(name for row in rows for name in row["values"]))
+    sure = list(dict.fromkeys(name for row in rows for name in row["intervals"]))
+    believed = list(dict.fromkeys(name for row in rows for name in row["posterior"]))
+    header = ["id"]
+    for name in names:
+        header += [name, *([f"{name} posterior"] if name in believed else [])]
+        header += [f"{name} low", f"{name} high"] if name in sure else []
+    text = io.StringIO()
+    out = csv.writer(text, lineterminator="\n")
+    out.writerow([*header, "membership", "origin", "settings"])
+    for row in rows:
+        cells: list[Any] = [row["id"]]
+        for name in names:
+            cells.append(row["values"].get(name, ""))
+            if name in believed:
+                cells.append(row["posterior"].get(name, {}).get("value", ""))
+            if name in sure:
+                cells += row["intervals"].get(name, ("", ""))
+        out.writerow([*cells, row["membership"], row["origin"], row["settings"]])
+    return text.getvalue()
 
 
 def _nothing_fits(candidates: Sequence[Candidate], limits: Sequence[Limit]) -> str:
@@ -118,6 +166,7 @@ def _row(candidate: Candidate, limits: Sequence[Limit]) -> dict[str, Any]:
         "values": dict(candidate.values),
         "intervals": extras["intervals"],
         "predicted": extras["predicted"],
+        "posterior": extras.get("posterior", {}),
         "origin": extras["origin"],
         "warnings": extras["warnings"],
     }

@@ -8,12 +8,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
+from experiments.earlier import lent_by
 from experiments.goals import Goal, goals
 from experiments.plans import N_ANCHORS, search_plans
 from experiments.progress import Reporter
-from experiments.proposing import propose_round
+from experiments.proposing import Proposed, propose_round
 from experiments.quantities import Limit
 from experiments.run_folder import Plan, RunFolder
+from search.tactics.model_based import LENT
 
 __all__ = ["LARGEST_BATCH", "Focus", "RoundCost", "Rounds", "within"]
 
@@ -67,13 +69,22 @@ class Rounds:
 
     Args:
         focus: limits beyond those of the recipe, all of whose sub-networks are for the best within them.
+        archives: earlier runs whose fronts the first round, if it was not planned yet, has members of.
 
     Raises:
         ValueError: a limit on something that is neither learned for a goal nor counted, or of no goal.
     """
 
-    def __init__(self, run: RunFolder, report: Reporter, device: str | None = None, focus: Focus | None = None) -> None:
+    def __init__(
+        self,
+        run: RunFolder,
+        report: Reporter,
+        device: str | None = None,
+        focus: Focus | None = None,
+        archives: Sequence[RunFolder] = (),
+    ) -> None:
         self._run, self._report, self._device, self._focus = run, report, device, focus
+        self._archives = archives
         self._settings = run.recipe.search
         wanted = goals(run, device)
         self._goals = wanted if focus is None else within(wanted, focus.limits, focus.device)
@@ -98,6 +109,8 @@ class Rounds:
         found = self._run.plan("round", number=self._number, device=self._device)
         if found is not None:
             self._report.say(f"search, round {self._number}")
+            if self._number == 1 and self._archives and not any("front of" in note["origin"] for note in found.notes):
+                self._report.say("  the search had begun already: nothing of the archives is added to it")
             self.cost = RoundCost(len(found.archs))
             return found
         return self._proposed()
@@ -114,7 +127,9 @@ class Rounds:
         n = min(self._batch, left if focused else left - at_the_end)
         self.cost = RoundCost(n)
         with self.cost.of("propose"):
-            proposed = propose_round(self._run, self._goals, self._number, n, self._report, self._device, focused)
+            proposed = self._lent(min(LENT, left))
+            if not proposed.archs:
+                proposed = propose_round(self._run, self._goals, self._number, n, self._report, self._device, focused)
         if not proposed.archs:
             return None
         if settings.until == "no gain" and not focused and proposed.gain < _NO_GAIN:
@@ -123,6 +138,12 @@ class Rounds:
         self.cost.n = len(proposed.archs)
         self._new = True
         return self._run.write_plan("round", proposed.archs, proposed.notes, number=self._number, device=self._device)
+
+    def _lent(self, n: int) -> Proposed:
+        """What earlier runs lend to the first round."""
+        if self._number > 1 or not self._archives:
+            return Proposed((), (), 0.0)
+        return lent_by(self._run, self._goals, self._archives, n, self._report)
 
     def _n_done(self) -> int:
         """Sub-networks in rounds of this search, those of other devices and for other limits aside."""

@@ -35,7 +35,7 @@ _WEIGHTS = "supernet.safetensors"
 _IMAGES = "images.npz"
 
 
-PlanKind = Literal["initial", "transfer", "round", "campaign", "final", "random", "uniform"]
+PlanKind = Literal["initial", "transfer", "round", "campaign", "final", "random", "uniform", "filtered", "local"]
 """What is planned: what the first predictors learn from, what those of a new device learn from beside what is known of
 others, a round of search, a campaign, a measuring side by side before
 a front is final, and the sub-networks of baselines."""

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from experiments import fitting
+from experiments.beliefs import Beliefs
 from experiments.goals import Goal, goals
 from experiments.known import Known
 from experiments.measuring.measure import Setup, architectures, measure_side_by_side, profilers
@@ -172,8 +173,10 @@ def _goal_entry(
     there, _ = _complete(goal, known, archs)
     kinds = run.recipe.kinds
     kept = dict.fromkeys((*shown(goal, kinds), *_slow_calls(goal, kinds)))
-    columns = {one: known.column(one, there).values for one in kept}
+    full = {one: known.column(one, there) for one in kept}
+    columns = {one: column.values for one, column in full.items()}
     out_of_fold = {one: fitting.load(run, one, device) for one in goal.quantities if one.kind.learned is not None}
+    beliefs = Beliefs(run, goal, known, there, full, out_of_fold)
     candidates = []
     for i, arch in enumerate(there):
         values = {one.name: float(column[i]) for one, column in columns.items() if np.isfinite(column[i])}
@@ -191,6 +194,7 @@ def _goal_entry(
                 f"latency@{name}": np.quantile(found.repeats, _QUANTILES).tolist() for name, found in measured.items()
             },
             "predicted": predicted,
+            "posterior": beliefs.told(i),
             "warnings": list(dict.fromkeys(text for found in measured.values() for text in found.warnings)),
         }
         candidates.append(Candidate(arch, values, extras))
@@ -202,6 +206,8 @@ def _goal_entry(
         one.name: float((min if one.kind.maximize else max)(c.values[one.name] for c in candidates))
         for one in goal.objectives
     }  # fmt: skip
+    keeping = {candidate.arch for candidate in holds}
+    held = np.array([arch in keeping for arch in there], dtype=bool)
     return {
         "metric": None if run.recipe.task is None else run.recipe.task.told,
         "objectives": [one.name for one in goal.objectives],
@@ -211,6 +217,7 @@ def _goal_entry(
         "candidates": [candidate.to_dict() for candidate in candidates],
         "reference": reference,
         "hypervolume": front.hypervolume(reference),
+        "posterior": beliefs.front(held, reference, run.recipe.seed),
     }
 
 

@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 
 from experiments.goals import Goal
+from experiments.quantities import Quantity
 from experiments.run_folder import RunFolder
 from search.uncertainty import Comparison, Noisy, compared
 
-__all__ = ["hypervolumes"]
+__all__ = ["hypervolumes", "noisy_points", "optimism"]
 
 _SIGMAS = 1.96  # of an interval of 95 %
+_NINETY = 1.645
 
 
 def hypervolumes(
@@ -24,13 +26,35 @@ def hypervolumes(
     with. On test, where a goal is about quality."""
     good, costs = goal.roles
     corner = [float(one.axis.loss(reference[one.name])) for one in ([good] if good is not None else []) + costs]
-    noisy = {name: _noisy(run, goal, points) for name, points in series.items()}
+    noisy = {name: noisy_points(run, goal, points) for name, points in series.items()}
     first = next(iter(series))
     found = compared(noisy[first], noisy, np.array(corner), seed=run.recipe.seed)
     return [_volume(name, one, None if name == first else found[first]) for name, one in found.items()]
 
 
-def _noisy(run: RunFolder, goal: Goal, points: Sequence[Mapping[str, Any]]) -> Noisy:
+def optimism(run: RunFolder, good: Quantity, series: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    """By how much the members of every series are worse on test than on validation, by which they were chosen.
+
+    The interval of 90 % is that of a single network: networks err on the same images, so a mean of many is hardly
+    better known.
+    """
+    found = []
+    for name, points in series.items():
+        pairs = [(float(p["validation"]), float(p["test"])) for p in points if p["test"] is not None]
+        if not pairs:
+            continue
+        lost = float(np.mean([good.axis.loss(tested) - good.axis.loss(chosen) for chosen, tested in pairs]))
+        interval = None
+        if run.recipe.task is None:
+            level = float(np.mean(pairs))
+            n_images = [run.data.n_images(split) for split in ("validation", "test")]
+            reach = _NINETY * math.sqrt(sum(max(level * (1 - level), 0.0) / n for n in n_images))
+            interval = [lost - reach, lost + reach]
+        found.append({"series": name, "n": len(pairs), "mean": lost, "interval": interval})
+    return found
+
+
+def noisy_points(run: RunFolder, goal: Goal, points: Sequence[Mapping[str, Any]]) -> Noisy:
     """Losses of points and how unsure they are: an accuracy by the number of images, a latency by its interval; how
     unsure a metric of a task of one's own is, nobody knows."""
     good, costs = goal.roles

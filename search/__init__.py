@@ -6,6 +6,7 @@ from supernet.lazy import lazy
 
 if TYPE_CHECKING:
     from search.archive import Archive
+    from search.attainment import attained
     from search.exact import Points, StageSums
     from search.focusing import focus
     from search.front import Axis, Candidate, ParetoFront, non_dominated
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from search.tactic import Tactic, check_tactic, create_tactic, register_tactic, tactic_names
     from search.tactics.generations import Generational
     from search.tactics.model_based import ModelBased
+    from search.tactics.remembering import Remembering
     from search.tactics.unseen import Unseen
 
 __getattr__, __dir__ = lazy(__name__, __file__)

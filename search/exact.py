@@ -12,7 +12,7 @@ from search.front import Values, non_dominated
 from search.objectives import Objective
 from supernet.space import Genes, SearchSpace
 
-__all__ = ["Best", "Halves", "Points", "StageSums"]
+__all__ = ["Best", "Halves", "Points", "StageSums", "merge_fronts"]
 
 _MOST_ROWS = 300_000  # settings of one stage that are enumerated
 _MOST_NETWORKS = 1_000  # combinations of resolution and settings of the whole network
@@ -109,7 +109,7 @@ class StageSums:
         """The Pareto front over the whole space, one architecture per point, ordered by the first loss."""
         found = []
         for network in self._networks:
-            merged = _merge_all(list(zip(network.rows, network.losses, strict=True)))
+            merged = merge_fronts(list(zip(network.rows, network.losses, strict=True)))
             found.append((merged[0], merged[1] + network.offset))
         genes, losses = (np.concatenate(parts) for parts in zip(*found, strict=True))
         kept = _distinct_front(losses)
@@ -138,9 +138,9 @@ class Halves:
         for network in networks:
             tables = list(zip(network.rows, network.losses, strict=True))
             middle = max(len(tables) // 2, 1)
-            left = _merge_all(tables[:middle])
+            left = merge_fronts(tables[:middle])
             nothing = np.zeros_like(left[0][:1]), np.zeros((1, 2))
-            right = _merge_all(tables[middle:]) if tables[middle:] else nothing
+            right = merge_fronts(tables[middle:]) if tables[middle:] else nothing
             self._parts.append((network.offset, left, right, _envelope(network)))
 
     def best(self, limit: float) -> Best:
@@ -166,8 +166,13 @@ class Halves:
         return Best(genes, losses, min(bounds))
 
 
-def _merge_all(tables: list[tuple[Genes, Values]]) -> tuple[Genes, Values]:
-    """The front of sums of one row of each table, ordered by the first loss."""
+def merge_fronts(tables: list[tuple[Genes, Values]]) -> tuple[Genes, Values]:
+    """The front of sums of one row of each table, ordered by the first loss.
+
+    Args:
+        tables: of each part genes (n_rows, n_genes), 0 where they are those of another part, and losses
+            (n_rows, n_objectives).
+    """
     genes, losses = tables[0]
     for rows, values in tables[1:]:
         genes, losses = _merge(genes, losses, rows, values)

@@ -209,7 +209,7 @@ class TacticContract:
         assert late > early or not self.learns
 
     def test_constraints_that_nothing_holds_do_not_stop_it(self, create: Any) -> None:
-        for _, values, violations in self._course(create, SPACES["10^19"], wanted=(self.population,) * 5, share=0.01):
+        for _, values, violations in self._course(create, SPACES["10^19"], wanted=(self.population,) * 5, share=0.001):
             assert len(values) and (violations > 0).all()
 
     def test_values_that_are_all_equal_do_not_stop_it(self, create: Any) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
 from search.front import Values, hypervolume
 
-__all__ = ["Comparison", "Noisy", "compared"]
+__all__ = ["Comparison", "Noisy", "Repeated", "compared", "over_repeats"]
 
 _FEWER = 10  # times fewer draws of more than two objectives, whose hypervolumes take long
 
@@ -76,6 +77,82 @@ def compared(
         share = float(np.exp(lowest)), float(np.exp(highest))
         wins = float(np.mean(2 * (value - own) - (drawn - theirs) > 0))
         found[name] = Comparison(own, (max(low, 0.0), max(high, 0.0)), share, wins)
+    return found
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """Hypervolumes of one series over repeats of a search, beside those of the front.
+
+    Attributes:
+        values: one per repeat.
+        mean: of the values.
+        interval: in which the mean of many repeats lies, with the coverage asked for.
+        share: of the front's mean.
+        share_interval: in which that lies.
+        front_is_larger: probability that one search's front has more than one run of this series; None for the front.
+        front_is_larger_on_average: probability that it has more on average over many repeats.
+    """
+
+    values: tuple[float, ...]
+    mean: float
+    interval: tuple[float, float]
+    share: float
+    share_interval: tuple[float, float]
+    front_is_larger: float | None
+    front_is_larger_on_average: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {name: list(one) if isinstance(one, tuple) else one for name, one in asdict(self).items()}
+
+
+def over_repeats(
+    series: Mapping[str, Sequence[Noisy]],
+    reference: Values,
+    *,
+    coverage: float = 0.9,
+    draws: int = 2_000,
+    seed: int = 0,
+) -> dict[str, Repeated]:
+    """What repeats of a search say of its front, the first of the series, beside the others.
+
+    A bootstrap in two steps (Davison & Hinkley 1997, section 3.8): repeats are drawn with replacement, and in every one
+    that is drawn the noise of what was measured, as in `compared`. Series of one repeat stay together, since they were
+    measured side by side.
+
+    Args:
+        series: as many of each as there are repeats.
+        reference: (n_objectives,), one for all.
+    """
+    rng = np.random.default_rng(seed)
+    n_repeats = len(next(iter(series.values())))
+    n = draws if len(reference) <= 2 else max(draws // _FEWER, 1)
+    corrected = {}  # (n_repeats, n) what hypervolumes may truly be
+    for name, repeats in series.items():
+        own = [hypervolume(one.losses, reference) for one in repeats]
+        drawn = [_draws(one, reference, n, rng) for one in repeats]
+        corrected[name] = np.maximum([2 * a - b for a, b in zip(own, drawn, strict=True)], 0.0)
+    chosen = rng.integers(n_repeats, size=(n, n_repeats))
+    places = rng.integers(n, size=(n, n_repeats))
+    means = {name: values[chosen, places].mean(axis=1) for name, values in corrected.items()}
+    first = next(iter(series))
+    average = float(np.mean([hypervolume(one.losses, reference) for one in series[first]]))
+    tails = [(1 - coverage) / 2, (1 + coverage) / 2]
+    found, one = {}, (chosen[:, 0], places[:, 0])
+    for name, repeats in series.items():
+        values = tuple(hypervolume(each.losses, reference) for each in repeats)
+        low, high = np.quantile(means[name], tails)
+        lowest, highest = np.quantile(means[name] / _positive(means[first]), tails)
+        found[name] = Repeated(
+            values,
+            float(np.mean(values)),
+            (float(low), float(high)),
+            float(np.mean(values)) / max(average, 1e-300),
+            (float(lowest), float(highest)),
+            None if name == first else float(np.mean(corrected[first][one] > corrected[name][one])),
+            None if name == first else float(np.mean(means[first] > means[name])),
+        )
     return found
 
 

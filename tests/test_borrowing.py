@@ -210,7 +210,6 @@ def test_what_cannot_be_borrowed_is_one_line(finished_run, command):
         ("--from", "all"): "--from needs --device",
         ("--device", "one", "--from", "eight"): "'one' is measured with the run",
         ("--device", "new", "--from", "nobody"): "no device 'nobody' to learn from; there are one, eight",
-        ("--device", "new", "--archive", str(finished_run)): "--archive needs --from",
     }.items():
         said = refused(command, "search", finished_run, *options)
         assert reason in said

@@ -1,5 +1,7 @@
 """The command line as a stranger uses it, on a small run: real training, real measurements, real files."""
 
+import csv
+import io
 import json
 import re
 import shutil
@@ -7,21 +9,28 @@ import sqlite3
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import pytest
 import timm
 import torch
+from pydantic import ValidationError
 from safetensors.torch import load_file
 from timm.models import MobileNetV3
 
 from experiments.commands.tables import next_commands
+from experiments.front_schema import FrontFile, json_schema
 from supernet import load_subnet
 
 
 def front(run):
     return json.loads((run / "front.json").read_text())
+
+
+def believed(told):
+    return told["posterior"]["accuracy"]["value"]
 
 
 def test_a_run_leaves_every_artefact(finished_run):
@@ -89,13 +98,48 @@ def test_query_finds_the_most_accurate_that_holds_the_budget(command, finished_r
     holding = [c for c in candidates if c["values"][at] <= budget]
     done = command("query", finished_run, "--device", "one", "--latency", f"{budget * 1e3:.17g}ms", "--json")
     (best,) = json.loads(done.stdout)["found"]
-    assert best["values"]["accuracy"] == max(c["values"]["accuracy"] for c in holding)
+    assert believed(best) == max(believed(c["extras"]) for c in holding)
     assert best["values"][at] <= budget
     low, high = best["intervals"][at]
     assert low <= best["values"][at] <= high and 0 <= best["share_of_runs_within"][at] <= 1
     listed = command("query", finished_run, "--device", "one", "--latency", f"{budget * 1e3:.17g}ms", "--top", 5)
     ids = re.findall(r"^([0-9a-f]{10}) ", listed.stdout, flags=re.MULTILINE)
     assert ids[0] == best["id"] and len(ids) == min(5, len(holding))
+
+
+def test_the_front_is_a_table_for_other_programs(command, finished_run):
+    members = front(finished_run)["goals"]["one"]["front"]["candidates"]
+    rows = list(
+        csv.DictReader(io.StringIO(command("query", finished_run, "--device", "one", "--front", "--csv").stdout))
+    )
+    assert [row["id"] for row in rows] == [member["id"] for member in members]
+    for row, member in zip(rows, members, strict=True):
+        assert float(row["latency@one"]) == member["values"]["latency@one"]
+        assert [float(row[f"latency@one {end}"]) for end in ("low", "high")] == member["extras"]["intervals"][
+            "latency@one"
+        ]
+    limit = f"latency@one <= {members[0]['values']['latency@one'] * 1e3 * 1.0001:.17g}ms"
+    only = command("query", finished_run, "--device", "one", "--front", "--csv", "--limit", limit).stdout
+    assert len(only.splitlines()) == 2
+    for more, message in ((("--csv", "--json"), "give one"), (("--front", "--verify"), "without --front")):
+        done = command("query", finished_run, "--device", "one", *more, check=2)
+        assert message in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_the_file_of_fronts_is_as_its_schema_says(finished_run):
+    found = front(finished_run)
+    FrontFile.model_validate(found)
+    assert json_schema() == (Path(__file__).parents[1] / "docs" / "front.schema.json").read_text(encoding="utf-8")
+    for goal in found["goals"].values():
+        believed, ids = goal["posterior"], {candidate["id"] for candidate in goal["candidates"]}
+        assert set(believed["front"]) <= set(believed["membership"]) <= ids
+        assert all(0 < chance <= 1 for chance in believed["membership"].values())
+        assert believed["hypervolume"] > 0 and 0 <= believed["weights"]["accuracy"] <= 1
+        for candidate in goal["candidates"]:
+            low, high = candidate["extras"]["intervals"][goal["objectives"][1]]
+            assert 0.9 * low < candidate["extras"]["posterior"][goal["objectives"][1]]["value"] < 1.1 * high
+    with pytest.raises(ValidationError, match="extra"):
+        FrontFile.model_validate(found | {"extra": 1})
 
 
 def test_a_budget_nobody_meets_says_what_the_fastest_needs(command, finished_run):
@@ -115,7 +159,7 @@ def test_query_holds_budgets_of_what_was_measured_beside_the_latency(command, fi
     (row,) = found["found"]
     assert row["values"]["size@one"] <= limit
     small = [c for c in candidates if c["values"]["size@one"] <= limit]
-    assert row["values"]["accuracy"] == max(c["values"]["accuracy"] for c in small)
+    assert believed(row) == max(believed(c["extras"]) for c in small)
     done = command("query", finished_run, "--device", "one", "--size", "1B", check=2)
     assert "no measured sub-network has size@one ≤ 1.00 B: the smallest sub-network needs" in done.stderr
     done = command("query", finished_run, "--device", "one", "--memory", "20MB", check=2)

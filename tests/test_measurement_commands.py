@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import json
 import re
 import shutil
 import sqlite3
@@ -218,3 +219,17 @@ def test_a_store_is_backed_up_while_it_is_written(command, run, tmp_path):
         printed = command("measurements", "backup", run, "--out", tmp_path / "backup.sqlite").stdout
         store._database.execute("ROLLBACK")
     assert "90 turns" in printed
+
+
+def test_a_run_becomes_studies_of_optuna(command, finished_run, tmp_path):
+    optuna = pytest.importorskip("optuna")
+    out = tmp_path / "studies.db"
+    command("measurements", "studies", finished_run, "--out", out)
+    goals = json.loads((finished_run / "front.json").read_text())["goals"]
+    for name, goal in goals.items():
+        study = optuna.load_study(study_name=f"{finished_run.name}: {name}", storage=f"sqlite:///{out}")
+        assert study.metric_names == goal["objectives"] and len(study.trials) == len(goal["candidates"])
+        best = {tuple(trial.values) for trial in study.best_trials}
+        front = [tuple(c["values"][one] for one in goal["objectives"]) for c in goal["front"]["candidates"]]
+        assert best == set(front)
+    assert "is there already" in command("measurements", "studies", finished_run, "--out", out, check=2).stderr

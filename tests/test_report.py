@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import html
 import json
 import re
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experiments.report import render_report, write_front_picture, write_report
+from experiments.report import render_report, write_front_picture, write_report, write_tables
 from experiments.report.recommending import recommended
 
 HOSTILE = "<script>alert(\"$x_{1}$\")</script> & 'quoted'"
@@ -100,6 +101,7 @@ def goal(name: str, batch_size: int, rng: np.random.Generator) -> dict[str, Any]
                          "relative_interval": None, "front_is_larger": None},
                         {"series": "random search", "value": 2.9e-5, "interval": [2.8e-5, 3.0e-5], "relative": 0.906,
                          "relative_interval": [0.871, 0.942], "front_is_larger": 0.998}],
+        "optimism": [{"series": "searched front", "n": 9, "mean": 0.004, "interval": [-0.001, 0.009]}],
         "reference": {latency["name"]: 3e-4, "accuracy": 0.6},
         "error_cards": {latency["name"]: card, "accuracy": card},
         "front_within_10_percent": 0.93,
@@ -216,9 +218,53 @@ def test_three_objectives_have_a_panel_for_each_cost_and_columns_for_all(compari
     three = one | {"objectives": [*one["objectives"], more], "costs": [*one["costs"], more], "shown": one["shown"][:1],
                    "reference": one["reference"] | {"parameters": 1e5}, "limits": ["size <= 5.00 MB"]}  # fmt: skip
     page = render_report(comparison | {"goals": [three]})
+    assert f"Every network of the front of {one['name']} as a line over 3 axes" in page
     assert "Every panel shows two of the 3 quantities" in page and "size &lt;= 5.00 MB" in page
     heads = re.findall(r'<th scope="col" class="number">([^<]*)</th>', page)
     assert heads[2:5] == [f"latency on {one['name']}", "parameters", "macs"]
+
+
+def repeated(comparison):
+    """With a second search, for the first goal."""
+    series = ("searched front", "random search")
+    volumes = [
+        {"series": name, "values": [3e-5, 3.1e-5], "mean": 3.05e-5, "interval": [2.9e-5, 3.2e-5], "share": share,
+         "share_interval": [share - 0.02, share + 0.02], "front_is_larger": sure, "front_is_larger_on_average": sure}
+        for name, share, sure in zip(series, (1.0, 0.9), (None, 0.975), strict=True)
+    ]  # fmt: skip
+    points = [[0.7, 4e-5], [0.8, 9e-5], [0.85, 2e-4]]
+    one = comparison["goals"][0]
+    attained = [{"series": name, "share": share, "points": points} for name in series for share in (0.0, 0.5, 1.0)]
+    goal = {"name": one["name"], "traded": ["accuracy", f"latency@{one['name']}"], "reference": one["reference"],
+            "hypervolume": volumes, "attained": attained}  # fmt: skip
+    return comparison | {"repeats": {"seeds": [0, 1], "goals": [goal]}}
+
+
+def test_repeated_searches_are_shown_where_there_are_any(comparison, page):
+    shown = render_report(repeated(comparison))
+    assert "made 2 times with other seeds" in shown and "97.5 %" in shown and "What searches with other seeds" in shown
+    assert "with other seeds" not in page
+    assert "Optimism" in page and "+0.4" in page
+
+
+def test_tables_hold_every_digit_and_the_command_that_makes_them_again(comparison, tmp_path):
+    comparison = repeated(comparison)
+    write_tables(comparison, tmp_path, "'runs/a b'")
+    names = {"hypervolume", "networks", "optimism", "repeats", "attained"}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        f"{name}.{end}" for name in names for end in ("csv", "md", "tex")
+    }
+    with (tmp_path / "networks.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    tested = [
+        p for goal in comparison["goals"] for one in goal["series"] for p in one["points"] if p["test"] is not None
+    ]
+    assert [float(row["test"]) for row in rows] == [point["test"] for point in tested]
+    assert {row["command"] for row in rows} == {"supernet compare 'runs/a b'"}
+    assert any(row["series"] == f"timm: {HOSTILE}" for row in rows)
+    latex = (tmp_path / "networks.tex").read_text(encoding="utf-8")
+    assert r"\$x\_\{1\}\$" in latex and latex.count(r"\\") == len(rows) + 1
+    assert "--seeds 2" in (tmp_path / "repeats.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("suffix", ["png", "svg"])

@@ -31,6 +31,14 @@ def test_forty_evaluations_with_a_model_are_worth_hundreds_without(problem):
     assert seconds < 10
 
 
+def test_tactics_of_the_field_keep_their_places(problem):
+    """LINAS is beyond NSGA-II; stages alone are the best beginning without a model."""
+    linas, plain = (search(problem, name, (100, 200), seed=0, batch=5)[0] for name in ("linas", "nsga2"))
+    assert linas[200] > plain[200] + 0.01
+    stages, _ = search(problem, "stagewise then='linas'", (100, 150), seed=0, batch=5)
+    assert stages[100] > 0.9 > plain[100] and stages[150] > stages[100]
+
+
 def test_a_model_that_learns_nothing_is_seen(problem):
     class Spoiled(Learner):
         """Learns from values of other architectures."""

@@ -28,23 +28,68 @@ from supernet.space.relation import Relation
 
 PAGE = Path(__file__).parents[1] / "docs" / "new-tactic.md"
 FROM_TWO_ON = {"age_moea2", "c_taea", "moead"}
+EXTRAS = {"optuna": "optuna", "qnehvi": "botorch"}  # packages that tactics need
+SMALL_STEPS = {"bandit", "local"}
+CHEAPER = {
+    "linas": {"model_calls": 300},
+    "guided_mcts": {"walks": 60},
+    "qnehvi": {"pool": 40},
+}  # so that the laws take no time
 
 
-@pytest.mark.parametrize("name", tactic_names())
+@pytest.mark.parametrize("name", [name for name in tactic_names() if name not in EXTRAS])
 class TestRegistered(TacticContract):
     @pytest.fixture(autouse=True)
     def _what_it_is_for(self, name):
         self.learns = name != "random"
         self.n_objectives = (2, 3, 4) if name in FROM_TWO_ON else (1, 2, 3, 4)
+        if name in SMALL_STEPS:
+            self.n_objectives = (1, 2, 3)
 
     @pytest.fixture
     def create(self, name):
-        return lambda space, n, seed: create_tactic(name, space, n, seed, population=self.population)
+        options = {"population": self.population, **CHEAPER.get(name, {})}
+        return lambda space, n, seed: create_tactic(name, space, n, seed, **options)
+
+
+class _OfExtras(TacticContract):
+    """In small: a call of theirs takes a tenth of a second."""
+
+    population = 8
+    name, options = "", {}
+
+    @pytest.fixture
+    def create(self):
+        pytest.importorskip(EXTRAS[self.name])
+        return lambda space, n, seed: create_tactic(
+            self.name, space, n, seed, population=self.population, **self.options
+        )
+
+
+class TestOptuna(_OfExtras):
+    name = "optuna"
+
+
+class TestQnehvi(_OfExtras):
+    name, options = "qnehvi", {"pool": 40}
+
+
+def test_without_their_package_tactics_of_extras_say_what_to_install():
+    for name, package in EXTRAS.items():
+        code = (
+            f"import sys; sys.modules[{package!r}] = None\n"
+            "from search import create_tactic; from search.testing import SPACES\n"
+            f"try: create_tactic({name!r}, SPACES['two'], 2, 0)\n"
+            "except ValueError as error: print(error)"
+        )
+        done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+        assert f"pip install 'supernet-nas[{package}]'" in done.stdout and done.stdout.count("\n") == 1
 
 
 def test_those_of_this_project_are_registered_as_any_package_would_its_own():
     named = {"nsga3", "u_nsga3", "age_moea", "age_moea2", "c_taea", "moead", "sms_emoa"}
-    assert {"nsga2", "random", "pymoo", *named} <= set(tactic_names())
+    own = {"aging", "bandit", "guided_mcts", "linas", "local", "mcts", "ofa_evolution", "stagewise"}
+    assert {"nsga2", "random", "pymoo", *named, *own} <= set(tactic_names())
 
 
 # -- the laws are laws ------------------------------------------------------------------------------------------------

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from search.attainment import attained
 from search.front import hypervolume
-from search.uncertainty import Noisy, compared
+from search.uncertainty import Noisy, compared, over_repeats
 
 CORNER = np.array([1.2, 1.2])
 
@@ -59,3 +60,36 @@ def test_what_is_exact_is_sure():
     assert found["nothing"].value == 0.0 and found["nothing"].share == pytest.approx((0.0, 0.0))
     three = Noisy(np.random.default_rng(0).random((6, 3)), np.full((6, 3), 0.01))
     assert compared(three, {"same": three}, np.ones(3))["same"].value > 0
+
+
+def test_what_half_of_the_repeats_attain_is_counted():
+    rng = np.random.default_rng(0)
+    fronts = [rng.random((6, 2)) for _ in range(5)]
+    for share, needed in ((0.0, 1), (0.5, 3), (1.0, 5)):
+        corners = attained(fronts, share)
+        assert (np.diff(corners[:, 1]) > 0).all() and (np.diff(corners[:, 0]) < 0).all()
+        for point in rng.random((300, 2)):
+            by = sum(bool((front <= point).all(axis=1).any()) for front in fronts)
+            assert (by >= needed) == bool((corners <= point).all(axis=1).any())
+    for wrong, message in ((([], 0.5), "0 fronts"), ((fronts, 1.5), "share 1.5")):
+        with pytest.raises(ValueError, match=message):
+            attained(*wrong)
+
+
+def test_repeats_say_how_sure_it_is_that_fronts_are_better():
+    rng = np.random.default_rng(1)
+    reference = np.array([1.0, 1.0])
+
+    def repeats(below, n=6):
+        fronts = [front(12, below + rng.normal(0, 0.01)) for _ in range(n)]
+        return [seen(one, np.full_like(one, 0.01), rng) for one in fronts]
+
+    found = over_repeats({"front": repeats(0.0), "worse": repeats(-0.05), "alike": repeats(0.0)}, reference)
+    assert found["front"].share == 1 and found["front"].front_is_larger is None
+    worse, alike = found["worse"], found["alike"]
+    assert worse.front_is_larger is not None and alike.front_is_larger_on_average is not None
+    assert (worse.front_is_larger_on_average or 0) > 0.99 > alike.front_is_larger_on_average > 0.01
+    assert worse.front_is_larger > 0.9
+    assert worse.share_interval[1] < 1
+    for one in found.values():
+        assert one.interval[0] < one.mean < one.interval[1] and len(one.values) == 6

@@ -39,7 +39,8 @@ def test_the_answer_was_measured_again_and_keeps_the_limit(command, run):
     arch = row["architecture"]
     assert (row["id"], arch["resolution"]) in new.names and row["id"] in evidence["tried"]
     assert evidence["probability"] >= 0.95 and evidence["latency"] < evidence["limit"]
-    better = [c for c in candidates if c["values"]["accuracy"] > row["values"]["accuracy"]]
+    believed = row["posterior"]["accuracy"]["value"]
+    better = [c for c in candidates if c["extras"]["posterior"]["accuracy"]["value"] > believed]
     names = {key for key, _ in new.names}
     assert {c["id"] for c in better if c["values"]["latency@one"] < evidence["limit"]} <= names
     printed = command("query", run.path, "--device", "one", "--latency", asked, "--verify", "--margin", "5%").stdout

@@ -4,7 +4,8 @@ What searches with few evaluations reach, on problems whose objectives cost noth
 report after 20, 50, 100 and 250 evaluations, the hypervolume that it *truly* has, as a share of the best known; means
 over seeds with intervals of 90 % by bootstrap. Evaluations are noisy as scores and latencies are. Rows:
 
-- every registered tactic that is named, which is told what was evaluated and knows nothing else;
+- every registered tactic that is named, with options behind it ("stagewise then='linas'"), which is told what was
+  evaluated and knows nothing else;
 - the model-based search with this project's predictors: a Gaussian process for accuracies, the ridge for latencies, and
   exact counts where the problem has them. What it reports it chooses by its models, not by noisy values.
 
@@ -23,6 +24,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy is loaded
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import argparse
+import tomllib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from time import process_time
@@ -35,7 +37,7 @@ from rich.table import Table
 from experiments.benchmarks.search_problems import Problem, competition, gpu_latency, imagenet, synthetic
 from experiments.proposing import deviation_of
 from predictors import GaussianProcessPredictor, Predictor, RidgePredictor, Subject
-from search import Objective, StageSums, non_dominated, run_search, tactic_names
+from search import Objective, StageSums, create_tactic, non_dominated, run_search, tactic_names
 from search.front import Values, hypervolume
 from search.proposing import Aim, Model, propose
 from search.tactics.model_based import START, ModelBased
@@ -44,6 +46,7 @@ from supernet.space import Genes
 MODEL_BASED = "model-based"
 _AT = (20, 50, 100, 250)
 _WITHIN_AT = (20, 50)
+_ONE_BY_ONE = ("optuna", "qnehvi")  # tactics that have models as well, and are asked for as few at a time
 _POPULATION = 50  # of tactics without a model: with 100, as many evaluations would be random
 
 
@@ -93,11 +96,12 @@ def search(problem: Problem, name: str, at: Sequence[int], seed: int, batch: int
 
         return Objective(one.name, one.unit, one.maximize, evaluate)
 
+    tactic: Any
     if learner is not None:
-        tactic: Any = ModelBased(problem.space, len(objectives), seed, learner)
+        tactic = ModelBased(problem.space, len(objectives), seed, learner)
     else:
-        tactic = name
-    options: dict[str, Any] = {} if learner is not None else {"population": _POPULATION}
+        known, options = named(name)
+        tactic = create_tactic(known, problem.space, len(objectives), seed, population=_POPULATION, **options)
     started = process_time()
     found = run_search(
         problem.space,
@@ -105,14 +109,19 @@ def search(problem: Problem, name: str, at: Sequence[int], seed: int, batch: int
         tactic=tactic,
         budget=max(at),
         seed=seed,
-        batch=batch if learner is not None else None,
-        **options,
+        batch=batch if learner is not None or name.split()[0] in _ONE_BY_ONE else None,
     )
     own = process_time() - started - spent[0]
     shares = {}
     for n in at:
         shares[n] = problem.share(reported(problem, learner, found.genes[:n], found.losses[:n]))
     return shares, own
+
+
+def named(text: str) -> tuple[str, dict[str, Any]]:
+    """A tactic as it is written on the command line: its name, and options as in a recipe."""
+    name, *options = text.split()
+    return name, tomllib.loads("\n".join(options))
 
 
 def regret(problem: Problem, way: str, limit: float, best: float, budget: int, seed: int, batch: int) -> float:
@@ -216,9 +225,11 @@ def main() -> None:
         "--devices", nargs="+", default=["v100_32", "titan_rtx_64", "2080ti_1"], help="its columns lat_ms_..."
     )
     parser.add_argument("--competition", type=Path, help="architectures of the competition with their errors, npz")
-    parser.add_argument("--tactics", nargs="+", default=["random", "nsga2", MODEL_BASED], help="or 'all'")
+    parser.add_argument(
+        "--tactics", nargs="+", default=["random", "nsga2", MODEL_BASED], help="with options as in TOML, or 'all'"
+    )
     parser.add_argument("--evaluations", type=int, default=100, help="of every search")
-    parser.add_argument("--batch", type=int, default=2, help="evaluations at a time of the model-based search")
+    parser.add_argument("--batch", type=int, default=2, help="evaluations at a time of searches with models")
     parser.add_argument("--seeds", type=int, default=3, help="searches of each kind")
     parser.add_argument("--within", type=float, nargs="+", default=[], help="limits of the second objective")
     parser.add_argument("--exact", action="store_true", help="also the distance of the inner search from the optimum")

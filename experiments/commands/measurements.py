@@ -76,6 +76,19 @@ def import_measurements(
     typer.echo(f"{_count(added)} added, {len(sessions) - added} were there already")
 
 
+@app.command("studies")
+def export_studies(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run that was searched.")],
+    out: Annotated[Path, typer.Option("--out", help="The SQLite file to write, such as studies.db.")],
+) -> None:
+    """Write a run's candidates as studies of Optuna, for its dashboard; needs the extra `optuna`."""
+    from experiments.run_folder import RunFolder
+    from experiments.studies import write_studies
+
+    names = write_studies(RunFolder(run), out)
+    typer.echo(f"{out}: {', '.join(names)}; look at it: optuna-dashboard sqlite:///{out}")
+
+
 @app.command("retry")
 def retry_failures(run: StorePath, device: DeviceName = None) -> None:
     """Let what did not run on a device be tried again, say after an upgrade of its runtime."""

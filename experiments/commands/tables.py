@@ -46,6 +46,8 @@ def print_answer(
     for column in columns:
         name = column.kind.name if len(devices) == 1 else column.name
         table.add_column({"macs": "MACs", "parameters": "params"}.get(name, name), justify="right", no_wrap=True)
+        if column is traded[0] and column.name in rows[0]["posterior"]:
+            table.add_column("believed", justify="right", no_wrap=True)
         if column.kind.name == "latency":
             table.add_column("95 % interval", justify="right", no_wrap=True)
         if column.name in rows[0].get("share_of_runs_within", {}):
@@ -54,6 +56,8 @@ def print_answer(
         cells = [row["id"]]
         for column in columns:
             cells.append(_maybe(row["values"].get(column.name), column.format))
+            if column is traded[0] and column.name in rows[0]["posterior"]:
+                cells.append(column.format(row["posterior"][column.name]["value"]))
             if column.kind.name == "latency":
                 low, high = row["intervals"][column.name]
                 cells.append(f"{format_seconds(low)} to {format_seconds(high)}")

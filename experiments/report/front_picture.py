@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from experiments.report.pictures import COLOURS, figure_of_panels, inline_svg, maybe_log
 from supernet.files import replacing
 
-__all__ = ["front_picture", "prediction_picture", "write_front_picture"]
+__all__ = ["axis_label", "front_picture", "prediction_picture", "reader", "scale_of", "style_of", "write_front_picture"]
 
 Data = Mapping[str, Any]
 
@@ -22,6 +22,8 @@ _STYLES = {  # series: colour, marker, size in points
     "measured sub-networks": ("measured", ".", 5.0),
     "random search": ("random", "D", 4.5),
     "uniform scaling": ("uniform", "s", 5.0),
+    "random search, filtered": ("filtered", "d", 4.5),
+    "local search": ("local", "P", 4.5),
     "smallest": ("ends", "v", 7.5),
     "largest": ("ends", "^", 7.5),
 }
@@ -42,7 +44,7 @@ def front_picture(goal: Data) -> Markup:
             axes.set_ylabel("")
         _legend(figure, panels, n_columns=3)
         names = ", ".join(series["name"] for series in goal["series"] if series["points"])
-        label = f"{' against '.join(_label(one) for one in pairs[0])} for {goal['name']}. Series: {names}."
+        label = f"{' against '.join(axis_label(one) for one in pairs[0])} for {goal['name']}. Series: {names}."
         return inline_svg(figure, f"front {goal['name']}", f"{label} The tables hold the numbers.")
 
 
@@ -80,21 +82,27 @@ def _named(told: Data) -> str:
     return f"{told['words']} on {told['name'].partition('@')[2]}" if "@" in told["name"] else told["words"]
 
 
-def _scale(told: Data) -> tuple[float, str]:
+def style_of(series: str) -> str:
+    """The colour of a series, by name."""
+    return _STYLES[series][0] if series in _STYLES else "timm"
+
+
+def scale_of(told: Data) -> tuple[float, str]:
     """By what its numbers are multiplied, and the unit that they then have."""
     if told["scored"]:
         return (1e2, "%") if told["kind"] == "accuracy" else (1.0, told["unit"])
     return _SCALES.get(told["unit"], (1e-6, "millions"))
 
 
-def _label(told: Data) -> str:
+def axis_label(told: Data) -> str:
+    """A quantity at an axis, with its unit."""
     words = f"{told['words']} on test" if told["scored"] else _named(told)
     interval = ", measured, 95 % interval" if told["kind"] == "latency" else ""
-    unit = _scale(told)[1]
+    unit = scale_of(told)[1]
     return f"{words}{f' ({unit})' if unit else ''}{interval}"
 
 
-def _reader(told: Data, points: Sequence[Data]) -> tuple[Callable[[Data], float | None], str]:
+def reader(told: Data, points: Sequence[Data]) -> tuple[Callable[[Data], float | None], str]:
     """How a quantity is read from a point, and what is to be added to the name of a series that has no test score."""
     if not told["scored"]:
         return lambda point: point["values"].get(told["name"]), ""
@@ -107,13 +115,13 @@ def _draw_front(axes: Axes, goal: Data, across: Data, up: Data) -> None:
     series = goal["series"]
     others = iter(_OTHER_MARKERS * len(series))
     order = sorted(series, key=lambda one: (one["name"] == "searched front", one["name"] != "measured sub-networks"))
-    scale, _ = _scale(across)
-    rise, _ = _scale(up)
+    scale, _ = scale_of(across)
+    rise, _ = scale_of(up)
     seen: list[float] = []
     for one in order:
         name = one["name"]
         colour, marker, size = _STYLES[name] if name in _STYLES else ("timm", next(others), 8.0)
-        read_up, more = _reader(up, one["points"])
+        read_up, more = reader(up, one["points"])
         what = across["name"]
         found = [(p["values"].get(what), read_up(p), p["intervals"].get(what)) for p in one["points"]]
         rows = sorted(((a, u, i) for a, u, i in found if a is not None and u is not None), key=lambda row: row[0])
@@ -130,7 +138,7 @@ def _draw_front(axes: Axes, goal: Data, across: Data, up: Data) -> None:
             x, y, xerr=bars, fmt=marker, ms=size, color=COLOURS[colour], elinewidth=1, label=f"{name}{more}",
             alpha=0.6 if is_cloud else 1, zorder=4 if is_front else 2, mec="none" if is_cloud else None,
         )  # fmt: skip
-    axes.set(xlabel=_label(across), ylabel=_label(up))
+    axes.set(xlabel=axis_label(across), ylabel=axis_label(up))
     maybe_log(axes, seen, axes.xaxis)
 
 
@@ -150,7 +158,7 @@ def _legend(figure: Figure, all_axes: Sequence[Axes], n_columns: int) -> None:
 def _draw_predicted(axes: Axes, series: Sequence[Data], told: Data, band: float = 0.0) -> None:
     """Points of all series, those of the front on top, with the diagonal and a relative band around it."""
     groups: dict[bool, list[tuple[float, float]]] = {False: [], True: []}
-    scale, unit = _scale(told)
+    scale, unit = scale_of(told)
     for one in series:
         for point in one["points"]:
             predicted, found = point["predicted"].get(told["name"]), point["values"].get(told["name"])

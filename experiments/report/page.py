@@ -15,7 +15,9 @@ from markupsafe import Markup
 
 from experiments.budgets import format_count, format_seconds
 from experiments.quantities import Kind, kinds_with, quality
+from experiments.report.attained_picture import attained_picture
 from experiments.report.front_picture import front_picture, prediction_picture
+from experiments.report.parallel_picture import parallel_picture
 from experiments.report.pictures import training_picture
 from experiments.report.recommending import points_for_script, recommended
 from experiments.report.session_picture import session_picture
@@ -102,16 +104,17 @@ def render_report(comparison: Data, run: str = "RUN") -> str:
         "value": lambda point, told: _value(kinds, told, point["values"].get(told["name"])),
         "score": shown.written,
         "lead": shown.lead,
+        "points": shown.lead,
         "words": _words,
         "count": _count,
         "percent": _percent,
         "power": _power,
     }
     template = environment.get_template("report.html")
-    goal_views = [_goal_view(goal, kinds, shown) for goal in comparison["goals"]]
+    goal_views = [_goal_view(goal, kinds, shown, comparison) for goal in comparison["goals"]]
     is_share = shown.kind.name == "accuracy"
     return template.render(
-        **comparison,
+        **{**comparison, "repeats": comparison.get("repeats")},
         run=quote(run),
         points=points_for_script(comparison["goals"], run, shown.kind.maximize, is_share),
         script=Markup(Path(__file__).with_name("report.js").read_text(encoding="utf-8")),
@@ -130,8 +133,10 @@ def write_report(comparison: Data, path: str | os.PathLike[str]) -> None:
     write_text(path, render_report(comparison, os.path.dirname(path) or "."))
 
 
-def _goal_view(goal: Data, kinds: Mapping[str, Kind], shown: _Quality) -> dict[str, Any]:
+def _goal_view(goal: Data, kinds: Mapping[str, Kind], shown: _Quality, comparison: Data) -> dict[str, Any]:
     """What the page shows of a goal beside its plain data."""
+    repeats = (comparison.get("repeats") or {"goals": []})["goals"]
+    repeated = next((one for one in repeats if one["name"] == goal["name"]), None)
     series = {one["name"]: one["points"] for one in goal["series"]}
     by = (goal["costs"] or goal["objectives"])[0]["name"]
     front = sorted(series.get("searched front", []), key=lambda point: point["values"][by])
@@ -152,6 +157,9 @@ def _goal_view(goal: Data, kinds: Mapping[str, Kind], shown: _Quality) -> dict[s
         else [],
         "cards": {what: _card(card) for what, card in goal["error_cards"].items() if card},
         "front_svg": front_picture(goal),
+        "parallel_svg": parallel_picture(goal, comparison.get("metric")) if len(goal["objectives"]) > 2 else None,
+        "repeats": repeated,
+        "attained_svg": attained_picture(goal, repeated) if repeated and repeated["attained"] else None,
         "prediction_svg": prediction_picture(goal),
     }
 

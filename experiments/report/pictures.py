@@ -39,6 +39,8 @@ COLOURS = {
     "measured": "#98a2ae",
     "random": "#cf6a0a",
     "uniform": "#248a5d",
+    "filtered": "#8a6d1c",
+    "local": "#178590",
     "ends": "#7446c4",
     "timm": "#bd1f59",
 }

@@ -449,6 +449,8 @@ class BaselineSettings(Section):
 
     timm_models: tuple[str, ...] = ()
     """Timm models that are trained in the same way."""
+    controls: tuple[Literal["random search, filtered", "local search"], ...] = ()
+    """More ways of choosing sub-networks at the cost of the search, each of which evaluates as many."""
     epochs: Count | None = None
     """Their epochs; default as many as the supernet's whole training."""
     peak_lr: Rate | None = None

@@ -8,7 +8,10 @@ from __future__ import annotations
 from search.tactic import POPULATION, Tactic
 from supernet.space import SearchSpace
 
-__all__ = ["age_moea", "age_moea2", "c_taea", "moead", "nsga2", "nsga3", "pymoo", "random", "sms_emoa", "u_nsga3"]
+__all__ = [
+    "age_moea", "age_moea2", "aging", "bandit", "c_taea", "guided_mcts", "linas", "local", "mcts", "moead", "nsga2",
+    "nsga3", "ofa_evolution", "optuna", "pymoo", "qnehvi", "random", "sms_emoa", "stagewise", "u_nsga3",
+]  # fmt: skip
 
 
 def nsga2(space: SearchSpace, n_objectives: int, seed: int, population: int = POPULATION) -> Tactic:
@@ -23,6 +26,78 @@ def random(space: SearchSpace, n_objectives: int, seed: int, population: int = P
     from search.tactics.random_search import RandomTactic
 
     return RandomTactic(space, seed, population)
+
+
+def linas(
+    space: SearchSpace, n_objectives: int, seed: int, population: int = POPULATION, model_calls: int = 5_000
+) -> Tactic:
+    """LINAS (Cummings et al. 2022): between two populations, a search on models of what was told."""
+    from search.tactics.linas import Linas
+
+    return Linas(space, n_objectives, seed, population, model_calls)
+
+
+def aging(space: SearchSpace, n_objectives: int, seed: int, population: int = POPULATION) -> Tactic:
+    """Regularised evolution (Real et al. 2019): the oldest die, however good."""
+    from search.tactics.evolution import Aging
+
+    return Aging(space, n_objectives, seed, population)
+
+
+def ofa_evolution(space: SearchSpace, n_objectives: int, seed: int, population: int = POPULATION) -> Tactic:
+    """The evolution within a limit of once-for-all networks (Cai et al. 2020): the best quarter are parents."""
+    from search.tactics.evolution import OnceForAll
+
+    return OnceForAll(space, n_objectives, seed, population)
+
+
+def local(space: SearchSpace, n_objectives: int, seed: int, population: int = POPULATION) -> Tactic:
+    """Pareto local search (Paquete et al. 2004; White et al. 2021): what differs from the front in one gene.
+
+    For up to three objectives.
+    """
+    _check_small_steps("local", n_objectives)
+    from search.tactics.local_search import LocalSearch
+
+    return LocalSearch(space, n_objectives, seed, population)
+
+
+def mcts(space: SearchSpace, n_objectives: int, seed: int, population: int = POPULATION) -> Tactic:
+    """Monte Carlo tree search (Kocsis & Szepesvári 2006) over genes, as in DeepArchitect."""
+    from search.tactics.tree_search import TreeSearch
+
+    return TreeSearch(space, n_objectives, seed, population)
+
+
+def guided_mcts(
+    space: SearchSpace, n_objectives: int, seed: int, population: int = POPULATION, walks: int = 300
+) -> Tactic:
+    """Tree search whose walks a model judges (SMBO with MCTS, Negrinho & Gordon 2017)."""
+    from search.tactics.tree_search import GuidedTreeSearch
+
+    return GuidedTreeSearch(space, n_objectives, seed, population, walks)
+
+
+def stagewise(
+    space: SearchSpace, n_objectives: int, seed: int, population: int = POPULATION, then: str = "nsga2"
+) -> Tactic:
+    """Divide and conquer (EMO-PMS): stages alone, then together; a start for the tactic `then`."""
+    from search.tactics.stagewise import Stagewise
+
+    return Stagewise(space, n_objectives, seed, population, then)
+
+
+def bandit(
+    space: SearchSpace, n_objectives: int, seed: int, population: int = POPULATION, learned: bool = True
+) -> Tactic:
+    """Small steps from the front, of the kind of gene that paid before (after AGNN, Zhou et al. 2022).
+
+    For up to three objectives.
+    """
+    _check_small_steps("bandit", n_objectives)
+    from search.tactics.bandit import BanditMutation
+
+    return BanditMutation(space, n_objectives, seed, population, learned)
 
 
 def nsga3(space: SearchSpace, n_objectives: int, seed: int, population: int = POPULATION) -> Tactic:
@@ -70,6 +145,30 @@ def pymoo(
     from search.tactics.pymoo_adapter import PymooTactic
 
     return PymooTactic(space, n_objectives, seed, population, algorithm)
+
+
+def optuna(
+    space: SearchSpace, n_objectives: int, seed: int, population: int = POPULATION, sampler: str = "tpe"
+) -> Tactic:
+    """Optuna's samplers (Akiba et al. 2019): "tpe" (Watanabe 2023), "gp" or "nsga2". Needs the extra ``optuna``."""
+    from search.tactics.optuna_adapter import OptunaTactic
+
+    return OptunaTactic(space, n_objectives, seed, population, sampler)
+
+
+def qnehvi(space: SearchSpace, n_objectives: int, seed: int, population: int = POPULATION, pool: int = 500) -> Tactic:
+    """BoTorch's noisy expected hypervolume improvement (Daulton et al. 2021). Needs the extra ``botorch``."""
+    from search.tactics.botorch_adapter import Qnehvi
+
+    return Qnehvi(space, n_objectives, seed, population, pool)
+
+
+def _check_small_steps(name: str, n_objectives: int) -> None:
+    if n_objectives > 3:
+        raise ValueError(
+            f"tactic {name!r} is for up to three objectives, not {n_objectives}: of so many nearly everything is on "
+            "the front, and small steps from there lose to chance; take 'nsga3'"
+        )
 
 
 def _check_traded(name: str, n_objectives: int) -> None:

@@ -13,7 +13,7 @@ from search.front import Values
 from search.tactics.generations import Generational
 from supernet.space import Genes, SearchSpace
 
-__all__ = ["ETA", "MUTATED", "Nsga2"]
+__all__ = ["ETA", "MUTATED", "Nsga2", "best_first"]
 
 ETA = 3  # of crossover and mutation: wide steps
 MUTATED = 0.15  # share of the genes that are moved; rounding puts many of them back
@@ -44,11 +44,11 @@ class Nsga2(Generational):
         survivors, their_values, their_violations = self._parents
         genes, values = np.concatenate([survivors, genes]), np.concatenate([their_values, values])
         violations = np.concatenate([their_violations, violations])
-        kept = _best_first(values, violations, self.population, rng)
+        kept = best_first(values, violations, self.population, rng)
         self._parents = genes[kept], values[kept], violations[kept]
 
 
-def _best_first(losses: Values, violations: Values, n: int, rng: np.random.Generator) -> NDArray[np.intp]:
+def best_first(losses: Values, violations: Values, n: int, rng: np.random.Generator) -> NDArray[np.intp]:
     """The best `n` rows, best first: by front, within a front those with most room around them, ties at random.
 
     Rows that violate a constraint come after all others, by their violation.

@@ -12,13 +12,14 @@ from search.proposing import Aim, Model, among, propose
 from search.tactics.unseen import Unseen
 from supernet.space import Genes, SearchSpace
 
-__all__ = ["Learn", "ModelBased", "spread_start"]
+__all__ = ["LENT", "Learn", "ModelBased", "lent_members", "spread_start"]
 
 Learn = Callable[[Genes, Values], Sequence[Model]]
 """From what was told, genes and losses in their order, a model of every objective. It is a function: what it says
 follows from what it is given alone."""
 
 START = 10  # architectures before there is a model
+LENT = 6  # of an earlier front, that are evaluated at once
 _POPULATION = 200  # of the search on the models: large generations cost less per call
 
 
@@ -41,6 +42,9 @@ class ModelBased:
             serves all of them, such as the accuracy of a network and its latency on several devices.
         focus_from: with limits, how many architectures are told before the rest is chosen for what can be best within
             them (`search.focus`) and not for the front.
+        earlier: (n, n_genes), canonical, the front of an earlier search of the same space, ordered along one objective:
+            a few members that lie evenly on it come after the start. They are evaluated like all others, so that what
+            misleads costs no more than these.
     """
 
     def __init__(
@@ -54,6 +58,7 @@ class ModelBased:
         limits: Mapping[int, float] | None = None,
         focus_from: int | None = None,
         fronts: Sequence[Sequence[int]] | None = None,
+        earlier: Genes | None = None,
     ) -> None:
         if (limits is None) != (focus_from is None):
             raise ValueError("limits and focus_from go together: what to keep, and from when on it is what counts")
@@ -66,6 +71,9 @@ class ModelBased:
         self.focus_from = focus_from
         self.fronts = [range(n_objectives)] if fronts is None else fronts
         self._start = spread_start(space, start, seed)
+        if earlier is not None:
+            lent = lent_members(earlier, self._start)
+            self._start = np.concatenate([self._start, lent])
         self._unseen = Unseen(space)
         self._pending = np.empty((0, len(space.genes)), dtype=np.int64)
         self._genes = self._pending
@@ -104,6 +112,12 @@ class ModelBased:
 
     def _left_of_start(self) -> Genes:
         return self._start[~among(self._start, np.concatenate([self._genes, self._pending]))]
+
+
+def lent_members(earlier: Genes, known: Genes) -> Genes:
+    """Up to 6 of the rows (n, n_genes) of an earlier front, evenly spread over their order, that are not known."""
+    new = earlier[~among(earlier, known)]
+    return new[np.unique(np.linspace(0, len(new) - 1, LENT).astype(int))] if len(new) else new
 
 
 def spread_start(space: SearchSpace, n: int, seed: int) -> Genes:

@@ -1,0 +1,134 @@
+"""python experiments/benchmarks/noisy_fronts.py --scores ofa_mbv3_imagenet_accuracy.csv.gz --seeds 5
+
+Are fronts true that are chosen from noisy accuracies? A model-based search evaluates a hundred networks with noise of
+several sizes; then a front is chosen from what was seen, by the values as they were measured and by posterior means
+(`search.posterior`, of out-of-fold predictions and the number of images alone). Shown, in points of the hypervolume of
+the best front known:
+
+- what the front is reported to have, what it truly has, and the mean absolute difference of the two;
+- how often intervals of 90 % about posterior means hold the truth, of all networks and of members of the front;
+- the probabilities that members are on the front of what was evaluated, beside how often they truly are.
+
+Without a table it runs on the problem that needs none.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before numpy is loaded
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+import argparse
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from experiments.benchmarks.search_problems import Problem, imagenet, synthetic
+from experiments.benchmarks.search_quality import Learner
+from predictors import GaussianProcessPredictor
+from search import non_dominated, run_search
+from search.front import Values, hypervolume
+from search.posterior import believed, membership
+from search.tactics.model_based import ModelBased
+from supernet.space import Genes
+
+_NINETY = 1.645
+_FOLDS = 10
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One search; hypervolumes as shares of the best known."""
+
+    raw_reported: float
+    raw_true: float
+    reported: float
+    true: float
+    weight: float
+    held: float
+    held_on_front: float
+    claimed: float
+    """Mean probability of the members of the front that they are on it."""
+    happened: float
+    """How many of them truly are."""
+
+
+def out_of_fold(problem: Problem, genes: Genes, y: Values, seed: int) -> Values:
+    """(n,) losses foretold by a model that has not seen the row."""
+    learner, found = Learner(problem), np.empty(len(y))
+    folds = np.random.default_rng(seed).permutation(len(y)) % min(_FOLDS, len(y))
+    for fold in range(folds.max() + 1):
+        model = GaussianProcessPredictor(learner.subject.levels, n_folds=2)
+        found[folds == fold] = model.fit(genes[folds != fold], y[folds != fold]).predict(genes[folds == fold])
+    return found
+
+
+def outcome(problem: Problem, noise: float, evaluations: int, batch: int, seed: int) -> Outcome:
+    """A search with that noise of the first objective, and what its front is worth."""
+    noisy = replace(problem, noise=(noise, *problem.noise[1:]))
+    tactic = ModelBased(noisy.space, len(noisy.objectives), seed, Learner(noisy))
+    found = run_search(noisy.space, noisy.noisy(seed), tactic=tactic, budget=evaluations, seed=seed, batch=batch)
+    genes, seen, truth = found.genes, found.losses, problem.losses(found.genes)
+    deviations = np.full(len(genes), noise)
+    belief = believed(seen[:, 0], deviations, out_of_fold(problem, genes, seen[:, 0], seed))
+    means, unsure = seen.copy(), np.zeros_like(seen)
+    means[:, 0], unsure[:, 0] = belief.means, belief.deviations
+
+    def worth(losses: Values, rows: NDArray[np.bool_]) -> float:
+        return hypervolume(losses[rows], problem.corner) / problem.best
+
+    raw, chosen = non_dominated(seen), non_dominated(means)
+    held = np.abs(means[:, 0] - truth[:, 0]) <= _NINETY * unsure[:, 0]
+    return Outcome(
+        worth(seen, raw),
+        worth(truth, raw),
+        worth(means, chosen),
+        worth(truth, chosen),
+        belief.weight,
+        float(held.mean()),
+        float(held[chosen].mean()),
+        float(membership(means, unsure)[chosen].mean()),
+        float(non_dominated(truth)[chosen].mean()),
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scores", type=Path, help="table of scored sub-networks, gzipped CSV")
+    parser.add_argument("--noise", type=float, nargs="+", default=[0.1, 0.3, 0.5], help="points of accuracy")
+    parser.add_argument("--evaluations", type=int, default=100)
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--seeds", type=int, default=5)
+    arguments = parser.parse_args()
+    problem = imagenet(arguments.scores) if arguments.scores else synthetic()
+    header = ("noise", "raw: reported, true", "off by", "posterior: reported, true", "off by", "weight",
+              "held, on the front", "members: claimed, true")  # fmt: skip
+    table = Table(*header, title=problem.name)
+    for noise in arguments.noise:
+        found = [
+            outcome(problem, noise / 100, arguments.evaluations, arguments.batch, seed)
+            for seed in range(arguments.seeds)
+        ]
+        mean = {name: 100 * float(np.mean([getattr(one, name) for one in found])) for name in Outcome.__annotations__}
+        off = [100 * np.mean([abs(getattr(one, a) - getattr(one, b)) for one in found])
+               for a, b in (("raw_reported", "raw_true"), ("reported", "true"))]  # fmt: skip
+        table.add_row(
+            f"{noise:g}",
+            f"{mean['raw_reported']:.1f}, {mean['raw_true']:.1f}",
+            f"{off[0]:.1f}",
+            f"{mean['reported']:.1f}, {mean['true']:.1f}",
+            f"{off[1]:.1f}",
+            f"{mean['weight'] / 100:.2f}",
+            f"{mean['held']:.0f}, {mean['held_on_front']:.0f} %",
+            f"{mean['claimed']:.0f}, {mean['happened']:.0f} %",
+        )
+    Console(width=160).print(table)
+
+
+if __name__ == "__main__":
+    main()
