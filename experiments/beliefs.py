@@ -101,7 +101,7 @@ class Beliefs:
             "front": [self.archs[i].id for i in on[np.argsort(losses[on, -1], kind="stable")].tolist()],
             "hypervolume": hypervolume(losses[on], corner),
             "weights": {one.name: belief.weight for one, belief in self.of.items()},
-            "membership": {self.archs[i].id: float(p) for i, p in zip(rows, chances, strict=True) if p > 0},
+            "membership": {self.archs[i].id: float(p) for i, p in zip(rows.tolist(), chances, strict=True) if p > 0},
         }
 
     def _foretold(self, one: Quantity, fitted: Fitted, known: Known) -> Values:

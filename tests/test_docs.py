@@ -33,6 +33,10 @@ def test_any_network_becomes_what_the_page_says():
     (stage,) = space.stages
     assert stage.depths == (2, 3, 4) and set(map(str, stage.blocks)) == {"{'expand': (0.5, 0.75, 1.0)}"}
     assert type(known["subnet"]) is torch.nn.Sequential and len(known["subnet"]) == 6
+    assert (
+        type(known["small"]) is torch.nn.Sequential
+        and known["plan"].cost(known["units"].kept(known["pruner"].gone)) <= 0.6
+    )
 
 
 def test_the_page_of_all_keys_is_that_of_the_settings():
