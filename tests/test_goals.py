@@ -157,8 +157,8 @@ def test_a_search_for_the_best_within_limits_proposes_only_for_them(finished_run
         patched.setattr(pipeline, "search", lambda *arguments: asked.append(arguments))
         line = ["search", str(run.path), "--device", "one", "--limit", f"macs <= {most:.0f}", "--evaluations", "3"]
         CliRunner().invoke(app, line, catch_exceptions=False)
-    _, _, device, focus, lenders = asked[0]
-    assert device == "one" and focus.evaluations == 3 and lenders is None
+    _, _, device, focus, lenders, earlier_runs = asked[0]
+    assert device == "one" and focus.evaluations == 3 and lenders is None and not earlier_runs
     rounds = Rounds(run, Reporter(), focus=focus)
     *earlier, plan = iter(rounds.next, None)
     assert len(earlier) == before and len(plan.archs) == 3 and not set(plan.archs) & set(known)

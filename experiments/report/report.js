@@ -40,12 +40,12 @@
 
     const svg = element("svg:svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": `Every network of ${goal.name}` });
     for (let i = 0; i <= 4; i++) {
-      const value = Math.exp(low + ((high - low) * i) / 4), accuracy = least + ((most - least) * i) / 4;
+      const value = Math.exp(low + ((high - low) * i) / 4), level = least + ((most - least) * i) / 4;
       svg.append(
         element("svg:line", { x1: across(value), x2: across(value), y1: TOP, y2: HEIGHT - BOTTOM, class: "grid" }),
         element("svg:text", { x: across(value), y: HEIGHT - BOTTOM + 18, "text-anchor": i < 4 ? "middle" : "end" }, written(value, cost)),
-        element("svg:line", { x1: LEFT, x2: WIDTH - RIGHT, y1: up(accuracy), y2: up(accuracy), class: "grid" }),
-        element("svg:text", { x: LEFT - 8, y: up(accuracy) + 4, "text-anchor": "end" }, score(accuracy)));
+        element("svg:line", { x1: LEFT, x2: WIDTH - RIGHT, y1: up(level), y2: up(level), class: "grid" }),
+        element("svg:text", { x: LEFT - 8, y: up(level) + 4, "text-anchor": "end" }, score(level)));
     }
     svg.append(
       element("svg:text", { x: (LEFT + WIDTH) / 2, y: HEIGHT - 6, "text-anchor": "middle" }, `${cost.words}, logarithmic`));
