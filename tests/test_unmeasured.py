@@ -12,7 +12,7 @@ from supernet.space import SearchSpace, Stage
 @pytest.fixture(scope="module")
 def space():
     """1,024 architectures."""
-    return SearchSpace((8,), (Stage((1,), [{}]),), {f"setting{i}": (0, 1, 2, 3) for i in range(5)})
+    return SearchSpace((8,), (Stage((1,), ({},)),), {f"setting{i}": (0, 1, 2, 3) for i in range(5)})
 
 
 def test_the_surest_are_the_best_of_all_that_keep_the_limit(space):
