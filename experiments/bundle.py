@@ -22,7 +22,8 @@ from experiments.quantities import KINDS, Kind, kinds_with, quality
 from experiments.run_folder import RunFolder
 from experiments.scoring.scorer import Scorer
 from experiments.settings.devices import DeviceSettings
-from hardware.loop.measurement import Measurement
+from experiments.verifying import Budget, check_budget
+from hardware.loop.measurement import Measurement, Measurements
 from hardware.loop.measuring import measure
 from hardware.onnx.export import export_onnx, onnx_parity
 from hardware.onnx.finishing import BATCH, free_batch, with_metadata
@@ -59,6 +60,7 @@ def write_bundle(
     report: Reporter,
     any_batch: bool = False,
     *,
+    budget: Budget | None = None,
     scorer: Scorer | None = None,
     tuned: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
@@ -69,11 +71,13 @@ def write_bundle(
     measured for the same network. Its metadata say how an image becomes its input and what its outputs are.
 
     Args:
+        budget: what the latency of the file may be, now.
         scorer: gives the sub-network and its scores; default, as the supernet has it.
         tuned: what became of it since it left the supernet, for the card.
 
     Raises:
-        ValueError: `out` exists and is not empty, no such device, or the ONNX file computes something else than torch.
+        ValueError: `out` exists and is not empty, no such device, the ONNX file computes something else than torch, or
+            does not keep the budget.
         OSError: the folder cannot be written.
     """
     with new_folder(out) as folder:
@@ -104,6 +108,7 @@ def write_bundle(
         model = subnet if profiler.device.runtime == "torch" else folder / "model.onnx"
         workload = Workload(arch.id, model, arch.resolution, run.data.in_channels)
         measurement, repeats, slower = _measured(run, profiler, workload, report)
+        kept = None if budget is None else check_budget(budget, _known(run, profiler), arch)
         genes = run.untrained_supernet.space.encode([arch])
         card = {
             "id": arch.id,
@@ -124,6 +129,7 @@ def write_bundle(
                 "machine_slower": slower,
             },
             "device": measurement.device.to_dict(),
+            "budget": kept,
             "fingerprint": measurement.device.fingerprint,
             "costs": dict(measurement.extras),
             "metric": None if run.recipe.task is None else run.recipe.task.told,
@@ -197,6 +203,11 @@ def _measured(
     return measurements[workload.name], session.repeats(workload.name).tolist(), slower if slower == slower else None
 
 
+def _known(run: RunFolder, profiler: Profiler | StoredProfiler) -> Measurements:
+    with run.store() as store:
+        return store.measurements(profiler.device)
+
+
 def _profiler(run: RunFolder, name: str) -> Profiler | StoredProfiler:
     """Of a device of the recipe, or of one that was added to the run."""
     for settings in run.recipe.devices:
@@ -221,6 +232,14 @@ def _machine(slower: float | None) -> dict[str, str]:
         "as fast as then" if abs(slower - 1) < 0.01 else f"{percent} {'slower' if slower > 1 else 'faster'} than then"
     )
     return {"that is on the level of the run's final measuring; when the file was measured": f"the machine was {text}"}
+
+
+def _kept(budget: Mapping[str, Any] | None) -> dict[str, str]:
+    """What was asked of its latency."""
+    if budget is None:
+        return {}
+    text = f"with {budget['kept_with']:.1%}, at the speed that the machine had when the file was measured"
+    return {f"keeps {budget['asked']}": f"{text} ({format_seconds(budget['latency'])})"}
 
 
 def _input(card: Mapping[str, Any]) -> str:
@@ -262,6 +281,7 @@ def _card_text(card: Mapping[str, Any]) -> str:
         f"latency of one call (batch {device['batch_size']})": f"{format_seconds(latency['seconds'])}, "
         f"95 % interval {low} to {high}",
         **_machine(latency["machine_slower"]),
+        **_kept(card["budget"]),
         "measured on": f"{device['hardware']}; {runtime}",
         "device fingerprint": card["fingerprint"],
         f"{good.words} on validation": f"{scored['validation']} (the search saw these)",

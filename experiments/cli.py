@@ -275,7 +275,12 @@ def query(
     verify: Annotated[
         bool, typer.Option("--verify", help="Measure the best again until one surely keeps the limit on the latency.")
     ] = False,
-    probability: Annotated[str, typer.Option(help="With --verify: how surely, such as 95%.")] = "95%",
+    unmeasured: Annotated[
+        bool, typer.Option("--unmeasured", help="Also what nobody measured yet: the best by the predictors.")
+    ] = False,
+    probability: Annotated[
+        str, typer.Option(help="With --verify or --unmeasured: how surely limits are kept, such as 95%.")
+    ] = "95%",
     margin: Annotated[str, typer.Option(help="With --verify: share of the limit to leave, such as 10%.")] = "0%",
     front: Annotated[bool, typer.Option("--front", help="Every member of the front that keeps the limits.")] = False,
     as_csv: Annotated[bool, typer.Option("--csv", help="A table for other programs: seconds and counts.")] = False,
@@ -286,6 +291,8 @@ def query(
         raise ValueError("--csv and --json are two ways to write the same: give one")
     if front and verify:
         raise ValueError("--verify is about one answer: give it without --front")
+    if unmeasured and (verify or front or as_csv):
+        raise ValueError("--unmeasured goes with --top and --json alone: what it lists has no measured value")
     from experiments import querying
     from experiments.budgets import read_share
     from experiments.quantities import limit as read_limit
@@ -303,11 +310,25 @@ def query(
     }
     texts = [f"{what} <= {text}" for what, text in short.items() if text is not None]
     limits = [read_limit(text, about, querying.kinds(results)) for text in [*texts, *(limit or [])]]
-    evidence = None
-    if verify:
-        rows, evidence = _verified(run, results, limits, read_share(probability), read_share(margin))
-    else:
-        rows = querying.front_rows(results, limits) if front else querying.answer(results, limits, top)
+    evidence, rows, failures, foretold = None, [], [], None
+    try:
+        if verify:
+            rows, evidence = _verified(run, results, limits, read_share(probability), read_share(margin))
+        else:
+            rows = querying.front_rows(results, limits) if front else querying.answer(results, limits, top)
+    except ValueError as error:
+        if not unmeasured:
+            raise
+        failures.append(str(error))
+    if unmeasured:
+        try:
+            foretold = _unmeasured(run, results, limits, top, read_share(probability))
+        except ValueError as error:
+            failures.append(str(error))
+    if failures and not rows and foretold is None:
+        raise ValueError("\n".join(failures))
+    for failure in failures:
+        print(f"supernet: {failure}", file=sys.stderr)
     changed = querying.what_changed(run, results)
     if changed:
         print(
@@ -322,14 +343,31 @@ def query(
         return
     if as_json:
         told = {} if evidence is None else {"evidence": evidence.to_dict()}
+        told |= {} if foretold is None else {"unmeasured": foretold}
         found = {"goal": name, "devices": results["devices"], "changed": changed, "found": rows, **told}
         print(json.dumps(found, indent=1))
         return
-    from experiments.commands.tables import print_answer, print_evidence
+    from experiments.commands.tables import print_answer, print_evidence, print_unmeasured
 
-    print_answer(results, rows, limits, run)
+    if rows:
+        print_answer(results, rows, limits, run)
     if evidence is not None:
         print_evidence(evidence)
+    if foretold is not None:
+        print_unmeasured(results, foretold, limits, run)
+
+
+def _unmeasured(
+    run: Path, results: dict[str, Any], limits: list[Limit], top: int, probability: float
+) -> list[dict[str, Any]]:
+    folder = _found(run)
+    from rich.console import Console
+
+    from experiments.foretelling import unmeasured_answer
+    from experiments.progress import Reporter
+
+    report = Reporter(Console(stderr=True, highlight=False))
+    return unmeasured_answer(folder, results, limits, top, report, probability)
 
 
 def _verified(
@@ -349,18 +387,41 @@ def _verified(
 @app.command()
 def export(
     run: RunPath,
-    arch: Annotated[str, typer.Option("--arch", help="Id of the sub-network, or how it begins.")],
     out: Annotated[Path, typer.Option("--out", help="The new folder of the bundle.")],
+    arch: Annotated[str | None, typer.Option("--arch", help="Id of the sub-network, or how it begins.")] = None,
     device: DeviceName = None,
+    latency: Annotated[
+        str | None,
+        typer.Option(help="What the file must keep, such as 5ms; without --arch the best that does is looked for."),
+    ] = None,
+    probability: Annotated[str, typer.Option(help="With --latency: how surely, such as 95%.")] = "95%",
+    margin: Annotated[str, typer.Option(help="With --latency: share of it to leave, such as 10%.")] = "0%",
     batch: Batch = None,
 ) -> None:
     """Write a sub-network as ONNX and safetensors, with the latency measured on the finished file."""
     any_batch = _any_batch(batch)
+    if arch is None and latency is None:
+        raise ValueError("which sub-network? Give --arch ID, or --latency 5ms for the best that keeps it")
     folder, report = _open(run)
-    from experiments import pipeline
+    from experiments import pipeline, querying
+    from experiments.budgets import parse_seconds, read_share
     from experiments.commands.tables import print_card
+    from experiments.quantities import Limit
+    from experiments.quantities import latency as latency_on
+    from experiments.verifying import Budget, verified_answer
 
-    print_card(pipeline.export(folder, arch, device, out, report, any_batch), out)
+    budget = None
+    if latency is not None:
+        budget = Budget(parse_seconds(latency), read_share(probability), read_share(margin))
+    if arch is None and budget is not None:
+        _, results = querying.goal_results(run, None, device)
+        limits = [Limit(latency_on(device or next(iter(results["devices"]))), budget.seconds, True)]
+        found, _ = verified_answer(
+            folder, results, limits, report, probability=budget.probability, margin=budget.margin
+        )
+        arch = found["id"]
+    assert arch is not None
+    print_card(pipeline.export(folder, arch, device, out, report, any_batch, budget), out)
 
 
 def _any_batch(batch: str | None) -> bool:

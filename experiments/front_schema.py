@@ -32,7 +32,7 @@ class Extras(_Part):
     origin: str
     """How it came to be evaluated, such as 'initial design' or 'search round 2'."""
     intervals: dict[str, tuple[float, float]]
-    """Per latency its interval of 95 %, in seconds."""
+    """Of 95 %: per latency and per quantile of the slow calls in seconds, of the stability as a share."""
     deviations: dict[str, float]
     """Per latency the standard deviation of its logarithm."""
     quantiles: dict[str, list[float]]

@@ -72,7 +72,8 @@ class Known:
             return Column(self.scores(quantity, archs, "validation"), exact)
         found = [self._measured(quantity.device, arch, kind.extra) for arch in archs]
         if kind.quantile is not None:
-            return _tails(found, kind.quantile)
+            slow = _tails(found, kind.quantile)
+            return _stability(found, slow) if kind.of_median else slow
         if kind.is_time:
             values = [np.nan if one is None else one.latency for one in found]
             return Column(np.array(values), np.array([0.0 if one is None else one.deviation for one in found]))
@@ -113,3 +114,11 @@ def _tails(measurements: Sequence[Measurement | None], quantile: float) -> Colum
         low, found, high = np.quantile(one.repeats, np.clip([quantile - reach, quantile, quantile + reach], 0, 1))
         values[i], deviations[i] = found, np.hypot(one.deviation, 0.5 * np.log(high / low))
     return Column(values, deviations)
+
+
+def _stability(measurements: Sequence[Measurement | None], slow: Column) -> Column:
+    """The median call of each as a share of its slow one, from 0 to 1; the median is sure beside that."""
+    medians = np.array([np.nan if one is None else float(np.median(one.repeats)) for one in measurements])
+    values = medians / slow.values
+    own = np.array([0.0 if one is None else one.deviation for one in measurements])
+    return Column(values, values * np.sqrt(np.maximum(slow.deviations**2 - own**2, 0.0)))  # the level is of both

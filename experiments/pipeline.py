@@ -37,6 +37,7 @@ from experiments.training.beginning import check_beginning, check_whole_way
 from experiments.training.finetuning import LR_SHARE, TunedScorer, Tuning, tune
 from experiments.training.phases import highest_rate
 from experiments.training.train import load_first_weights, train_supernet
+from experiments.verifying import Budget
 from hardware.device_changes import explain_earlier
 from predictors.stopping import Goal
 from supernet.architecture import Architecture
@@ -171,10 +172,16 @@ def search(
 
 
 def export(
-    run: RunFolder, key: str, device: str | None, out: Path, report: Reporter, any_batch: bool = False
+    run: RunFolder,
+    key: str,
+    device: str | None,
+    out: Path,
+    report: Reporter,
+    any_batch: bool = False,
+    budget: Budget | None = None,
 ) -> dict[str, Any]:
     """Write the bundle of one sub-network: ONNX, weights, architecture and a card."""
-    return write_bundle(run, find_architecture(run, key), device, out, report, any_batch)
+    return write_bundle(run, find_architecture(run, key), device, out, report, any_batch, budget=budget)
 
 
 def finetune(

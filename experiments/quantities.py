@@ -43,16 +43,17 @@ class Kind:
     count: Callable[[Any, Genes], Any] | None = None  # from the supernet and genes (n_archs, n_genes), if it is counted
     superlative: str = "smallest"  # what the best one is called
     quantile: float | None = None  # of the measured calls, for what is said of the slow ones
+    of_median: bool = False  # what is told is the median call as a share of that quantile
 
     @property
     def of_device(self) -> bool:
         """Whether it differs from device to device for certain, so that a device must be named."""
-        return self.is_time
+        return self.name == "latency" or self.quantile is not None
 
     @property
     def is_time(self) -> bool:
         """Whether it is how long a call takes."""
-        return self.name == "latency" or self.quantile is not None
+        return self.name == "latency" or (self.quantile is not None and not self.of_median)
 
     def exactly(self, value: float) -> str:
         """For people who look at one network: with one digit more where that means something."""
@@ -84,6 +85,8 @@ KINDS = {
                  format_seconds, "session", learned="relative", superlative="fastest", quantile=percent / 100)
             for percent in (90, 95, 99)
         ),
+        Kind("stability", "stability, the median call by the one that 95 % are faster than", "", True, _parse_share,
+             _format_share, "session", learned="value", superlative="steadiest", quantile=0.95, of_median=True),
         Kind("macs", "MACs", "", False, parse_count, format_count, "counted",
              count=lambda supernet, genes: supernet.macs(genes), superlative="lightest"),
         Kind("parameters", "parameters", "", False, parse_count, format_count, "counted",

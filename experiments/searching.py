@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from experiments import fitting
 from experiments.beliefs import Beliefs
 from experiments.goals import Goal, goals
-from experiments.known import Known
+from experiments.known import Column, Known
 from experiments.measuring.measure import Setup, architectures, measure_side_by_side, profilers
 from experiments.measuring.remote import StoredProfiler
 from experiments.plans import baseline_plans, search_plans
@@ -188,7 +188,7 @@ def _goal_entry(
         }
         extras = {
             "origin": notes[arch.id]["origin"],
-            "intervals": {f"latency@{name}": list(found.interval) for name, found in measured.items()},
+            "intervals": _intervals(full, i) | {f"latency@{name}": list(m.interval) for name, m in measured.items()},
             "deviations": {f"latency@{name}": found.deviation for name, found in measured.items()},
             "quantiles": {
                 f"latency@{name}": np.quantile(found.repeats, _QUANTILES).tolist() for name, found in measured.items()
@@ -219,6 +219,19 @@ def _goal_entry(
         "hypervolume": front.hypervolume(reference),
         "posterior": beliefs.front(held, reference, run.recipe.seed),
     }
+
+
+def _intervals(columns: Mapping[Quantity, Column], i: int) -> dict[str, list[float]]:
+    """Of 95 %, of what is said of the slow calls of an architecture."""
+    found = {}
+    for one, column in columns.items():
+        value, reach = column.values[i], 1.96 * column.deviations[i]
+        if one.kind.quantile is not None and np.isfinite(value):
+            ends = (
+                value * np.exp([-reach, reach]) if one.kind.is_time else np.clip([value - reach, value + reach], 0, 1)
+            )
+            found[one.name] = ends.tolist()
+    return found
 
 
 def _device_entry(known: Known, name: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from search.front import Values
 from search.proposing import Model, Proposal, among, one_gene_neighbours
 from supernet.space import Genes, SearchSpace
 
-__all__ = ["Bound", "focus", "log_expected_improvement"]
+__all__ = ["Bound", "focus", "log_expected_improvement", "surest"]
 
 _BEST, _RANDOM, _CHILDREN, _GENERATIONS = 60, 100, 250, 10
 _SWEEPS = 4  # of all one-gene neighbours of the best, until there is nothing better
@@ -64,6 +64,40 @@ def focus(space: SearchSpace, good: Model, bounds: Sequence[Bound], known: Genes
         gains.append(float(np.exp(value)))
     genes = np.concatenate(chosen) if chosen else known[:0]
     return Proposal(genes, np.array(gains)[:, None], n_predicted, [genes], time.process_time() - started)
+
+
+def surest(
+    space: SearchSpace,
+    loss: Callable[[Genes], Values],
+    chance: Callable[[Genes], Values],
+    known: Genes,
+    n: int,
+    probability: float,
+    *,
+    seed: int,
+) -> Genes:
+    """Up to `n` new architectures (n, n_genes) of the smallest loss among those that keep limits so surely, found as
+    `focus` finds its own, the best first.
+
+    Args:
+        loss: genes to what is to be small (n_archs,).
+        chance: genes to the probability (n_archs,) that they keep the limits.
+        known: (n_known, n_genes) what is not to be among them, canonical.
+        probability: the least chance.
+    """
+
+    def score(genes: Genes) -> Values:
+        chances = chance(genes)
+        return np.where(chances >= probability, -loss(genes), _BROKEN * (2 - chances))
+
+    rng = np.random.default_rng(seed)
+    found = known[:0]
+    for _ in range(n):
+        best, value, _ = _maximum(space, score, np.concatenate([known, found]), rng)
+        if len(best) == 0 or value <= _BROKEN:
+            break
+        found = np.concatenate([found, best])
+    return found[np.argsort(loss(found), kind="stable")] if len(found) else found
 
 
 def log_expected_improvement(mean: Values, deviation: Values, best: float) -> Values:

@@ -85,9 +85,11 @@ def test_scores_are_those_of_the_weights(command, finished_run, write, tmp_path,
         torch.save({f"module.{name}": tensor for name, tensor in tensors.items()}, weights)
     run = tmp_path / "run"
     command("train", write(weights), "--out", run)
-    command("score", run)
     before, after = RunFolder(finished_run), RunFolder(run)
     assert before.weights_digest == after.weights_digest
+    if source != "folder":
+        return  # scores are kept by that digest
+    command("score", run)
     archs = after.plan("initial").archs  # type: ignore[union-attr]
     from experiments.scoring.scorer import Scorer
 

@@ -162,6 +162,15 @@ def test_query_holds_budgets_of_what_was_measured_beside_the_latency(command, fi
     assert believed(row) == max(believed(c["extras"]) for c in small)
     done = command("query", finished_run, "--device", "one", "--size", "1B", check=2)
     assert "no measured sub-network has size@one ≤ 1.00 B: the smallest sub-network needs" in done.stderr
+    calls = {c["id"]: (c["values"], c["extras"]["intervals"]) for c in candidates}
+    for values, intervals in calls.values():
+        low, high = intervals["stability@one"]
+        assert 0 <= low <= values["stability@one"] <= high <= 1
+        assert intervals["latency.p95@one"][0] <= values["latency.p95@one"] <= intervals["latency.p95@one"][1]
+    steady = sorted(values["stability@one"] for values, _ in calls.values())[-3]
+    asked = ("query", finished_run, "--device", "one", "--limit", f"stability@one >= {steady:.6f}")
+    row = json.loads(command(*asked, "--json").stdout)["found"][0]
+    assert calls[row["id"]][0]["stability@one"] >= steady and "stability" in command(*asked).stdout
     done = command("query", finished_run, "--device", "one", "--memory", "20MB", check=2)
     assert "memory@one was not measured here; the costs of [[devices]]" in done.stderr
 

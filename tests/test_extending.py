@@ -173,7 +173,7 @@ def finished(installed, recipe_path, tmp_path_factory):
     text = recipe_path.read_text()
     devices, rest = text.index("[[devices]]"), text.index("[measure]")
     device = sections("new-device.md")[1]
-    text = text[:devices] + device + '[fit]\npredictors = ["nearest"]\n' + text[rest:]
+    text = (text[:devices] + device + text[rest:]).replace('["ridge"]', '["nearest"]')
     text = text[: text.index("[baselines]")].replace(
         "[search]\n", '[search]\ntactic = "mixtures"\noptions = { log = "asked.txt" }\n'
     )

@@ -46,6 +46,17 @@ def test_the_answer_was_measured_again_and_keeps_the_limit(command, run):
     printed = command("query", run.path, "--device", "one", "--latency", asked, "--verify", "--margin", "5%").stdout
     assert "less 5%" in printed and "needs --margin" in printed and "measured again side by side" in printed
 
+    out = run.path.parent / "bundle"
+    printed = command("export", run.path, "--device", "one", "--latency", asked, "--out", out).stdout
+    card = json.loads((out / "card.json").read_text())
+    kept = card["budget"]
+    assert kept["kept_with"] >= 0.95 and kept["latency"] < kept["seconds"] == pytest.approx(float(asked[:-2]) / 1e6)
+    assert f"keeps {kept['asked']} with" in printed and f"keeps {kept['asked']}" in (out / "README.md").read_text()
+    tight = ("--arch", card["id"], "--latency", f"{kept['latency'] * 0.8e6:.3f}us", "--out", out.with_name("none"))
+    done = command("export", run.path, "--device", "one", *tight, check=2)
+    assert f"the file of {card['id']} takes" in done.stderr and not out.with_name("none").exists()
+    assert "which sub-network?" in command("export", run.path, "--out", out, check=2).stderr
+
 
 def test_what_cannot_be_verified_is_told_in_one_line(command, run):
     for arguments, message in (

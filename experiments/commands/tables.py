@@ -22,7 +22,7 @@ from experiments.querying import kinds, objectives
 if TYPE_CHECKING:  # which would load torch
     from experiments.verifying import Evidence
 
-__all__ = ["next_commands", "print_answer", "print_card", "print_evidence"]
+__all__ = ["next_commands", "print_answer", "print_card", "print_evidence", "print_unmeasured"]
 
 
 def print_answer(
@@ -64,9 +64,7 @@ def print_answer(
             if column.name in row.get("share_of_runs_within", {}):
                 cells.append(f"{row['share_of_runs_within'][column.name]:.0%}")
         table.add_row(*cells)
-    # As wide as it is: what a narrow terminal wraps can still be read, what is cut off cannot.
-    wide = Console(highlight=False, markup=False, width=1000)
-    wide.print(table, width=Measurement.get(wide, wide.options, table).maximum)
+    _print_table(table)
     for row in rows:
         predicted = row["predicted"]
         foretold = [column.format(predicted[column.name]) for column in traded if column.name in predicted]
@@ -80,8 +78,16 @@ def print_answer(
             one: value for name, value in row["values"].items() if (one := quantity(name, devices, known)).kind.quantile
         }
         if slow:
-            calls = ", ".join(f"{one.kind.quantile:.0%} within {one.format(value)}" for one, value in slow.items())
-            console.print(f"  slow calls: {calls}", soft_wrap=True)
+            calls = [
+                one.format(value) + (f" [{' to '.join(map(one.format, ends))}]" if ends is not None else "")
+                for one, value in slow.items()
+                for ends in [row["intervals"].get(one.name)]
+            ]
+            told = ", ".join(
+                f"stability {text}" if one.kind.of_median else f"{one.kind.quantile:.0%} within {text}"
+                for one, text in zip(slow, calls, strict=True)
+            )
+            console.print(f"  slow calls: {told}", soft_wrap=True)
         for warning in row["warnings"]:
             console.print(f"  warning: {warning}", soft_wrap=True, markup=False)
     device = f" --device {next(iter(devices))}" if devices else ""
@@ -108,6 +114,45 @@ def print_evidence(evidence: Evidence) -> None:
         console.print(line, soft_wrap=True, markup=False)
 
 
+def print_unmeasured(
+    results: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], limits: Sequence[Limit], run: Path
+) -> None:
+    """What `foretelling.unmeasured_answer` found."""
+    devices, known = results["devices"], kinds(results)
+    console = Console(highlight=False, markup=False)
+    console.print("\nnot measured yet, by the predictors:")
+    table = Table(box=None, pad_edge=False)
+    table.add_column("id", no_wrap=True)
+    columns = [quantity(name, devices, known) for name in rows[0]["predicted"]]
+    for column in columns:
+        table.add_column(column.kind.name if len(devices) == 1 else column.name, justify="right", no_wrap=True)
+        if column.name in rows[0]["intervals"]:
+            table.add_column("90 % interval", justify="right", no_wrap=True)
+    if limits:
+        table.add_column("keeps the limits", justify="right", no_wrap=True)
+    for row in rows:
+        cells = [row["id"]]
+        for column in columns:
+            cells.append(column.format(row["predicted"][column.name]))
+            if column.name in rows[0]["intervals"]:
+                cells.append(" to ".join(_maybe(end, column.format) for end in row["intervals"][column.name]))
+        table.add_row(*cells, *([f"{row['probability']:.0%}"] if limits else []))
+    _print_table(table)
+    for row in rows:
+        console.print(f"{row['id']}: {row['settings']}", soft_wrap=True, markup=False)
+    upper = [f" --limit {quote(str(one))}" for one in limits]
+    device = f" --device {next(iter(devices))}" if devices else ""
+    console.print(
+        f"measure what may be best: supernet search {quote(str(run))}{device}{''.join(upper)}", soft_wrap=True
+    )
+
+
+def _print_table(table: Table) -> None:
+    """As wide as it is: what a narrow terminal wraps can still be read, what is cut off cannot."""
+    wide = Console(highlight=False, markup=False, width=1000)
+    wide.print(table, width=Measurement.get(wide, wide.options, table).maximum)
+
+
 def print_card(card: Mapping[str, Any], out: Path) -> None:
     """What `bundle.write_bundle` wrote."""
     low, high = card["latency"]["interval"]
@@ -119,6 +164,11 @@ def print_card(card: Mapping[str, Any], out: Path) -> None:
         f"{format_seconds(high)}) on {device['name']}, measured on this file",
         soft_wrap=True,
     )
+    if (kept := card["budget"]) is not None:
+        console.print(
+            f"  keeps {kept['asked']} with {kept['kept_with']:.1%}, at the machine's speed when the file was measured",
+            soft_wrap=True,
+        )
     for warning in card["latency"]["warnings"]:
         console.print(f"  warning: {warning}", soft_wrap=True, markup=False)
     good = quality(kinds_with(card["metric"])).kind
