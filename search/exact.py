@@ -246,7 +246,7 @@ def _stage_rows(space: SearchSpace, s: int) -> Genes:
         rows = np.zeros((len(choices), len(space.genes)), dtype=np.int64)
         rows[:, own[0]] = d
         rows[:, there] = choices
-        parts.append(rows)
+        parts.append(rows[(space.canonical(rows) == rows).all(axis=1)])  # each once, where settings depend on others
     return np.concatenate(parts)
 
 

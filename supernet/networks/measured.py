@@ -215,11 +215,12 @@ def _depending(probe: _Probe, bases: Genes) -> dict[str, tuple[int, ...]]:
     space = probe.space
     depending: dict[str, set[int]] = {}
     for base in bases:
-        before = probe(base)
-        for name in before:
+        for name in probe(base):
             depending.setdefault(name, set())
         for gene, choice in _changes(space, base):
-            changed = base.copy()
+            existing = space.with_gene(base, gene)
+            before = probe(existing)
+            changed = existing.copy()
             changed[gene] = choice
             if not space.holds(space.canonical(changed[None]))[0]:
                 continue

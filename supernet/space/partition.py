@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -10,7 +9,7 @@ import numpy as np
 from supernet.space.nested import nested_chain
 from supernet.space.sampling import Cost
 from supernet.space.search_space import Genes, SearchSpace
-from supernet.space.stage import Choices, Stage
+from supernet.space.stage import Choices
 
 __all__ = ["between", "partition"]
 
@@ -32,6 +31,8 @@ def partition(space: SearchSpace, by: Cost, k: int) -> tuple[SearchSpace, ...]:
     Raises:
         ValueError: the space has too few choices for so many parts.
     """
+    if any(stage.when for stage in space.stages):
+        raise ValueError("a space whose settings exist only with others has no compact parts; restrict it instead")
     if k < 1:
         raise ValueError(f"a space cannot be in {k} parts; the least is 1")
     chain = nested_chain(space)
@@ -54,19 +55,8 @@ def between(space: SearchSpace, low: Genes, high: Genes) -> SearchSpace:
         raise ValueError(f"{gene.label} begins above its end; swap the two")
     columns = iter(zip(low.tolist(), high.tolist(), strict=True))
 
-    def keep(choices: Choices) -> Choices:
+    def keep(_: str, choices: Choices) -> Choices:
         first, last = next(columns)
         return choices[first : last + 1]
 
-    def keep_all(mapping: dict[str, Choices]) -> dict[str, Choices]:
-        return {name: keep(choices) for name, choices in mapping.items()}
-
-    resolutions, settings = keep(space.resolutions), keep_all(dict(space.settings))
-    stages = []
-    for stage in space.stages:
-        depths, shared = keep(stage.depths), keep_all(dict(stage.shared))
-        blocks = tuple(keep_all(dict(block)) for block in stage.blocks)
-        stages.append(Stage(tuple(map(int, depths)), blocks[: int(max(depths))], shared))
-    part = SearchSpace(tuple(map(int, resolutions)), tuple(stages), settings)
-    labels = {gene.label for gene in part.genes}
-    return replace(part, relations=tuple(r for r in space.relations if labels.issuperset(r.labels)))
+    return space.narrowed(keep)

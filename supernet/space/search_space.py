@@ -58,6 +58,8 @@ class SearchSpace:
                     raise ValueError(
                         f"relation {relation}: no gene is named {label!r}; there are stage1.depth and the like"
                     )
+        if self.relations and self._conditions:
+            raise ValueError("relations do not go with settings that exist only with others; give one or the other")
         ends = np.stack([np.zeros_like(self.n_choices), self.n_choices - 1])
         if broken := self._broken(ends):
             raise ValueError(f"the smallest and the largest architecture must hold every relation; {broken} fails")
@@ -205,6 +207,8 @@ class SearchSpace:
             mask[:, start + shared : columns.stop] = (
                 self._block_of_gene[start + shared : columns.stop] < depths[:, s, None]
             )
+        for gene, other, allowed in self._conditions:
+            mask[:, gene] &= mask[:, other] & allowed[genes[:, other]]
         return mask
 
     def canonical(self, genes: Genes) -> Genes:
@@ -224,6 +228,16 @@ class SearchSpace:
                 f"gene {gene.label} = {genes[row, column]} in row {row}; it indexes {len(gene.choices)} choices"
             )
         return np.where(self.active(genes), genes, 0)
+
+    def with_gene(self, row: Genes, gene: int) -> Genes:
+        """A copy of a row (n_genes,) in which what a gene hangs on, but the depth, is so that it exists."""
+        row = np.array(row)
+        on = {child: (other, allowed) for child, other, allowed in self._conditions}
+        while gene in on:
+            gene, allowed = on[gene]
+            if not allowed[row[gene]]:
+                row[gene] = np.argmax(allowed)
+        return row
 
     def values(self, genes: Genes) -> NDArray[np.float64]:
         """(n_archs, n_genes) the chosen values themselves; NaN where a gene is inactive."""
@@ -261,6 +275,8 @@ class SearchSpace:
             for stage, columns in zip(self.stages, self._stage_columns, strict=True):
                 sizes = np.array([size / stage.size for size in stage.sizes_per_depth])
                 genes[:, columns.start] = rng.choice(len(sizes), size=n, p=sizes / sizes.sum())
+            for gene, ways in self._ways.items():  # of what others depend on, each by how many depend on it
+                genes[:, gene] = rng.choice(len(ways), size=n, p=ways)
         return np.where(self.active(genes), genes, 0)
 
     def sample(
@@ -298,16 +314,13 @@ class SearchSpace:
                 raise ValueError(f"{name} {listing(wanted[name])} leaves nothing of {listing(values)}")
             return kept
 
-        def keep_all(mapping: Mapping[str, Choices]) -> dict[str, Choices]:
-            return {name: keep(name, values) for name, values in mapping.items()}
+        return self.narrowed(keep)
 
-        stages = []
-        for stage in self.stages:
-            depths = tuple(int(depth) for depth in keep("depth", stage.depths))
-            blocks = tuple(keep_all(block) for block in stage.blocks[: max(depths)])
-            stages.append(Stage(depths, blocks, keep_all(stage.shared)))
+    def narrowed(self, keep: Callable[[str, Choices], Choices]) -> SearchSpace:
+        """The sub-space of what `keep` leaves of every choice, given its name, in the order of `genes`."""
         resolutions = tuple(int(r) for r in keep("resolution", self.resolutions))
-        kept = SearchSpace(resolutions, tuple(stages), keep_all(self.settings))
+        settings = {name: keep(name, choices) for name, choices in self.settings.items()}
+        kept = SearchSpace(resolutions, tuple(stage.narrowed(keep) for stage in self.stages), settings)
         labels = {gene.label for gene in kept.genes}
         # A relation to a gene of a block that no architecture has any more holds always.
         return replace(kept, relations=tuple(r for r in self.relations if labels.issuperset(r.labels)))
@@ -348,6 +361,7 @@ class SearchSpace:
                     "depths": list(stage.depths),
                     "shared": {name: list(choices) for name, choices in stage.shared.items()},
                     "blocks": [{name: list(choices) for name, choices in block.items()} for block in stage.blocks],
+                    **({"when": {n: [o, list(v)] for n, (o, v) in stage.when.items()}} if stage.when else {}),
                 }
                 for stage in self.stages
             ],
@@ -362,7 +376,12 @@ class SearchSpace:
         """
         try:
             stages = tuple(
-                Stage(tuple(s["depths"]), tuple(_tuples(block) for block in s["blocks"]), _tuples(s["shared"]))
+                Stage(
+                    tuple(s["depths"]),
+                    tuple(_tuples(block) for block in s["blocks"]),
+                    _tuples(s["shared"]),
+                    {name: (other, tuple(values)) for name, (other, values) in s.get("when", {}).items()},
+                )
                 for s in data["stages"]
             )
             relations = tuple(map(Relation.parse, data.get("relations", ())))
@@ -425,6 +444,32 @@ class SearchSpace:
     def _block_of_gene(self) -> Genes:
         return np.array([-1 if gene.block is None else gene.block for gene in self.genes], dtype=np.int64)
 
+    @cached_property
+    def _conditions(self) -> list[tuple[int, int, NDArray[np.bool_]]]:
+        """Genes that exist only with others: their column, that of the other, and for each of its choices whether."""
+        columns = {gene.label: i for i, gene in enumerate(self.genes)}
+        found = []
+        for i, gene in enumerate(self.genes):
+            condition = (
+                None if gene.block is None or gene.stage is None else self.stages[gene.stage].when.get(gene.name)
+            )
+            if condition is not None:
+                other = columns[replace(gene, name=condition[0]).label]
+                found.append((i, other, np.array([value in condition[1] for value in self.genes[other].choices])))
+        return found
+
+    @cached_property
+    def _ways(self) -> dict[int, NDArray[np.float64]]:
+        """Per column that others depend on, the share of the settings that each of its choices has."""
+        found = {}
+        for other in {other for _, other, _ in self._conditions}:
+            gene = self.genes[other]
+            assert gene.stage is not None and gene.block is not None
+            stage = self.stages[gene.stage]
+            ways = np.array(stage.ways_of_choices(stage.blocks[gene.block], gene.name), dtype=float)
+            found[other] = ways / ways.sum()
+        return found
+
     def _network_values(self, row: Row) -> tuple[int, Settings]:
         settings = {name: choices[i] for (name, choices), i in zip(self.settings.items(), row[1:], strict=True)}
         return self.resolutions[row[0]], Settings(**settings)
@@ -446,10 +491,24 @@ class SearchSpace:
 def _stage_rows(stage: Stage) -> Iterator[tuple[int, ...]]:
     width = sum(len(block) for block in stage.blocks)
     for d, depth in enumerate(stage.depths):
-        shared = [range(len(choices)) if depth else range(1) for choices in stage.shared.values()]
-        blocks = [range(len(choices)) for block in stage.blocks[:depth] for choices in block.values()]
-        for row in itertools.product(*shared, *blocks):
-            yield (d, *row, *(0,) * (width - len(blocks)))
+        shared = [[(i,) for i in range(len(choices) if depth else 1)] for choices in stage.shared.values()]
+        for parts in itertools.product(*shared, *(_block_rows(stage, block) for block in stage.blocks[:depth])):
+            row = sum(parts, (d,))
+            yield row + (0,) * (1 + len(stage.shared) + width - len(row))
+
+
+def _block_rows(stage: Stage, block: Mapping[str, Choices]) -> list[tuple[int, ...]]:
+    """Every setting of a block once, as indices."""
+    rows: list[tuple[tuple[int, ...], dict[str, Number]]] = [((), {})]
+    for name, choices in block.items():
+        longer = []
+        for row, values in rows:
+            if stage.exists(name, values):
+                longer += [((*row, i), {**values, name: value}) for i, value in enumerate(choices)]
+            else:
+                longer.append(((*row, 0), values))
+        rows = longer
+    return [row for row, _ in rows]
 
 
 def _tuples(mapping: Mapping[str, Sequence[Number]]) -> dict[str, Choices]:

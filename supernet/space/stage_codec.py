@@ -27,7 +27,11 @@ def stage_reader(stage: Stage) -> Callable[[Row], tuple[Block, ...]]:
     @cache  # a stage of 20,000 settings has only some 40 different blocks
     def block(position: int, shared: Row, own: Row) -> Block:
         names = itertools.chain(stage.shared.items(), stage.blocks[position].items())
-        return Block(**{name: choices[i] for (name, choices), i in zip(names, (*shared, *own), strict=True)})
+        values: dict[str, Number] = {}
+        for (name, choices), i in zip(names, (*shared, *own), strict=True):
+            if stage.exists(name, values):
+                values[name] = choices[i]
+        return Block(**values)
 
     def read(row: Row) -> tuple[Block, ...]:
         shared = row[1 : 1 + n_shared]
@@ -45,8 +49,9 @@ def stage_writer(stage: Stage, genes_of_stage: Sequence[Gene]) -> Callable[[tupl
 
     @cache
     def row_of(position: int, block: Block) -> list[int]:
-        check_names(block, names[position], f"a block of stage {(depth_gene.stage or 0) + 1}")
-        return [choice_index(gene, block[gene.name]) for gene in block_genes[position]]
+        known = {name: choices for name, choices in names[position].items() if stage.exists(name, block)}
+        check_names(block, known, f"a block of stage {(depth_gene.stage or 0) + 1}")
+        return [choice_index(gene, block[gene.name]) if gene.name in known else 0 for gene in block_genes[position]]
 
     def write(blocks: tuple[Block, ...]) -> list[int]:
         row = [choice_index(depth_gene, len(blocks))]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from supernet.architecture import Number
 from supernet.space import SearchSpace
@@ -224,17 +224,4 @@ def keep_largest(space: SearchSpace, counts: Mapping[str, int]) -> SearchSpace:
     def keep(name: str, choices: tuple[Number, ...]) -> tuple[Number, ...]:
         return choices[-counts[name] :] if name in counts else choices
 
-    def keep_all(mapping: Mapping[str, tuple[Number, ...]]) -> dict[str, tuple[Number, ...]]:
-        return {name: keep(name, choices) for name, choices in mapping.items()}
-
-    stages = tuple(
-        replace(
-            stage,
-            depths=keep("depth", stage.depths),
-            blocks=tuple(keep_all(block) for block in stage.blocks),
-            shared=keep_all(stage.shared),
-        )
-        for stage in space.stages
-    )
-    resolutions = tuple(int(r) for r in keep("resolution", space.resolutions))
-    return replace(space, resolutions=resolutions, stages=stages, settings=keep_all(space.settings))
+    return space.narrowed(keep)
