@@ -466,9 +466,10 @@ def main() -> None:
     try:
         app()
     except SystemExit as end:
-        if end.code == _INTERRUPTED:
+        first = os.environ.get("RANK", "0") == "0"
+        if end.code == _INTERRUPTED and first:
             print("supernet: interrupted; the same command carries on from here", file=sys.stderr)
-        if end.code == _ASKED_TO_STOP and os.environ.get("RANK", "0") == "0":
+        if end.code == _ASKED_TO_STOP and first:
             print(f"supernet: {end}", file=sys.stderr)
         raise
     except BrokenPipeError:
