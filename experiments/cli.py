@@ -336,6 +336,9 @@ def _verified(
     run: Path, results: dict[str, Any], limits: list[Limit], probability: float, margin: float
 ) -> tuple[list[dict[str, Any]], Evidence]:
     folder = _found(run)
+    from experiments.lock import check_writable
+
+    check_writable(run)
     from rich.console import Console
 
     from experiments.progress import Reporter
