@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from onnx import ModelProto
 
 from experiments.budgets import format_count, format_seconds
 from experiments.measuring.devices import create_profiler
@@ -25,7 +24,8 @@ from experiments.settings.devices import DeviceSettings
 from experiments.verifying import Budget, check_budget
 from hardware.loop.measurement import Measurement, Measurements
 from hardware.loop.measuring import measure
-from hardware.onnx.export import export_onnx, onnx_parity
+from hardware.onnx.export import export_onnx_of_any_size, onnx_parity
+from hardware.onnx.external import data_file, opened
 from hardware.onnx.finishing import BATCH, free_batch, with_metadata
 from hardware.onnx.graph import oldest_runtime
 from hardware.profiling import Profiler, Workload
@@ -88,10 +88,12 @@ def write_bundle(
         subnet = scorer.subnet(arch)
         shape = (profiler.device.batch_size, run.data.in_channels, arch.resolution, arch.resolution)
         made = (BATCH, *shape[1:]) if any_batch else shape
-        onnx = export_onnx(subnet, made)
+        file = folder / "model.onnx"
+        onnx = export_onnx_of_any_size(subnet, made, file)
         difference = onnx_parity(onnx, subnet, made)
         int8 = None
         if profiler.device.precision == "int8":
+            data_file(file).unlink(missing_ok=True)  # of the network in fp32, if it is so large
             onnx = quantized_file(run, scorer, arch, made[0])
         if any_batch:
             onnx = free_batch(onnx, made)
@@ -100,12 +102,14 @@ def write_bundle(
         given = _given(run, arch.resolution)
         metadata = {"id": arch.id, **given}
         told = {key: json.dumps(value, ensure_ascii=False) for key, value in metadata.items()}
-        (folder / "model.onnx").write_bytes(with_metadata(onnx, told))
-        needs = oldest_runtime(ModelProto.FromString(onnx))
+        onnx = with_metadata(onnx, told)
+        if isinstance(onnx, bytes):
+            file.write_bytes(onnx)
+        needs = oldest_runtime(opened(onnx))
         if given["preprocessing"] is not None:
             shutil.copyfile(Path(__file__).with_name("run_bundle.py"), folder / "run.py")
         # The torch runtime cannot run the file: there the module that the file was made from is measured.
-        model = subnet if profiler.device.runtime == "torch" else folder / "model.onnx"
+        model = subnet if profiler.device.runtime == "torch" else file
         workload = Workload(arch.id, model, arch.resolution, run.data.in_channels)
         measurement, repeats, slower = _measured(run, profiler, workload, report)
         kept = None if budget is None else check_budget(budget, _known(run, profiler), arch)
@@ -146,7 +150,7 @@ def write_bundle(
         assert run.supernet.definition is not None  # every supernet of a run comes from create_supernet
         save_subnet(subnet, arch, run.supernet.definition, folder)
         write_json(folder / "card.json", card)
-        (folder / "README.md").write_text(_card_text(card), encoding="utf-8")
+        (folder / "README.md").write_text(_card_text(card, data_file(file).exists()), encoding="utf-8")
     return card
 
 
@@ -268,7 +272,7 @@ def _origin(card: Mapping[str, Any], good: Kind) -> str:
     )
 
 
-def _card_text(card: Mapping[str, Any]) -> str:
+def _card_text(card: Mapping[str, Any], beside: bool) -> str:
     latency, device, provenance = card["latency"], card["device"], card["provenance"]
     low, high = map(format_seconds, latency["interval"])
     runtime = f"{device['runtime']} {device['runtime_version']}, {device['threads']} thread(s), {device['precision']}"
@@ -304,6 +308,7 @@ def _card_text(card: Mapping[str, Any]) -> str:
         if "mean" in card["input"]
         else f"- Its input is what `{card['input']['made by']}` makes.\n"
     )
+    weights = "  Its weights lie in `model.onnx.data`, which has to stay beside it.\n" if beside else ""
     return f"""# Sub-network {card["id"]}
 
 `{card["settings"]}`: the input resolution, and per stage its blocks (e: expansion, k: kernel).
@@ -314,7 +319,7 @@ def _card_text(card: Mapping[str, Any]) -> str:
 {warnings}
 ## Files
 {runs}- `model.onnx`: input `images` {shape} (float32), output {output}; runs in plain onnxruntime.
-- `model.safetensors`, `arch.json`: the weights and what they are the weights of;
+{weights}- `model.safetensors`, `arch.json`: the weights and what they are the weights of;
   `supernet.load_subnet("this folder")` gives the torch module, an ordinary timm model.
 - `card.json`: this card with every repeat of the measurement.
 

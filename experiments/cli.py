@@ -374,6 +374,9 @@ def _verified(
     run: Path, results: dict[str, Any], limits: list[Limit], probability: float, margin: float
 ) -> tuple[list[dict[str, Any]], Evidence]:
     folder = _found(run)
+    from experiments.lock import check_writable
+
+    check_writable(run)
     from rich.console import Console
 
     from experiments.progress import Reporter
@@ -527,9 +530,10 @@ def main() -> None:
     try:
         app()
     except SystemExit as end:
-        if end.code == _INTERRUPTED:
+        first = os.environ.get("RANK", "0") == "0"
+        if end.code == _INTERRUPTED and first:
             print("supernet: interrupted; the same command carries on from here", file=sys.stderr)
-        if end.code == _ASKED_TO_STOP and os.environ.get("RANK", "0") == "0":
+        if end.code == _ASKED_TO_STOP and first:
             print(f"supernet: {end}", file=sys.stderr)
         raise
     except BrokenPipeError:

@@ -18,7 +18,7 @@ from supernet.subnet import load_subnet
 
 __all__ = ["push_to_hub", "write_hub_folder"]
 
-_COPIED = ("model.safetensors", "model.onnx", "arch.json", "card.json", "run.py")
+_COPIED = ("model.safetensors", "model.onnx", "model.onnx.data", "arch.json", "card.json", "run.py")
 
 
 def write_hub_folder(bundle: Path, out: Path) -> None:

@@ -58,6 +58,12 @@ class Found:
     grey: bool
 
 
+_RULES_OF_THUMB = """\
+# Epochs and learning rates are rules of thumb for so many images, not found by trials on yours: they are the first to
+# change where the accuracy disappoints. So are the widths and depths of the space above.
+"""
+
+
 def look_into(folder: Path) -> Found:
     """What is in a folder of images.
 
@@ -113,7 +119,7 @@ def first_recipe(folder: Path, found: Found, budget: str | None = None) -> str:
             "stages": [_stage(i) for i in range(n_stages)], "kernels": [3, 5], "expands": [2, 3, 4],
             "depths": [1, 2, 3], "resolutions": resolutions, "stem_width": 16, "head_width": 160, "feature_width": 160,
         }),
-        ("[training]", SingleStageSettings, {
+        (_RULES_OF_THUMB + "[training]", SingleStageSettings, {
             "method": "single_stage", "largest": {"epochs": first, **spread},
             "schedule": {"epochs": epochs - first, "peak_lr": spread["peak_lr"]}, "label_weight": [1.0, 0.5],
         }),

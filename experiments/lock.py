@@ -15,9 +15,18 @@ try:
 except ImportError:  # a system without POSIX
     fcntl = None
 
-__all__ = ["hold"]
+__all__ = ["check_writable", "hold"]
 
 _NAME = ".in-use"
+
+
+def check_writable(run: Path) -> None:
+    """Raises ValueError where nothing can be written in the folder of a run, such as in an archive."""
+    if not os.access(run, os.W_OK):
+        raise ValueError(
+            f"{run} cannot be written to: copy it to where that is possible; `supernet query "
+            f"{shlex.quote(str(run))}` and `supernet measurements` read it where it is"
+        )
 
 
 def hold(run: Path) -> BinaryIO | None:
@@ -28,8 +37,9 @@ def hold(run: Path) -> BinaryIO | None:
     remove. Where the file system has no locks, nothing is held: None.
 
     Raises:
-        ValueError: another process holds it.
+        ValueError: another process holds it, or it cannot be written to.
     """
+    check_writable(run)
     if fcntl is None:
         return None
     file = os.fdopen(os.open(run / _NAME, os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0)

@@ -14,7 +14,8 @@ from experiments.quantities import quality
 from experiments.run_folder import RunFolder
 from experiments.settings.training import PruningSettings
 from hardware.loop.measuring import measure
-from hardware.onnx.export import export_onnx, onnx_parity
+from hardware.onnx.export import export_onnx_of_any_size, onnx_parity
+from hardware.onnx.external import data_file
 from hardware.onnx.finishing import with_metadata
 from hardware.profiling import Workload
 from supernet.families.traced import TracedSupernet
@@ -80,10 +81,12 @@ def deliver(run: RunFolder, report: Reporter) -> dict[str, Any]:
             shape = (profiler.device.batch_size, run.data.in_channels, resolution, resolution)
             files = {}
             for name, network in (("pruned", small), (_WHOLE, whole)):
-                onnx = export_onnx(network, shape)
-                onnx_parity(onnx, network, shape)
                 files[name] = folder / f"{device.name}.onnx" if name == "pruned" else folder / ".whole.onnx"
-                files[name].write_bytes(with_metadata(onnx, {"preprocessing": json.dumps(card["preprocessing"])}))
+                onnx = export_onnx_of_any_size(network, shape, files[name])
+                onnx_parity(onnx, network, shape)
+                onnx = with_metadata(onnx, {"preprocessing": json.dumps(card["preprocessing"])})
+                if isinstance(onnx, bytes):
+                    files[name].write_bytes(onnx)
             is_torch = profiler.device.runtime == "torch"
             models: dict[str, Any] = {"pruned": small, _WHOLE: whole} if is_torch else files
             workloads = [Workload(name, model, resolution, run.data.in_channels) for name, model in models.items()]
@@ -93,6 +96,7 @@ def deliver(run: RunFolder, report: Reporter) -> dict[str, Any]:
                 found = store.measurements(profiler.device)
             mine, other = (found[name, resolution] for name in ("pruned", _WHOLE))
             files[_WHOLE].unlink()
+            data_file(files[_WHOLE]).unlink(missing_ok=True)
             card["devices"][device.name] = {
                 "file": f"{device.name}.onnx",
                 "device": profiler.device.to_dict(),

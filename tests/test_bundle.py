@@ -8,6 +8,7 @@ import shutil
 import stat
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,11 @@ import torch
 from PIL import Image
 from torch import nn
 
+from experiments import bundle
 from experiments.data import create_data
 from experiments.data.timm_data import TimmData
 from experiments.settings.sections import DataSettings
-from hardware.onnx.export import export_onnx
+from hardware.onnx.export import export_onnx, export_onnx_of_any_size
 from hardware.onnx.finishing import BATCH, ParityError, free_batch, with_metadata
 from supernet.scoring.images import resize
 
@@ -109,7 +111,10 @@ def test_the_script_makes_of_an_image_file_what_scoring_makes_of_it(tmp_path, in
 
 
 @pytest.mark.slow
-def test_a_bundle_says_how_it_is_used_and_answers_for_an_image(command, finished_run, tmp_path):
+@pytest.mark.parametrize("beside", [False, True])
+def test_a_bundle_says_how_it_is_used_and_answers_for_an_image(command, finished_run, tmp_path, monkeypatch, beside):
+    if beside:  # as if a file could hold no more
+        monkeypatch.setattr(bundle, "export_onnx_of_any_size", partial(export_onnx_of_any_size, at_most=1000))
     plan = json.loads((finished_run / "plans" / "initial.json").read_text())
     arch, out = plan["architectures"][0]["id"], tmp_path / "bundle"
     command("export", finished_run, "--arch", arch, "--device", "eight", "--batch", "any", "--out", out)
@@ -121,9 +126,13 @@ def test_a_bundle_says_how_it_is_used_and_answers_for_an_image(command, finished
     text = (out / "README.md").read_text()
     assert "0, 1, 2, 3" in text and "0.375" in text and "run.py" in text
     Image.fromarray(np.full((50, 40), 90, np.uint8)).save(tmp_path / "i.png")
+    assert (out / "model.onnx.data").exists() == beside == ("model.onnx.data" in text)
     assert "%" in answered(out / "run.py", tmp_path / "i.png", cwd=tmp_path)
     mask = os.umask(0)
     os.umask(mask)
     assert {stat.S_IMODE(path.stat().st_mode) for path in out.iterdir()} == {0o666 & ~mask}
-    message = command("export", finished_run, "--arch", arch, "--batch", "3", "--out", tmp_path / "no", check=2).stderr
+
+
+def test_only_one_size_of_batches_can_be_asked_for_by_name(command, tmp_path):
+    message = command("export", tmp_path, "--arch", "1", "--batch", "3", "--out", tmp_path / "no", check=2).stderr
     assert "--batch 3 is not possible" in message

@@ -2,14 +2,44 @@
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import onnxruntime
 import pytest
 import torch
 from torch import nn
 
-from experiments.training.finetuning import Pupil
+from experiments.bundle import find_architecture
+from experiments.progress import Reporter
+from experiments.run_folder import RunFolder
+from experiments.training.finetuning import Pupil, Tuning, tune
 from supernet import load_subnet
+
+KILLED = """
+import os, signal, sys
+from experiments.training.watching import Shown
+
+def step(self, progress):
+    if progress.step == 15:  # in the middle of the second of two epochs
+        os.kill(os.getpid(), signal.SIGKILL)
+
+Shown._step = step
+from pathlib import Path
+import torch
+from tests.test_finetune import tuned
+torch.set_num_threads(1)
+tuned(Path(sys.argv[1]))
+"""
+
+
+def tuned(folder: Path) -> Path:
+    """The weights of the first sub-network of a run after two epochs alone."""
+    run = RunFolder(folder)
+    first = json.loads((folder / "plans" / "initial.json").read_text())["architectures"][0]["id"]
+    return tune(run, find_architecture(run, first), Tuning(2, 0.02), Reporter())
 
 
 @pytest.fixture
@@ -56,3 +86,18 @@ def test_a_sub_network_is_trained_alone_and_its_bundle_says_so(run, command, tmp
     ):
         assert message in command("finetune", run, *arguments, check=2).stderr
     assert not (tmp_path / "no").exists()
+
+
+def test_killed_it_carries_on_and_ends_with_the_same_weights(run):
+    recipe = run / "recipe.toml"
+    recipe.write_text(recipe.read_text() + "[engine]\nsave_seconds = 0.001\n")
+    child = subprocess.run(
+        [sys.executable, "-c", KILLED, str(run)], cwd=Path(__file__).parents[1], capture_output=True, check=False
+    )
+    assert child.returncode == -signal.SIGKILL, child.stderr
+    (folder,) = (path for path in (run / "finetuned").iterdir() if path.is_dir())
+    steps = sorted(int(path.name.split("-")[1].split(".")[0]) for path in folder.glob("step-*.pt"))
+    assert 10 < steps[-1] < 20 and not folder.with_name(f"{folder.name}.safetensors").exists()
+    resumed = tuned(run).read_bytes()
+    shutil.rmtree(run / "finetuned")
+    assert tuned(run).read_bytes() == resumed

@@ -42,7 +42,9 @@ def bundle(folder, name, **settings):
 )
 def test_timm_loads_what_was_written(tmp_path, name, settings):
     made = bundle(tmp_path / "bundle", name, **settings)
+    (made / "model.onnx.data").write_bytes(b"weights")  # which a file of 2 GB has beside it
     write_hub_folder(made, tmp_path / "hub")
+    assert (tmp_path / "hub" / "model.onnx.data").exists()
     model = timm.create_model(f"local-dir:{tmp_path / 'hub'}", pretrained=True).eval()
     expected = load_subnet(made)
     assert type(model) is type(expected)

@@ -33,6 +33,7 @@ def test_the_recipe_fits_what_is_in_the_folder(tmp_path, side, kind, largest):
     space = recipe.supernet.space
     assert space is not None and max(space.resolutions) == largest and recipe.data.batch_size <= found.n_train
     assert recipe.score.calibration_images <= found.n_train
+    assert "rules of thumb" in path.read_text()
 
 
 def test_every_comment_is_a_key_that_can_be_switched_on(tmp_path):

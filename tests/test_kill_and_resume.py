@@ -7,7 +7,6 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -28,25 +27,6 @@ ARTEFACTS = [  # in the order in which they appear: each is a stretch of the run
 def rows(run, table):
     with sqlite3.connect(run / "store.sqlite") as database:
         return database.execute(f"SELECT * FROM {table} ORDER BY rowid").fetchall()
-
-
-def test_control_c_is_one_line_and_leaves_no_process(recipe_path, tmp_path):
-    command = [sys.executable, "-m", "experiments", "run", str(recipe_path), "--out", str(tmp_path / "run")]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-    while not (tmp_path / "run" / "checkpoints" / "epochs.jsonl").exists():
-        assert process.poll() is None
-        time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to the whole group
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert errors.strip().splitlines()[-1] == "supernet: interrupted; the same command carries on from here"
-    assert "Traceback" not in errors
-    with pytest.raises(ProcessLookupError):  # multiprocessing's own helper goes a moment after the others
-        for _ in range(100):
-            os.killpg(process.pid, 0)
-            time.sleep(0.05)
 
 
 def test_a_run_that_is_killed_again_and_again_ends_the_same(finished_run, recipe_path, tmp_path):

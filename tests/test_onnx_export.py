@@ -7,8 +7,10 @@ import timm
 import torch
 from torch import nn
 
-from hardware import ParityError, export_onnx, onnx_parity
-from hardware.onnx import graph
+from hardware import OnnxRuntimeProfiler, ParityError, Workload, export_onnx, onnx_parity
+from hardware.onnx.export import export_onnx_of_any_size
+from hardware.onnx.external import TooLargeError, data_file, file_bytes, packed
+from hardware.onnx.finishing import BATCH, free_batch, with_metadata
 from hardware.onnx.graph import oldest_runtime
 from hardware.onnx.recorder import UnsupportedError, record
 
@@ -45,7 +47,7 @@ def test_stock_networks_are_exported_the_fast_way(name, channels):
     module = lively(timm.create_model(name, num_classes=10, in_chans=channels))
     shape = (2, channels, 64, 64)
     module.eval()
-    model = record(module, shape)
+    model = packed(record(module, shape))
     assert onnx_parity(model, module, shape) <= 1e-4
     onnx.checker.check_model(onnx.load_from_string(model), full_check=True)
 
@@ -54,7 +56,7 @@ def test_subnets_are_exported_the_fast_way(small_supernet):
     for arch in small_supernet.space.sample(5, np.random.default_rng(0)):
         shape = (1, 1, arch.resolution, arch.resolution)
         subnet = small_supernet.extract(arch)
-        assert onnx_parity(record(subnet.eval(), shape), subnet, shape) <= 1e-4
+        assert onnx_parity(packed(record(subnet.eval(), shape)), subnet, shape) <= 1e-4
 
 
 TRANSFORMERS = {
@@ -72,7 +74,7 @@ def test_transformers_are_exported_the_fast_way(name):
     torch.manual_seed(0)
     shape = (2, 3, TRANSFORMERS[name].get("img_size", 64), TRANSFORMERS[name].get("img_size", 64))
     module = timm.create_model(name, num_classes=10, **TRANSFORMERS[name]).eval()
-    model = record(module, shape)
+    model = packed(record(module, shape))
     assert onnx_parity(model, module, shape) <= 1e-4
     onnx.checker.check_model(onnx.load_from_string(model), full_check=True)
 
@@ -81,7 +83,7 @@ def test_another_network_takes_the_slow_way_and_is_as_exact(capfd):
     module = timm.create_model("test_vit4", num_classes=10, img_size=64, depth=1).eval()  # RMSNorm
     shape = (1, 3, 64, 64)
     with pytest.raises(UnsupportedError):
-        record(module, shape)
+        packed(record(module, shape))
     model = export_onnx(module, shape)
     assert onnx_parity(model, module, shape) <= 1e-4
     assert capfd.readouterr() == ("", "")
@@ -130,7 +132,7 @@ class Branches(nn.Module):
 def test_odd_graphs_are_exact():
     module = lively(Branches()).eval()
     shape = (2, 3, 17, 13)
-    assert onnx_parity(record(module, shape), module, shape) <= 1e-5
+    assert onnx_parity(packed(record(module, shape)), module, shape) <= 1e-5
 
 
 class Tokens(nn.Module):
@@ -160,7 +162,7 @@ class Tokens(nn.Module):
 def test_sequences_are_exact():
     torch.manual_seed(0)
     module, shape = Tokens().eval(), (2, 3, 12, 8)
-    assert onnx_parity(record(module, shape), module, shape) <= 1e-5
+    assert onnx_parity(packed(record(module, shape)), module, shape) <= 1e-5
 
 
 class Switch(nn.Module):
@@ -202,7 +204,36 @@ def test_a_file_is_as_old_as_its_operators_allow(layers, opset, runtime):
     onnx_parity(model, module, (2, 3, 8, 8))
 
 
-def test_weights_that_no_file_can_hold_are_refused(monkeypatch):
-    monkeypatch.setattr(graph, "_LARGEST", 1000)
-    with pytest.raises(ValueError, match=r"GB do not fit into an ONNX file, which holds 2 GB"):
-        export_onnx(nn.Sequential(nn.Flatten(), nn.Linear(192, 10)).eval(), (1, 3, 8, 8))
+@pytest.mark.parametrize("recorded", [True, False])
+def test_weights_above_a_limit_lie_beside_the_file_and_move_with_it(tmp_path, recorded):
+    activation = nn.ReLU() if recorded else nn.CELU(0.7)  # for which torch's exporter is needed
+    module = nn.Sequential(nn.Conv2d(3, 16, 3), activation, nn.Flatten(), nn.Linear(16 * 6 * 6, 10))
+    shape = (BATCH, 3, 8, 8)
+    (tmp_path / "made").mkdir()
+    path = tmp_path / "made" / "model.onnx"
+    assert isinstance(export_onnx_of_any_size(module.eval(), shape, path), bytes) and not path.exists()
+    for _ in range(2):  # the second time nothing of the first is left
+        assert export_onnx_of_any_size(module, shape, path, at_most=1000) == path
+    whole = export_onnx(module, shape)
+    assert path.stat().st_size < len(whole) / 2 and len(whole) < file_bytes(path) < 1.1 * len(whole)
+    assert onnx_parity(path, module, shape) == onnx_parity(whole, module, shape)
+    assert free_batch(with_metadata(path, {"id": "1"}), shape) == path  # which runs it with another batch
+    moved = tmp_path / "elsewhere"
+    (tmp_path / "made").rename(moved)
+    onnx_parity(moved / "model.onnx", module, (3, 3, 8, 8))
+    onnx.checker.check_model(moved / "model.onnx", full_check=True)
+    assert [prop.value for prop in onnx.load(moved / "model.onnx").metadata_props] == ["1"]
+    profiler = OnnxRuntimeProfiler("cpu", batch_size=BATCH)
+    workload = Workload("n", moved / "model.onnx", 8)
+    assert profiler.prepare(workload).extras["file_bytes"] == file_bytes(moved / "model.onnx")
+    data_file(moved / "model.onnx").unlink()
+    with pytest.raises(ValueError, match=r"cannot load 'n': .*model\.onnx\.data"):
+        profiler.prepare(workload)
+
+
+def test_weights_that_one_file_cannot_hold_are_refused_where_there_is_no_folder():
+    module = nn.Sequential(nn.Flatten(), nn.Linear(192, 10, bias=False)).eval()
+    with pytest.raises(
+        TooLargeError, match=r"weights of 7.7e-06 GB do not fit into one ONNX file, which holds 7e-06 GB"
+    ):
+        packed(record(module, (1, 3, 8, 8)), at_most=7000)

@@ -8,6 +8,7 @@ from torch import nn
 
 from experiments.scoring.onnx_score import fixed_batches, onnx_score
 from hardware import OnnxRuntimeProfiler, Workload, export_onnx
+from hardware.onnx.export import export_onnx_of_any_size
 from hardware.onnx.quantization import is_quantized, quantize_onnx
 from hardware.onnx.workload import onnx_file
 
@@ -46,6 +47,13 @@ def test_an_int8_file_computes_nearly_the_same_in_integers(exact, quantized):
     assert is_quantized(quantized) and not is_quantized(exact)
     error = np.abs(logits(quantized) - logits(exact)).max() / np.abs(logits(exact)).max()
     assert 1e-6 < error < 0.05
+
+
+def test_a_file_with_its_weights_beside_it_becomes_the_same_int8_file(exact, quantized, tmp_path):
+    large = export_onnx_of_any_size(net(), (8, 3, 16, 16), tmp_path / "model.onnx", at_most=1000)
+    assert large == tmp_path / "model.onnx"
+    np.testing.assert_array_equal(logits(quantize_onnx(large, [IMAGES[:24], IMAGES[24:]])), logits(quantized))
+    assert {path.name for path in tmp_path.iterdir()} == {"model.onnx", "model.onnx.data"}
 
 
 def test_ranges_come_from_the_images(exact, quantized):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import numpy as np
@@ -14,7 +16,7 @@ from experiments.quantities import quality
 from experiments.run_folder import RunFolder
 from experiments.scoring.onnx_score import onnx_score
 from experiments.scoring.scorer import Scorer
-from hardware.onnx.export import export_onnx
+from hardware.onnx.export import export_onnx_of_any_size
 from hardware.onnx.quantization import quantize_onnx
 from hardware.store.store import Score
 from supernet.architecture import Architecture
@@ -32,12 +34,14 @@ def quantized_file(run: RunFolder, scorer: Scorer, arch: Architecture, batch_siz
 
 def quantized_model(run: RunFolder, model: nn.Module, resolution: int, batch_size: int) -> bytes:
     """The same of any network on images of the run, in eval mode."""
-    file = export_onnx(model, (batch_size, run.data.in_channels, resolution, resolution))
+    shape = (batch_size, run.data.in_channels, resolution, resolution)
     images = run.data.calibration_batches(run.recipe.measure.quantization_images, run.recipe.score.batch_size)
-    return quantize_onnx(file, (resize(batch, resolution).numpy() for batch in images))
+    with TemporaryDirectory() as folder:
+        file = export_onnx_of_any_size(model, shape, Path(folder) / "model.onnx")
+        return quantize_onnx(file, (resize(batch, resolution).numpy() for batch in images))
 
 
-def file_score(run: RunFolder, model: bytes, resolution: int, split: Split) -> float:
+def file_score(run: RunFolder, model: bytes | Path, resolution: int, split: Split) -> float:
     """Accuracy of an ONNX file on a split, or the metric of the task, by running the file.
 
     Raises:

@@ -111,7 +111,8 @@ def _draw_training(panels: Sequence[Axes], training: Sequence[Data], metric: Dat
             known = [
                 (i + 1, e[key][kind] * scale) for i, e in enumerate(training) if e.get(key, {}).get(kind) is not None
             ]
-            axes.plot(*zip(*known, strict=True), color=COLOURS[_KINDS[kind]], label=kind, lw=1.6)
+            dot = "o" if len(known) == 1 else ""  # a line of one point is none
+            axes.plot(*zip(*known, strict=True), color=COLOURS[_KINDS[kind]], label=kind, lw=1.6, marker=dot)
         starts = [0, *(i + 1 for i, (a, b) in enumerate(pairwise(training)) if a["phase"] != b["phase"])]
         for number, start in enumerate(starts):
             if start:
@@ -121,6 +122,7 @@ def _draw_training(panels: Sequence[Axes], training: Sequence[Data], metric: Dat
                 xycoords=("data", "axes fraction"), va="bottom", color=COLOURS["faint"], fontsize=8,
             )  # fmt: skip
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xlim(0.5, len(training) + 0.5)  # names of phases begin at 0.6, in the panel also after one epoch
         axes.set(xlabel="epoch", ylabel="training loss" if key == "loss" else label)
         if names:
             axes.legend()

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from hardware.onnx.external import TooLargeError, packed
 from hardware.onnx.graph import INPUT, OUTPUT
 from hardware.onnx.recorder import UnsupportedError, record
 
@@ -25,6 +26,7 @@ class OnnxModule(nn.Module):
 
     Raises:
         UnsupportedError: no such file can be written of the network in milliseconds, or it computes something else.
+        TooLargeError: its weights do not fit into one file.
     """
 
     def __init__(self, module: nn.Module, channels: int, resolution: int) -> None:
@@ -34,7 +36,7 @@ class OnnxModule(nn.Module):
         options.intra_op_num_threads = torch.get_num_threads()
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        model = record(module, (self.batch_size, channels, resolution, resolution))
+        model = packed(record(module, (self.batch_size, channels, resolution, resolution)))
         self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         self._check(module, channels, resolution)
 
@@ -64,5 +66,5 @@ def fast_evaluator(module: nn.Module, channels: int, resolution: int) -> nn.Modu
         return module
     try:
         return OnnxModule(module, channels, resolution)
-    except UnsupportedError:
+    except (UnsupportedError, TooLargeError):
         return module

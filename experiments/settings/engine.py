@@ -67,6 +67,8 @@ class EngineSettings(Section):
     """Epochs between validations of the largest, a middle and the smallest sub-network; 0: none."""
     tensorboard: bool = False
     """Whether to write a log for TensorBoard as well."""
+    log: tuple[Literal["mlflow", "wandb"], ...] = ()
+    """Who else is told how the training goes: MLflow, Weights & Biases; through their own packages and settings."""
     save_seconds: Rate = 60.0
     """Seconds between checkpoints within an epoch."""
     keep: Count = KEEP

@@ -40,7 +40,7 @@ __all__ = ["WITHOUT_EFFECT", "Recipe", "RecipeError", "load_recipe", "parse_reci
 
 WITHOUT_EFFECT = {
     "data": {"root", "workers", "cache", "on_damaged"},
-    "engine": {"save_seconds", "keep", "tensorboard"},
+    "engine": {"save_seconds", "keep", "tensorboard", "log"},
     "supernet": {"weights"},  # where they lie: what they are is in the provenance of a run
 }  # on results
 

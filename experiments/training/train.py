@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,8 +18,8 @@ from experiments.quantities import quality
 from experiments.run_folder import RunFolder, weights_file
 from experiments.settings.training import NoTrainingSettings
 from experiments.training.beginning import check_beginning, timm_model
+from experiments.training.logs import training_log
 from experiments.training.phases import alone_phases, training_phases
-from experiments.training.tensorboard_log import tensorboard_log
 from experiments.training.validation import Validation, validated_archs
 from experiments.training.watching import Shown
 from supernet.files import replacing
@@ -155,10 +154,10 @@ def train_module(
         validate_every=max(1, settings.validate_every),
     )
     n_steps = sum(phase.schedule.epochs for phase in phases) * run.data.steps_per_epoch
-    watched = settings.tensorboard and world.is_first
+    trackers = (*(("tensorboard",) if settings.tensorboard else ()), *settings.log) if world.is_first else ()
     with (
         report.bar(what, n_steps) as advance,
-        tensorboard_log(run.path / "tensorboard" / folder.name) if watched else nullcontext() as log,
+        training_log(run.path / "tensorboard" / folder.name, trackers, _told(run, folder), report.say) as log,
     ):
         draw = partial(_draw_course, run, folder)
         try:
@@ -171,6 +170,13 @@ def train_module(
         _draw_course(run, folder)
         _write_weights(module or supernet, weights)
     world.barrier()
+
+
+def _told(run: RunFolder, folder: Path) -> dict[str, Any]:
+    """What other programs are told of a training."""
+    recipe, name = run.recipe, run.path.resolve().name
+    told = {"run": name, "title": recipe.title, "seed": recipe.seed, "method": recipe.training.method}
+    return {"name": f"{name} {folder.name}", **told, "commit": str(run.provenance.get("commit"))}
 
 
 def _write_weights(module: nn.Module, path: Path) -> None:

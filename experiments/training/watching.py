@@ -1,4 +1,4 @@
-"""What a training shows while it goes on: a bar, a line per epoch, pictures, and a log for TensorBoard."""
+"""What a training shows while it goes on: a bar, a line per epoch, pictures, and a log for other programs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from experiments.progress import Reporter
 from experiments.quantities import Quantity
-from experiments.training.tensorboard_log import TensorBoardLog
+from experiments.training.logs import TrainingLog
 from supernet.training import Epoch, Progress, Record, Resumption, RollbackRecord
 
 __all__ = ["Shown"]
@@ -32,7 +32,7 @@ class Shown:
     advance: Callable[[float, str], None]
     draw: Callable[[], None]
     quality: Quantity
-    log: TensorBoardLog | None = None
+    log: TrainingLog | None = None
     _drawn_at: float = field(default_factory=time.monotonic, init=False)
 
     def __call__(self, record: Record) -> None:

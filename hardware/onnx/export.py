@@ -7,18 +7,19 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
-from google.protobuf.message import EncodeError
-from onnx import helper
+from onnx import ModelProto, helper
 from torch import nn
 
+from hardware.onnx.external import LARGEST, packed, written
 from hardware.onnx.graph import EXPORTED_OPSET, INPUT, OUTPUT
 from hardware.onnx.recorder import UnsupportedError, record
 from supernet.scoring.evaluating import evaluating
 
-__all__ = ["ParityError", "export_onnx", "onnx_parity"]
+__all__ = ["ParityError", "export_onnx", "export_onnx_of_any_size", "onnx_parity"]
 
 
 class ParityError(ValueError):
@@ -34,15 +35,25 @@ def export_onnx(module: nn.Module, input_shape: Sequence[int]) -> bytes:
 
     Raises:
         ValueError: the network calls an operator that ONNX has no word for.
+        TooLargeError: its weights do not fit into one file.
     """
-    with evaluating(module), torch.no_grad():
-        try:
-            return record(module, input_shape)
-        except UnsupportedError:
-            return _exported_by_torch(module, input_shape)
+    return packed(_exported(module, input_shape))
 
 
-def onnx_parity(model: bytes, module: nn.Module, input_shape: Sequence[int], tolerance: float = 1e-4) -> float:
+def export_onnx_of_any_size(
+    module: nn.Module, input_shape: Sequence[int], path: Path, at_most: int = LARGEST
+) -> bytes | Path:
+    """As `export_onnx`; where the weights have more than `at_most` bytes as the file `path`, with the weights beside it
+    in ``NAME.data``. ONNX Runtime and OpenVINO load the file from wherever both lie.
+
+    Raises:
+        ValueError: the network calls an operator that ONNX has no word for.
+        OSError: the files cannot be written.
+    """
+    return written(_exported(module, input_shape), path, at_most)
+
+
+def onnx_parity(model: bytes | Path, module: nn.Module, input_shape: Sequence[int], tolerance: float = 1e-4) -> float:
     """The largest difference between the logits of ONNX Runtime and of torch on random images, relative to the
     largest logit.
 
@@ -55,7 +66,7 @@ def onnx_parity(model: bytes, module: nn.Module, input_shape: Sequence[int], tol
     weight = next(module.parameters(), images)
     with evaluating(module), torch.inference_mode():
         expected = module(images.to(weight.device)).cpu().numpy()
-    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])  # bytes or a path
     logits = np.asarray(session.run([OUTPUT], {INPUT: images.numpy()})[0])
     if logits.shape != expected.shape:
         raise ParityError(f"the ONNX file returns logits of shape {logits.shape}, the torch module {expected.shape}")
@@ -68,7 +79,15 @@ def onnx_parity(model: bytes, module: nn.Module, input_shape: Sequence[int], tol
     return difference
 
 
-def _exported_by_torch(module: nn.Module, input_shape: Sequence[int]) -> bytes:
+def _exported(module: nn.Module, input_shape: Sequence[int]) -> ModelProto:
+    with evaluating(module), torch.no_grad():
+        try:
+            return record(module, input_shape)
+        except UnsupportedError:
+            return _exported_by_torch(module, input_shape)
+
+
+def _exported_by_torch(module: nn.Module, input_shape: Sequence[int]) -> ModelProto:
     weight = next(module.parameters(), torch.empty(0))
     images = torch.zeros(tuple(input_shape), device=weight.device)
     try:
@@ -90,10 +109,7 @@ def _exported_by_torch(module: nn.Module, input_shape: Sequence[int]) -> bytes:
     assert program is not None  # dynamo=True without a path always returns the program
     model = program.model_proto
     model.ir_version = helper.find_min_ir_version_for(model.opset_import)
-    try:
-        return model.SerializeToString()
-    except EncodeError as error:
-        raise ValueError("the weights do not fit into an ONNX file, which holds 2 GB") from error
+    return model
 
 
 @contextlib.contextmanager

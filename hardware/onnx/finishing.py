@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import ModelProto, NodeProto, helper, numpy_helper
+from onnx import NodeProto, helper, numpy_helper
 
 from hardware.onnx.export import ParityError
+from hardware.onnx.external import opened, rewritten
 from hardware.onnx.graph import INPUT, OUTPUT
 
 __all__ = ["BATCH", "free_batch", "with_metadata"]
@@ -19,20 +21,22 @@ BATCH = 7
 """The batch size to export with before it is freed: no usual number of channels or heads, so that it is recognised."""
 
 
-def free_batch(model: bytes, input_shape: Sequence[int]) -> bytes:
-    """The same network for any number of images per call, from a file of the fixed shape (`BATCH`, channels, ...).
+def free_batch(model: bytes | Path, input_shape: Sequence[int]) -> bytes | Path:
+    """The same network for any number of images per call, from one of the fixed shape (`BATCH`, channels, ...).
+
+    A file is changed where it lies.
 
     Raises:
         ParityError: the file computes something else for another number of images.
     """
-    proto = ModelProto.FromString(model)
-    graph = proto.graph
+    proto = opened(model)
+    graph, folder = proto.graph, str(model.parent) if isinstance(model, Path) else ""
     for value in (*graph.input, *graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = "batch"
     del graph.value_info[:]
-    constants = {one.name: numpy_helper.to_array(one) for one in graph.initializer}
+    constants = {one.name: one for one in graph.initializer}
     constants |= {
-        node.output[0]: numpy_helper.to_array(node.attribute[0].t)
+        node.output[0]: node.attribute[0].t
         for node in graph.node
         if node.op_type == "Constant" and node.attribute[0].name == "value"
     }
@@ -50,9 +54,10 @@ def free_batch(model: bytes, input_shape: Sequence[int]) -> bytes:
 
     for node in graph.node:
         for place, name in enumerate(node.input):
-            value = constants.get(name)
-            if value is None or not value.size or (value.shape[0:1] != (BATCH,) and value.ndim > 1):
+            constant = constants.get(name)
+            if constant is None or 0 in constant.dims or (len(constant.dims) > 1 and constant.dims[0] != BATCH):
                 continue
+            value = numpy_helper.to_array(constant, folder)
             new = f"{node.output[0]}_{place}"
             if place == 1 and node.op_type in ("Reshape", "Expand") and value.ndim == 1 and value[0] == BATCH:
                 node.input[place] = sized(new, value[1:])
@@ -68,19 +73,19 @@ def free_batch(model: bytes, input_shape: Sequence[int]) -> bytes:
     unread = [one for one in graph.initializer if one.name not in read]
     for one in unread:
         graph.initializer.remove(one)
-    freed = proto.SerializeToString()
+    freed = rewritten(model, proto)
     _check_free(freed, input_shape)
     return freed
 
 
-def with_metadata(model: bytes, told: Mapping[str, str]) -> bytes:
-    """The same file with these texts in its metadata, where every runtime finds them."""
-    proto = ModelProto.FromString(model)
+def with_metadata(model: bytes | Path, told: Mapping[str, str]) -> bytes | Path:
+    """The same with these texts in its metadata, where every runtime finds them; a file is changed where it lies."""
+    proto = opened(model)
     onnx.helper.set_model_props(proto, dict(told))
-    return proto.SerializeToString()
+    return rewritten(model, proto)
 
 
-def _check_free(model: bytes, input_shape: Sequence[int]) -> None:
+def _check_free(model: bytes | Path, input_shape: Sequence[int]) -> None:
     import onnxruntime
 
     images = np.random.default_rng(0).standard_normal((3, *input_shape[1:]), dtype=np.float32)

@@ -19,7 +19,6 @@ _OLDEST_OPSET = 13  # the first in which quantised files have a scale for each c
 _SINCE = {"HardSwish": 14, "LayerNormalization": 17, "ReduceMax": 18, "ReduceMean": 18, "Gelu": 20}  # axes as an input
 _CEILING_SINCE = 19  # pooling that rounds up: before, runtimes differ
 EXPORTED_OPSET = 18  # the one that torch's own exporter speaks; others it translates into
-_LARGEST = 2**31 - 2**20  # bytes: messages of protobuf are below 2 GiB, and nodes need some of it
 # The first ONNX Runtime of each operator set (onnxruntime.ai/docs/reference/compatibility.html).
 _RUNTIMES = {13: "1.7", 14: "1.8", 15: "1.9", 16: "1.11", 17: "1.12", 18: "1.14", 19: "1.15", 20: "1.17", 21: "1.18"}
 
@@ -93,12 +92,8 @@ class Graph:
             writer[conv.output] = conv
         self.nodes = kept
 
-    def serialize(self, input_shape: Sequence[int], output: str, output_shape: Sequence[int]) -> bytes:
-        """The file: `input_shape` and `output_shape` are fixed, batch included.
-
-        Raises:
-            ValueError: the weights are more than one file can hold.
-        """
+    def model(self, input_shape: Sequence[int], output: str, output_shape: Sequence[int]) -> ModelProto:
+        """The model: `input_shape` and `output_shape` are fixed, batch included."""
         read = {name for node in self.nodes for name in node.inputs} | {output}
         graph = helper.make_graph(
             [helper.make_node(n.op, n.inputs, [n.output], name=n.output, **n.attributes) for n in self.nodes]
@@ -110,15 +105,12 @@ class Graph:
         opset = helper.make_opsetid("", self.opset)
         ir_version = helper.find_min_ir_version_for([opset])
         model = helper.make_model(graph, opset_imports=[opset], ir_version=ir_version, producer_name="supernet-nas")
-        n_bytes = sum(array.nbytes for name, array in self.weights.items() if name in read)
-        if n_bytes > _LARGEST:
-            raise ValueError(f"weights of {n_bytes / 1e9:.2f} GB do not fit into an ONNX file, which holds 2 GB")
         for name, array in self.weights.items():
             if name in read:  # added in place: make_graph and make_model would copy every weight twice
                 tensor = model.graph.initializer.add(name=name, dims=array.shape)
                 tensor.data_type = helper.np_dtype_to_tensor_dtype(array.dtype)
                 tensor.raw_data = array.tobytes()
-        return model.SerializeToString()
+        return model
 
 
 def oldest_runtime(model: ModelProto) -> str | None:

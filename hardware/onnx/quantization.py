@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
 from hardware.onnx.batches import fixed_batches
+from hardware.onnx.external import opened, packed
 
 __all__ = ["is_quantized", "quantize_onnx"]
 
 _QUANTIZED = {"QuantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger"}
 
 
-def quantize_onnx(model: bytes, images: Iterable[NDArray[np.float32]]) -> bytes:
+def quantize_onnx(model: bytes | Path, images: Iterable[NDArray[np.float32]]) -> bytes:
     """The file with weights and activations in 8 bits, which any ONNX Runtime runs.
 
     Static quantisation in the QDQ format: weights signed and with a scale for each output channel, activations unsigned
@@ -35,15 +36,19 @@ def quantize_onnx(model: bytes, images: Iterable[NDArray[np.float32]]) -> bytes:
 
     Raises:
         ValueError: there are no images, or the file cannot be quantised.
+        TooLargeError: what comes out does not fit into one file.
     """
-    graph = onnx.load_from_string(model).graph
+    graph = opened(model).graph
     batch = graph.input[0].type.tensor_type.shape.dim[0].dim_value
     batches = [batch for batch, _ in fixed_batches(images, batch)]
     if not batches:
         raise ValueError("quantising needs calibration images; got none")
     with tempfile.TemporaryDirectory() as folder, _silence():
         source, target = Path(folder) / "model.onnx", Path(folder) / "quantized.onnx"
-        source.write_bytes(model)
+        if isinstance(model, bytes):
+            source.write_bytes(model)
+        else:
+            source = model
         quantize_static(
             source,
             target,
@@ -52,16 +57,14 @@ def quantize_onnx(model: bytes, images: Iterable[NDArray[np.float32]]) -> bytes:
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
+            use_external_data_format=source == model,
         )
-        return target.read_bytes()
+        return packed(onnx.load(target))
 
 
 def is_quantized(model: bytes | Path) -> bool:
     """Whether a file computes in integers anywhere."""
-    graph = (
-        onnx.load_from_string(model) if isinstance(model, bytes) else onnx.load(model, load_external_data=False)
-    ).graph
-    return any(node.op_type in _QUANTIZED for node in graph.node)
+    return any(node.op_type in _QUANTIZED for node in opened(model).graph.node)
 
 
 class _Reader(CalibrationDataReader):

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from onnx import ModelProto
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -17,8 +18,8 @@ from hardware.onnx.graph import INPUT, Graph
 __all__ = ["UnsupportedError", "record"]
 
 
-def record(module: nn.Module, input_shape: Sequence[int]) -> bytes:
-    """The network, which must be in eval mode, as an ONNX file of the fixed shape (batch, channels, height, width).
+def record(module: nn.Module, input_shape: Sequence[int]) -> ModelProto:
+    """The network, which must be in eval mode, as an ONNX model of the fixed shape (batch, channels, height, width).
 
     The forward pass runs once on tensors without data (torch's meta device) while each torch function it calls is
     written down as an ONNX node. BatchNorm is folded into the convolution before it.
@@ -35,7 +36,7 @@ def record(module: nn.Module, input_shape: Sequence[int]) -> bytes:
     output = recorder.value(logits)
     recorder.graph.drop_unread(output)
     recorder.graph.fold_batch_norms()
-    return recorder.graph.serialize(input_shape, output, logits.shape)
+    return recorder.graph.model(input_shape, output, logits.shape)
 
 
 class Recorder(TorchFunctionMode):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from hardware.loop.turns import one_line
-from hardware.onnx.export import export_onnx
+from hardware.onnx.export import export_onnx, export_onnx_of_any_size
 from hardware.onnx.quantization import is_quantized, quantize_onnx
 from hardware.profiling import Workload
 
@@ -22,12 +22,17 @@ Calibration = Callable[[Workload], Iterable[NDArray[np.float32]]]
 
 
 def onnx_file(
-    workload: Workload, input_shape: Sequence[int], int8: bool = False, calibration: Calibration | None = None
+    workload: Workload,
+    input_shape: Sequence[int],
+    int8: bool = False,
+    calibration: Calibration | None = None,
+    folder: Path | None = None,
 ) -> bytes | Path:
     """A module is exported, and quantised for `int8`; a file is what it is.
 
     Without calibration images a module is quantised with random ones. That is good for latency, which does not depend
-    on the values, and for nothing else.
+    on the values, and for nothing else. One whose weights do not fit into a file is written into `folder`, with these
+    beside it; without a folder it is refused.
 
     Raises:
         ValueError: a module that does not run on such images;
@@ -35,7 +40,10 @@ def onnx_file(
     """
     if isinstance(workload.model, nn.Module):
         try:
-            model = export_onnx(workload.model, input_shape)
+            if folder is None:
+                model: bytes | Path = export_onnx(workload.model, input_shape)
+            else:
+                model = export_onnx_of_any_size(workload.model, input_shape, folder / "model.onnx")
         except ValueError:
             raise
         except Exception as error:  # whatever the network itself raises

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from time import perf_counter_ns
 from typing import Literal
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from hardware.device import Device
 from hardware.loop.cpu import cpu_description
+from hardware.onnx.external import file_bytes
 from hardware.onnx.session import GraphOptimization, OnnxProvider, SessionSettings
 from hardware.onnx.workload import Calibration, onnx_file
 from hardware.profiling import Cost, Prepared, Runner, Workload
@@ -69,11 +71,15 @@ class OnnxRuntimeProfiler:
             ValueError: it does not run here, is made for another input shape, or has another precision.
         """
         shape = (self.batch_size, workload.channels, workload.resolution, workload.resolution)
-        model = onnx_file(workload, shape, self.precision == "int8", self.calibration)
+        with TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # Windows keeps what a session has open
+            model = onnx_file(workload, shape, self.precision == "int8", self.calibration, Path(folder))
+            return self._prepared(model, workload, shape)
+
+    def _prepared(self, model: bytes | Path, workload: Workload, shape: tuple[int, ...]) -> Prepared:
         session = self._session_settings.open(model, workload.key, shape)
         images = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
         run = self._runner(session, images)
-        extras = {"file_bytes": float(model.stat().st_size if isinstance(model, Path) else len(model))}
+        extras = {"file_bytes": float(file_bytes(model))}
         if "memory" in self.costs:
             extras["peak_memory_bytes"] = float(peak_memory(model, shape, self.threads, self.graph_optimization))
         if "energy" in self.costs:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from time import perf_counter_ns
 from typing import Literal
 
@@ -12,6 +13,7 @@ import openvino
 
 from hardware.device import Device
 from hardware.loop.cpu import cpu_description
+from hardware.onnx.external import file_bytes
 from hardware.onnx.workload import Calibration, onnx_file
 from hardware.profiling import Cost, Prepared, Workload
 from hardware.runtimes.energy import energy_meter, joules_per_call
@@ -63,7 +65,11 @@ class OpenVinoProfiler:
             ValueError: it does not run here, is made for another input shape, or has another precision.
         """
         shape = (self.batch_size, workload.channels, workload.resolution, workload.resolution)
-        file = onnx_file(workload, shape, self.precision == "int8", self.calibration)
+        with TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # Windows keeps what a network has open
+            file = onnx_file(workload, shape, self.precision == "int8", self.calibration, Path(folder))
+            return self._prepared(file, workload, shape)
+
+    def _prepared(self, file: bytes | Path, workload: Workload, shape: tuple[int, ...]) -> Prepared:
         core, hint = openvino.Core(), _HINTS[self.precision]
         settings = {"INFERENCE_NUM_THREADS": self.threads, "NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY"}
         try:
@@ -87,7 +93,7 @@ class OpenVinoProfiler:
                 request.infer()
             return (perf_counter_ns() - start) * 1e-9
 
-        extras = {"file_bytes": float(file.stat().st_size if isinstance(file, Path) else len(file))}
+        extras = {"file_bytes": float(file_bytes(file))}
         if "energy" in self.costs:
             extras["energy_joules"] = joules_per_call(runner, energy_meter("cpu"))
         return Prepared(runner, extras)

@@ -1,4 +1,4 @@
-"""Being asked to stop: by SIGTERM (pre-emption, a time limit) or SIGUSR1 (Slurm's warning before it)."""
+"""Being asked to stop: by SIGTERM (pre-emption, a time limit), SIGUSR1 (Slurm's warning before it) or Ctrl-C."""
 
 from __future__ import annotations
 
@@ -31,21 +31,25 @@ class TrainingInterrupted(SystemExit):
 
 
 class StopSignals:
-    """Inside, SIGTERM and SIGUSR1 set `requested` instead of ending the process.
+    """Inside, SIGTERM, SIGUSR1 and Ctrl-C set `requested` instead of ending the process.
 
-    A process among several that has not called `noticed` some seconds after SIGTERM ends itself: when one process of a
-    run dies, torchrun sends SIGTERM to the others, and those may be waiting for the dead one in a message that never
-    comes. Python runs no signal handler then, so a thread of its own listens.
+    A process among several that has not called `noticed` some seconds after SIGTERM or Ctrl-C ends itself: when one
+    process of a run dies, torchrun sends SIGTERM to the others, and those may be waiting for the dead one in a message
+    that never comes. Python runs no signal handler then, so a thread of its own listens.
 
-    Ctrl-C is raised where it arrives, as ever. Code of others may swallow it there, such as a bare ``except`` in a
-    module that is being imported for the first step; `check_interrupt` raises it again.
+    A single process that is not `unsaved` has nothing to wait for: Ctrl-C is raised where it arrives, and so is a
+    second one. Code of others may swallow it there, such as a bare ``except`` in a module that is being imported for
+    the first step; `check_interrupt` raises it again. Several processes agree about the first and heed no second:
+    a terminal and torchrun may both send it.
 
     Outside the main thread, where signals cannot be caught, this does nothing.
     """
 
     def __init__(self, n_processes: int = 1) -> None:
         self.requested = False
-        self._interrupted = False
+        self.interrupted = False  # by Ctrl-C
+        self.unsaved = False  # whether something is lost if the process ends now
+        self._raised = False
         self._impatient = n_processes > 1
         self._timer: threading.Timer | None = None
         self._active = False
@@ -58,7 +62,9 @@ class StopSignals:
         os.set_blocking(self._write, False)
         self._wakeup_before = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
         self._handlers_before = {number: signal.signal(number, lambda *_: None) for number in _SIGNALS}
-        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        self._heard = {*_SIGNALS}
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # nobody else has a use for it
+            self._heard.add(signal.SIGINT)
             self._handlers_before[signal.SIGINT] = signal.signal(signal.SIGINT, self._interrupt)
         self._listener = threading.Thread(target=self._listen, name="stop signals", daemon=True)
         self._listener.start()
@@ -80,13 +86,15 @@ class StopSignals:
         self._active = False
 
     def check_interrupt(self) -> None:
-        """Raises KeyboardInterrupt where Ctrl-C came and nobody has acted on it."""
-        if self._interrupted:
+        """Raises KeyboardInterrupt where Ctrl-C was raised and nobody has acted on it."""
+        if self._raised:
             raise KeyboardInterrupt
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
-        self._interrupted = True
-        raise KeyboardInterrupt
+        again, self.interrupted = self.interrupted, True
+        if not self._impatient and (again or not self.unsaved):
+            self._raised = True
+            raise KeyboardInterrupt
 
     def noticed(self) -> None:
         """All processes are alive and will stop: there is nothing to be impatient about."""
@@ -95,18 +103,18 @@ class StopSignals:
 
     def _listen(self) -> None:
         while number := os.read(self._read, 1)[0]:
-            if number not in _SIGNALS:
+            if number not in self._heard:
                 continue
             self.requested = True
-            if number == signal.SIGTERM and self._impatient and self._timer is None:
+            if number in (signal.SIGTERM, signal.SIGINT) and self._impatient and self._timer is None:
                 self._timer = threading.Timer(_PATIENCE_SECONDS, self._leave)
                 self._timer.daemon = True
                 self._timer.start()
 
     def _leave(self) -> None:
         print(
-            f"no answer from the other processes {_PATIENCE_SECONDS:.0f} s after SIGTERM: leaving; the same command "
-            "carries on from the last checkpoint",
+            f"no answer from the other processes {_PATIENCE_SECONDS:.0f} s after SIGTERM or Ctrl-C: leaving; the "
+            "same command carries on from the last checkpoint",
             file=sys.stderr,
             flush=True,
         )

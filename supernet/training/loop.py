@@ -60,6 +60,7 @@ class Loop:
         self.rollbacks: list[RollbackRecord] = []
         # -- what it does not
         self.saved_at = time.monotonic()
+        self.stop = StopSignals(self.world.size)
         folder = trainer.folder
         self.folder = None if folder is None else CheckpointFolder(folder, trainer.keep)
         logs = folder if self.world.is_first else None
@@ -70,16 +71,16 @@ class Loop:
 
     def to_the_end(self) -> list[Epoch]:
         """See `Trainer.run`."""
-        with StopSignals(self.world.size) as stop:
+        with self.stop:
             self._resume()
             while self.epoch < self.ends[-1]:
                 try:
                     number = next(i for i, end in enumerate(self.ends) if self.epoch < end)
                     self._enter(number)
-                    self._epoch(number, stop)
+                    self._epoch(number)
                 except CollapseError as collapse:
                     self._roll_back(collapse)
-            stop.check_interrupt()
+            self.stop.check_interrupt()
         if self.average is not None:
             self.module.load_state_dict(self.average.module.state_dict())
         return self.epochs
@@ -99,7 +100,7 @@ class Loop:
         self.pruner = self._new_pruner(phase)
         self.sampler_state = phase.sampler.start(phase.space) if isinstance(phase.sampler, AdaptiveSampler) else {}
 
-    def _epoch(self, number: int, stop: StopSignals) -> None:
+    def _epoch(self, number: int) -> None:
         phase, trainer, world, epoch = self.trainer.phases[number], self.trainer, self.world, self.epoch
         optimisation = self.optimisation
         assert optimisation is not None
@@ -121,12 +122,13 @@ class Loop:
                 step=self.step,
                 step_of_phase=step_of_phase,
                 progress=step_of_phase / (phase.schedule.epochs * self.steps_per_epoch),
-                wishes=(stop.requested, world.is_first and self._is_time_to_save()),
+                wishes=(self.stop.requested, world.is_first and self._is_time_to_save()),
                 timed=(self.step + 1) % trainer.log_steps == 0,
             )
             if self.average is not None:
                 self.average.update(self.module, step_of_phase)
             self.step += 1
+            self.stop.unsaved = self.folder is not None
             self.sampler_state = result.sampler_state
             n_images += result.n_images
             rate = n_images / (time.perf_counter() - started)
@@ -139,10 +141,10 @@ class Loop:
                     Progress(phase.name, epoch, self.ends[-1], self.step, self.n_steps, lr, losses, rate, share_talking)
                 )
             self.losses.add(result.losses)
-            stop.check_interrupt()
+            self.stop.check_interrupt()
             stopping, time_to_save = result.wishes
             if stopping:
-                self._stop(stop)
+                self._stop()
             if time_to_save and self.step < last:
                 self._save()
         if self.step != last:
@@ -226,10 +228,12 @@ class Loop:
             seconds is not None and time.monotonic() - self.saved_at >= seconds
         )
 
-    def _stop(self, stop: StopSignals) -> None:
-        stop.noticed()
+    def _stop(self) -> None:
+        self.stop.noticed()
         self._save()
         self.world.barrier()  # a process that is gone makes torchrun end the others, which may still be writing
+        if self.stop.interrupted:
+            raise KeyboardInterrupt
         raise TrainingInterrupted(self.step, self.n_steps, saved=self.folder is not None)
 
     def _save(self, good: bool = False) -> None:
@@ -237,6 +241,7 @@ class Loop:
         self._check_weights()
         self.saved_at = time.monotonic()
         if self.folder is None or not self.world.is_first:
+            self.stop.unsaved = False
             return
         state = {
             "format": _FORMAT,
@@ -255,6 +260,7 @@ class Loop:
             "rollbacks": [asdict(record) for record in self.rollbacks],
         }
         self.folder.save(self.step, state, rollbacks=len(self.rollbacks), good=good)
+        self.stop.unsaved = False
 
     def _resume(self) -> None:
         if (state := self._read()) is not None:

@@ -102,6 +102,7 @@ class Trainer:
             ValueError: phases that do not fit the supernet, or a checkpoint of another configuration.
             CollapseError: training collapsed more often than `rollback` allows, or there is nothing to go back to.
             TrainingInterrupted: SIGTERM or SIGUSR1 came, and a checkpoint is written.
+            KeyboardInterrupt: Ctrl-C came; a checkpoint is written, unless it came twice.
             LostProcessError: another process of the run is gone.
         """
         with keep_freed_memory():
