@@ -26,7 +26,7 @@ _LEARN_FROM = 300  # rows: more of them hardly change the variances, and cost th
 _LEAST_NOISE = 1e-5  # sd, for values of variance 1
 _SPREAD = 2.0  # sd of the prior of every logarithm
 # Prior means of logarithms, for values of variance 1; those of linear groups by the first word of the group's name.
-_LINEAR = {"network": -4.0, "stage": -5.0, "block": -6.0}
+_LINEAR = {"earlier": -2.0, "network": -4.0, "stage": -5.0, "block": -6.0}
 _CURVED, _RELEVANCE, _NOISE = -2.0, -1.5, -4.0
 
 
