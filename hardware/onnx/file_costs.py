@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from math import prod
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -59,10 +60,11 @@ def _shapes(model: ModelProto) -> dict[str, list[int]]:
     options.log_severity_level = 4
     try:
         session = onnxruntime.InferenceSession(probed.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        found = session.run(asked, {given.name: np.zeros(shapes[given.name], dtype=np.float32)}) if asked else []
+        images = np.zeros(shapes[given.name], dtype=np.float32)
+        found: list[Any] = list(session.run(asked, {given.name: images})) if asked else []
     except Exception as error:  # onnxruntime's have nothing in common
         raise ValueError(f"its costs cannot be counted: {str(error).splitlines()[0]}") from error
-    return shapes | {name: list(np.shape(value)) for name, value in zip(asked, found, strict=True)}
+    return shapes | {name: list(value.shape) for name, value in zip(asked, found, strict=True)}
 
 
 def _macs(node: NodeProto, shapes: dict[str, list[int]]) -> int:
