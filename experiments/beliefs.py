@@ -13,15 +13,15 @@ from experiments.goals import Goal
 from experiments.known import Column, Known
 from experiments.quantities import Quantity
 from experiments.run_folder import RunFolder
-from search.front import hypervolume, non_dominated
-from search.posterior import Belief, believed, membership
+from experiments.subjects import subject
+from predictors.gaussian import GaussianProcessPredictor
+from search.front import non_dominated
+from search.posterior import Belief, believed, measured_again
 from supernet.architecture import Architecture
 
 __all__ = ["Beliefs"]
 
-_OWN_NOISE = 0.56
-"""Share of the binomial variance of an accuracy that is not common to all networks: the rest of it is that of the
-images, which are the same for all. As the demo has it."""
+_FEWEST = 20  # scores from which noise is learned
 
 Values = NDArray[np.float64]
 
@@ -29,9 +29,10 @@ Values = NDArray[np.float64]
 class Beliefs:
     """Posteriors of the objectives of a goal that are learned and known with noise; all others are as they are.
 
-    Accuracies have the noise of so many images, latencies that of their session and its tie, as logarithms. A
-    prediction is out of fold where the predictor has learned from a network. The noise of a metric of one's own nobody
-    knows: it is taken as it was scored.
+    Accuracies are smoothed by a Gaussian process, whichever predictor the search uses: how large their noise is follows
+    from how they scatter about it, and is not more than that of so many images. Latencies have the noise of their
+    session and its tie, as logarithms, and are so well known that a prediction, out of fold, weighs little beside them.
+    The noise of a metric of one's own nobody knows: it is taken as it was scored.
 
     Args:
         archs: of which everything is known that the goal is about.
@@ -57,14 +58,12 @@ class Beliefs:
         for one in goal.objectives:
             if one not in fitted or not (one.kind.is_time or one.kind.source == "score"):
                 continue
-            foretold = self._foretold(one, fitted[one], known)
             column = columns[one]
             if one.kind.is_time:
-                self.of[one] = believed(np.log(column.values), column.deviations, np.log(foretold))
-            elif run.recipe.task is None:
-                p = np.clip(column.values, 0.0, 1.0)
-                noise = np.sqrt(_OWN_NOISE * p * (1 - p) / run.data.n_images("validation"))
-                self.of[one] = believed(column.values, noise, foretold)
+                foretold = np.log(self._foretold(one, fitted[one], known))
+                self.of[one] = believed(np.log(column.values), column.deviations, foretold)
+            elif run.recipe.task is None and len(archs) >= _FEWEST:
+                self.of[one] = self._smoothed(run, one, column.values)
 
     def means(self, one: Quantity) -> Values:
         """(n_archs,) in the unit of the quantity."""
@@ -81,28 +80,43 @@ class Beliefs:
         }
 
     def front(self, held: NDArray[np.bool_], reference: Mapping[str, float], seed: int) -> dict[str, Any]:
-        """The front of posterior means and its hypervolume, and how often each is on it in draws of the posteriors.
+        """The front of posterior means, its hypervolume with an interval, and how often each would be chosen again.
 
         Args:
             held: (n_archs,) which keep the limits of the goal.
             reference: up to which hypervolumes are.
         """
         rows = np.flatnonzero(held)
-        losses = np.stack([one.axis.loss(self.means(one)) for one in self.goal.objectives], axis=1)
-        deviations = np.zeros_like(losses)
-        for i, one in enumerate(self.goal.objectives):
-            if one in self.of:  # of a logarithm as a share
-                size = np.abs(losses[:, i]) if one.kind.is_time else 1.0
-                deviations[:, i] = self.of[one].deviations * size
         corner = np.array([one.axis.loss(reference[one.name]) for one in self.goal.objectives])
-        chances = membership(losses[rows], deviations[rows], seed=seed)
-        on = rows[non_dominated(losses[rows])]
+        losses = self._losses({one: self.means(one) for one in self.goal.objectives})[rows]
+
+        def again(rng: np.random.Generator) -> Values:
+            found = {one: belief.again(rng) for one, belief in self.of.items()}
+            told = {one: np.exp(values) if one.kind.is_time else values for one, values in found.items()}
+            return self._losses({one: self._columns[one].values for one in self.goal.objectives} | told)[rows]
+
+        repeated = measured_again(losses, again, corner, seed=seed)
+        on = np.flatnonzero(non_dominated(losses))
+        chances = zip(rows.tolist(), repeated.chances, strict=True)
         return {
-            "front": [self.archs[i].id for i in on[np.argsort(losses[on, -1], kind="stable")].tolist()],
-            "hypervolume": hypervolume(losses[on], corner),
+            "front": [self.archs[i].id for i in rows[on[np.argsort(losses[on, -1], kind="stable")]].tolist()],
+            "hypervolume": repeated.hypervolume,
+            "interval": list(repeated.interval),
             "weights": {one.name: belief.weight for one, belief in self.of.items()},
-            "membership": {self.archs[i].id: float(p) for i, p in zip(rows.tolist(), chances, strict=True) if p > 0},
+            "membership": {self.archs[i].id: float(p) for i, p in chances if p > 0},
         }
+
+    def _losses(self, values: Mapping[Quantity, Values]) -> Values:
+        """(n_archs, n_objectives)."""
+        return np.stack([one.axis.loss(values[one]) for one in self.goal.objectives], axis=1)
+
+    def _smoothed(self, run: RunFolder, one: Quantity, values: Values) -> Belief:
+        n = run.data.n_images("validation")
+        p = np.clip(values, 1 / (n + 2), 1 - 1 / (n + 2))  # all right of few images is not certain
+        noise = np.sqrt(p * (1 - p) / n)
+        process = GaussianProcessPredictor(subject(run, one).levels, n_folds=2, seed=run.recipe.seed)
+        found = process.fit(self._genes, values).smoothed(values, noise)
+        return Belief(values, found.noise, found.means, found.deviations, found.pull)
 
     def _foretold(self, one: Quantity, fitted: Fitted, known: Known) -> Values:
         """(n_archs,) NaN where nothing can be said; on the level that the measured values have."""

@@ -344,13 +344,14 @@ def query(
     if as_json:
         told = {} if evidence is None else {"evidence": evidence.to_dict()}
         told |= {} if foretold is None else {"unmeasured": foretold}
-        found = {"goal": name, "devices": results["devices"], "changed": changed, "found": rows, **told}
+        best = {"optimum": querying.optimum(results, limits)}
+        found = {"goal": name, "devices": results["devices"], "changed": changed, "found": rows, **best, **told}
         print(json.dumps(found, indent=1))
         return
     from experiments.commands.tables import print_answer, print_evidence, print_unmeasured
 
     if rows:
-        print_answer(results, rows, limits, run)
+        print_answer(results, rows, limits, run, querying.optimum(results, limits))
     if evidence is not None:
         print_evidence(evidence)
     if foretold is not None:

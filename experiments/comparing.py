@@ -22,6 +22,7 @@ from experiments.measuring.measure import (
 )
 from experiments.measuring.quantized import file_score, quantized_model
 from experiments.measuring.remote import StoredProfiler
+from experiments.own_files import OwnFile, file_networks, own_files, score_file
 from experiments.plans import search_plans
 from experiments.progress import Reporter
 from experiments.quantities import KINDS, Quantity, quality
@@ -34,6 +35,7 @@ from hardware.counting import count_macs, count_parameters
 from hardware.device import Device
 from hardware.device_changes import differences
 from hardware.loop.measurement import Measurements
+from hardware.loop.session import Network
 from hardware.profiling import Profiler
 from hardware.store.store import Score
 from search.front import Candidate, ParetoFront
@@ -64,18 +66,19 @@ def compare_run(run: RunFolder, report: Reporter) -> dict[str, Any]:
         for goal in wanted:
             if (found := before[goal.name]["devices"].get(profiler.device.name)) is not None:
                 _check_unchanged(run, Device.from_dict(found["device"]), profiler.device)
-    scorer = Scorer(run)
+    files, scorer = own_files(run), Scorer(run)
     plans = controls(run, wanted, scorer, report)
     trained = {f"timm:{name}": train_baseline(run, name, report) for name in run.recipe.baselines.timm_models}
+    alone = models(run, trained) + file_networks(run, files)
     for profiler in everywhere:
-        _measure_all(run, profiler, wanted, list(plans.values()), models(run, trained), scorer, report)
+        _measure_all(run, profiler, wanted, list(plans.values()), alone, scorer, report)
     results = front_of_run(run, scorer, report)
     write_json(run.front, results)
     for goal in wanted:
         fronts = [_front(goal, _searched(run, one[goal.name])) for one in (before, results["goals"])]
         report.say(f"  {goal.name}: {changed_places(*([c.arch.id for c in front] for front in fronts))}")
     known = Known(run, scorer, report)
-    entries = [_goal_entry(run, goal, results["goals"][goal.name], plans, trained, known) for goal in wanted]
+    entries = [_goal_entry(run, goal, results["goals"][goal.name], plans, trained, files, known) for goal in wanted]
     space = run.untrained_supernet.space
     ends = scorer.score([space.smallest, space.largest], "test", report)
     return {
@@ -173,6 +176,7 @@ def _goal_entry(
     results: Mapping[str, Any],
     plans: Mapping[str, Sequence[Architecture]],
     trained: Mapping[str, nn.Module],
+    files: Sequence[OwnFile],
     known: Known,
 ) -> dict[str, Any]:
     """Everything the report shows of one goal. Random search and the search show their fronts, chosen alike."""
@@ -201,7 +205,10 @@ def _goal_entry(
     series["measured sub-networks"] = _points(searched, shown_by, {})
     for key, model in trained.items():
         found = _score_model(run, key, model, known.int8_batch_size(shown_by))
-        series[f"timm: {key.removeprefix('timm:')}"] = _model_points(run, goal, key, shown_by, found, known)
+        name = key.removeprefix("timm:")
+        series[f"timm: {name}"] = _model_points(goal, (key, run.data.resolution), name, shown_by, found, known)
+    for one in files:
+        series[f"file: {one.name}"] = _model_points(goal, one.network, one.name, shown_by, score_file(run, one), known)
     within = [
         abs(point["predicted"][one.name] / point["values"][one.name] - 1) <= 0.1
         for one in costs
@@ -298,20 +305,20 @@ def _points(candidates: Sequence[Candidate], good: Quantity, tested: Mapping[str
 
 
 def _model_points(
-    run: RunFolder, goal: Goal, key: str, good: Quantity, scores: Mapping[str, float], known: Known
+    goal: Goal, network: Network, label: str, good: Quantity, scores: Mapping[str, float], known: Known
 ) -> list[Point]:
     """A model that was trained alone, if everything is known of it that the goal trades."""
     values = {good.name: scores["validation"], "macs": scores["macs"], "parameters": scores["parameters"]}
     intervals = {}
     for name in goal.devices:
-        found = known.measurements(name).get((key, run.data.resolution))
+        found = known.measurements(name).get(network)
         if found is not None:
             values[f"latency@{name}"], intervals[f"latency@{name}"] = found.latency, list(found.interval)
             extras = {kind.name: found.extras[kind.extra] for kind in KINDS.values() if kind.extra in found.extras}
             values |= {f"{kind}@{name}": value for kind, value in extras.items()} | extras
     if not all(one.name in values for one in goal.roles[1]):
         return []
-    point = {"id": key, "label": key.removeprefix("timm:"), "values": values, "intervals": intervals, "predicted": {}}
+    point = {"id": network[0], "label": label, "values": values, "intervals": intervals, "predicted": {}}
     return [point | {"validation": scores["validation"], "test": scores["test"]}]
 
 
@@ -343,8 +350,10 @@ def _notes_of_controls(run: RunFolder) -> list[str]:
 
 
 def _notes_of_models(run: RunFolder) -> list[str]:
+    files = "Files were measured and scored as they are, on the same images as this run prepares them."
     if not run.recipe.baselines.timm_models:
-        return []
+        return [files] if run.recipe.baselines.onnx else []
     epochs = run.recipe.baselines.epochs
     long = f"for {epochs} epochs" if epochs else "for as many epochs as the supernet's whole training"
-    return [f"timm models were trained alone, {long}, with the same data and optimiser."]
+    told = f"timm models were trained alone, {long}, with the same data and optimiser."
+    return [told, files] if run.recipe.baselines.onnx else [told]

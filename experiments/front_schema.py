@@ -78,11 +78,31 @@ class Posterior(_Part):
     front: list[str]
     """Ids, ordered by the last objective."""
     hypervolume: float
-    """Up to the same reference."""
+    """What it is believed to have in truth, up to the same reference."""
+    interval: tuple[float, float]
+    """In which that lies with 90 %."""
     weights: dict[str, float]
-    """Per objective the weight of the measured value beside the prediction, on average."""
+    """Per objective the weight of the measured value beside what others say, on average."""
     membership: dict[str, float]
-    """Per id the probability that it is on the front of all candidates; those that never are are left out."""
+    """Per id how often it would be on the front of all candidates if all were measured again; without those that never
+    would."""
+
+
+class Optima(_Part):
+    """What the models say is best over the whole space, exactly: `search.optima.Optima` reads it."""
+
+    space: dict[str, Any]
+    """The space of the genes, as `supernet.space.SearchSpace.from_dict` reads it."""
+    maximize: tuple[bool, bool]
+    """Per objective, whether more is better."""
+    scales: tuple[str, str]
+    """Per objective the scale on which its model is a sum over stages: plain, log, or log error."""
+    genes: list[str]
+    """The front of the models, the best of the first objective first: genes with spaces between."""
+    values: list[tuple[float, float]]
+    """What the models say of it, in the units of the objectives."""
+    corners: list[tuple[float, float]]
+    """Of a convex line below which no network lies: losses on the scales, ordered by the second."""
 
 
 class MeasuredOn(_Part):
@@ -116,6 +136,8 @@ class Goal(_Part):
     hypervolume: float
     """Of the front by measured values, in the product of the units of the objectives."""
     posterior: Posterior
+    optima: Optima | None
+    """None where a model is no sum over stages, or there are not two objectives."""
 
 
 class FrontFile(_Part):

@@ -9,7 +9,7 @@ from experiments.data.locating import resolved_root
 from experiments.settings.sections import DataSettings
 from supernet.files import read_json, write_json
 
-__all__ = ["data_in_place", "write_origin"]
+__all__ = ["data_in_place", "in_place", "write_origin"]
 
 _NAME = "origin.json"
 
@@ -27,10 +27,19 @@ def data_in_place(settings: DataSettings, run: Path | None = None, recipe_path: 
     as seen from the run, else from the folder in which one works."""
     if settings.root is None:
         return settings
-    folders = [Path.cwd()]
-    if recipe_path is not None:
-        folders = [recipe_path.resolve().parent, *folders]
-    elif run is not None and (run / _NAME).exists():
-        origin = read_json(run / _NAME)
-        folders = [Path(origin["folder"]), run / origin["from_run"], *folders]
+    folders = [recipe_path.resolve().parent, Path.cwd()] if recipe_path is not None else _folders(run)
     return settings.model_copy(update={"root": resolved_root(settings.root, folders)})
+
+
+def in_place(path: str, run: Path) -> Path:
+    """A file that the recipe of a run names, seen from where its data are: the first place where there is one."""
+    places = [folder / path for folder in _folders(run)]
+    return next((place for place in places if place.exists()), places[0])
+
+
+def _folders(run: Path | None) -> list[Path]:
+    """From where relative paths of the recipe of a run are seen."""
+    if run is None or not (run / _NAME).exists():
+        return [Path.cwd()]
+    origin = read_json(run / _NAME)
+    return [Path(origin["folder"]), run / origin["from_run"], Path.cwd()]

@@ -16,6 +16,7 @@ from experiments import fitting
 from experiments.borrowing import Lenders, borrow
 from experiments.bundle import find_architecture, write_bundle
 from experiments.comparing import compare_run
+from experiments.earlier import learn_from, lent_scores
 from experiments.goals import goals
 from experiments.known import Known
 from experiments.measuring import block_profiles
@@ -122,12 +123,14 @@ def fit(run: RunFolder, report: Reporter, device: str | None = None) -> None:
     # A network scores the same on every device: one that learns from others has all scores of the run to learn from.
     others = _planned(run) if run.plan("transfer", device=device) is not None else ()
     scored = list(dict.fromkeys([*planned, *others]))
+    lent = list(dict.fromkeys([*scored, *lent_scores(run)]))
     known = Known(run, Scorer(run), report)
     for quantity in dict.fromkeys(one for goal in goals(run, device) for one in goal.quantities if one.kind.learned):
         if quantity.kind.source == "session":
             learned, values, level = measured_values(run, known, quantity, planned, report)
         else:
-            learned, values, level = scored, known.column(quantity, scored).values.tolist(), ""
+            learned = scored if quantity.device is not None else lent  # earlier runs have not scored files in int8
+            values, level = known.column(quantity, learned).values.tolist(), ""
         report.say(fitting.fit_and_save(run, quantity, learned, values, device=device, level=level))
 
 
@@ -148,8 +151,12 @@ def search(
     Args:
         focus: all rounds are for the best within some limits, instead of for the fronts.
         lenders: devices that an added one learns from, so that it has ten sub-networks to measure and one round.
-        archives: earlier runs of the same space, whose fronts the search begins with.
+        archives: earlier runs of the same space, whose fronts the search begins with, and from whose scores it learns.
     """
+    if archives:
+        report.say("learning from earlier runs")
+        learn_from(run, archives, report)
+        fit(run, report, device if device in run.added_devices() else None)
     if lenders is not None:
         report.say("learning from other devices")
         borrow(run, device, lenders, report)

@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from experiments.quantities import Kind, Limit, Quantity, kinds_with, quantity
+from experiments.quantities import Kind, Limit, Quantity, kinds_with, limit, quantity
 from hardware.device import Device
 from hardware.device_changes import changed_here
 from search.front import Candidate, ParetoFront
+from search.optima import Optima
 from supernet.files import read_json
 
-__all__ = ["answer", "as_csv", "front_rows", "goal_results", "kinds", "objectives", "what_changed"]
+__all__ = ["answer", "as_csv", "front_rows", "goal_results", "kinds", "objectives", "optimum", "what_changed"]
 
 
 def goal_results(run: Path, name: str | None, device: str | None = None) -> tuple[str, dict[str, Any]]:
@@ -106,6 +107,37 @@ def answer(results: Mapping[str, Any], limits: Sequence[Limit], top: int) -> lis
         {**_row(candidate, limits), "membership": chances.get(candidate.arch.id, 0.0) if chances else None}
         for candidate in sorted(holding, key=order)[:top]
     ]
+
+
+def optimum(results: Mapping[str, Any], limits: Sequence[Limit]) -> dict[str, Any] | None:
+    """What the models say is the best network of the whole space within the limits, as plain data, with its proof.
+
+    None where the models of the goal are no sums over stages, a limit is not on its objectives, or nothing keeps them.
+    ``bound`` is what no network that keeps the limit of the second objective exceeds, by the same models; it follows
+    from duality and not from the search for the best one (`search.exact`).
+    """
+    wanted = objectives(results)
+    held = [*limits, *(limit(text, results["devices"], kinds(results)) for text in results["limits"])]
+    if results.get("optima") is None or any(one.quantity not in wanted for one in held):
+        return None
+    optima = Optima.from_dict(results["optima"])
+    most = [np.inf, np.inf]  # losses
+    for one in held:
+        if one.upper == one.quantity.kind.maximize:
+            return None  # the worst that there is, which nobody looks for
+        place = wanted.index(one.quantity)
+        most[place] = min(most[place], float(one.quantity.axis.loss(one.value)))
+    found = optima.best(most[1], most[0])
+    if found is None:
+        return None
+    arch = optima.space.decode(found.genes[None])[0]
+    return {
+        "id": arch.id,
+        "settings": str(arch),
+        "architecture": arch.to_dict(),
+        "predicted": {one.name: float(value) for one, value in zip(wanted, found.values, strict=True)},
+        "bound": {wanted[0].name: found.bound},
+    }
 
 
 def front_rows(results: Mapping[str, Any], limits: Sequence[Limit]) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ from experiments.goals import Goal, goals
 from experiments.known import Column, Known
 from experiments.measuring.measure import Setup, architectures, measure_side_by_side, profilers
 from experiments.measuring.remote import StoredProfiler
+from experiments.optima import optima_of
 from experiments.plans import baseline_plans, search_plans
 from experiments.progress import Reporter
 from experiments.quantities import Kind, Quantity
@@ -218,6 +219,7 @@ def _goal_entry(
         "reference": reference,
         "hypervolume": front.hypervolume(reference),
         "posterior": beliefs.front(held, reference, run.recipe.seed),
+        "optima": optima_of(run, goal, known, out_of_fold),
     }
 
 

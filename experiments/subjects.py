@@ -15,6 +15,7 @@ from experiments.quantities import Quantity
 from experiments.run_folder import RunFolder
 from hardware.device import Device
 from predictors.cost_terms import KnownCosts
+from predictors.earlier import Earlier
 from predictors.known_devices import KnownDevice, KnownDevices
 from predictors.protocol import Values
 from predictors.registry import Subject, create_predictor, suitable_predictors
@@ -24,12 +25,17 @@ from supernet.architecture import Architecture
 from supernet.files import read_json, write_json
 from supernet.space import Genes
 
-__all__ = ["forget_known_devices", "keep_known_device", "known_devices", "subject"]
+__all__ = ["EARLIER", "forget_known_devices", "keep_earlier", "keep_known_device", "known_devices", "subject"]
+
+EARLIER = "earlier"
+"""The folder of a run with what earlier runs know of its space."""
 
 
 def subject(run: RunFolder, quantity: Quantity) -> Subject:
     """What predictors of a quantity can know of the networks of a run without measuring them."""
     found = _counted(run)
+    if quantity.kind.source == "score":
+        return replace(found, earlier=_earlier(run, quantity))
     if quantity.kind.name != "latency" or quantity.device is None:
         return found
     return replace(found, blocks=measured_blocks(run, quantity.device), devices=known_devices(run, quantity.device))
@@ -80,6 +86,36 @@ def known_devices(run: RunFolder, device: str) -> KnownDevices | None:
     if not paths:
         return None
     return KnownDevices(run.untrained_supernet.space, [_read(run, path) for path in paths])
+
+
+def keep_earlier(run: RunFolder, archive: RunFolder, quantity: Quantity) -> bool:
+    """Write down what another run of the space predicts of a quantity that is scored; whether it predicts anything.
+
+    It is a copy: what becomes of the other run changes nothing here.
+
+    Raises:
+        ValueError: its predictor cannot be used here.
+    """
+    card = archive.predictors / f"{quantity.name}.card.json"
+    if not card.exists():
+        return False
+    folder = run.path / EARLIER / archive.path.name
+    chosen = read_json(card)["chosen"]
+    like = create_predictor(chosen, _counted(run), quantity.kind.learned or "value", run.recipe.seed)
+    found = load_predictor(archive.predictors / f"{quantity.name}.json", like)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_predictor(found, folder / f"{quantity.name}.json")
+    write_json(folder / f"{quantity.name}.card.json", {"provenance": archive.provenance, "chosen": chosen})
+    return True
+
+
+def _earlier(run: RunFolder, quantity: Quantity) -> Earlier | None:
+    models = {}
+    for card in sorted((run.path / EARLIER).glob(f"*/{quantity.name}.card.json")):
+        target = quantity.kind.learned or "value"
+        like = create_predictor(read_json(card)["chosen"], _counted(run), target, run.recipe.seed)
+        models[card.parent.name] = load_predictor(card.with_name(f"{quantity.name}.json"), like).predict
+    return Earlier(run.untrained_supernet.space, models) if models else None
 
 
 def _read(run: RunFolder, path: Path) -> KnownDevice:

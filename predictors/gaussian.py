@@ -16,17 +16,35 @@ from predictors.line import Groups
 from predictors.protocol import Indices, Target, Values, checked
 from supernet.space import Genes
 
-__all__ = ["GaussianProcessPredictor"]
+__all__ = ["GaussianProcessPredictor", "Smoothed"]
 
 Scale = Literal["plain", "log", "log error"]
 Numbers = NDArray[np.float64]
 
 _CHUNK = 4096  # rows predicted at once, each with a number for every architecture that was learned from
 _LEARN_FROM = 300  # rows: more of them hardly change the variances, and cost the third power
+_LEAST_NOISE = 1e-5  # sd, for values of variance 1
 _SPREAD = 2.0  # sd of the prior of every logarithm
 # Prior means of logarithms, for values of variance 1; those of linear groups by the first word of the group's name.
-_LINEAR = {"network": -4.0, "stage": -5.0, "block": -6.0}
+_LINEAR = {"earlier": -2.0, "network": -4.0, "stage": -5.0, "block": -6.0}
 _CURVED, _RELEVANCE, _NOISE = -2.0, -1.5, -4.0
+
+
+@dataclass(frozen=True)
+class Smoothed:
+    """What is believed of the values that were learned from, in their unit and order.
+
+    Attributes:
+        means: (n_train,).
+        deviations: (n_train,) of the function about them.
+        noise: (n_train,) standard deviations that the values were taken to have.
+        pull: (n_train, n_train) how every mean changes with every value.
+    """
+
+    means: Numbers
+    deviations: Numbers
+    noise: Numbers
+    pull: Numbers
 
 
 class GaussianProcessPredictor(JudgedPredictor):
@@ -87,6 +105,25 @@ class GaussianProcessPredictor(JudgedPredictor):
         own = in_chunks(lambda some: self.model_.deviation(self.features(some)), genes, _CHUNK)
         return own if self.scale_ == "plain" else own * _slope(self.scale_, self.predict(genes))
 
+    def smoothed(self, y: Values, at_most: Values) -> Smoothed:
+        """What the values (n_train,) that `fit` was given are worth without their noise.
+
+        Noise is as large as what the process has learned, or as `at_most` (n_train,) where that is smaller: what lies
+        beyond a noise that is known is what networks are really worth.
+        """
+        slope = np.ones(len(y)) if self.scale_ == "plain" else _slope(self.scale_, y)
+        process = self.model_
+        noise = np.minimum(np.exp(0.5 * process.logs[-1]) * process.spread, at_most / slope)
+        noise = np.maximum(noise, _LEAST_NOISE * process.spread)  # a covariance without any may be singular
+        aim = _onto(self.scale_, y)
+        pull = process.pull(np.square(noise / process.spread))
+        means = pull @ aim
+        deviations = np.sqrt(np.maximum(np.diag(pull), 0.0)) * noise
+        after = np.ones(len(y)) if self.scale_ == "plain" else _slope(self.scale_, _back(self.scale_, means))
+        return Smoothed(
+            _back(self.scale_, means), deviations * after, noise * after, after[:, None] * pull / after[None, :]
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """What was learned, as plain data."""
         return super().to_dict() | {"scale": self.scale_, "model": self.model_.to_dict()}
@@ -146,6 +183,20 @@ class _Process:
         straight = rows @ (np.exp(self.logs)[: len(self.groups.names)][self.groups.member] * (self.rows.T @ self.pulls))
         bent = _smooth(rows, self.rows, self.groups, self.logs) @ self.pulls
         return self.level + self.spread * (self.offset + straight + bent)
+
+    def pull(self, noise: Numbers) -> Numbers:
+        """(n_train, n_train) how the posterior mean of every row learned from changes with every value of `aim`.
+
+        Args:
+            noise: (n_train,) variances for values of variance 1, in place of the one that was learned.
+        """
+        covariance = _linear(self.rows, self.rows, self.groups, self.logs)
+        covariance += _smooth(self.rows, self.rows, self.groups, self.logs)
+        covariance[np.diag_indices(len(noise))] += noise
+        return (
+            np.eye(len(noise))
+            - noise[:, None] * posterior(covariance, np.zeros(len(noise)), np.ones(len(noise))).precision
+        )
 
     def deviation(self, columns: Numbers) -> Numbers:
         """(n_rows,) of the function at columns (n_rows, n_columns), its unknown constant included."""

@@ -47,6 +47,8 @@ class Subject:
     """What the blocks of a network took alone on the device that is predicted, such as `BlockSum`, if measured."""
     devices: KnownDevices | None = None
     """Other devices, which may help to predict one that was just begun with."""
+    earlier: Features | None = None
+    """What other runs of the space say of the same quantity, such as `Earlier`."""
 
     @cached_property
     def choices(self) -> Features:
@@ -60,8 +62,9 @@ class Subject:
 
     @cached_property
     def levels(self) -> Features:
-        """How far every choice is up its scale, and the size of the network where it is known."""
-        return Levels(self.space, self.costs)
+        """How far every choice is up its scale, the size of the network, and what earlier runs say, where known."""
+        own = Levels(self.space, self.costs)
+        return own if self.earlier is None else Joined(own, self.earlier)
 
     @cached_property
     def counted(self) -> Features:

@@ -12,7 +12,7 @@ from search.front import Values, non_dominated
 from search.objectives import Objective
 from supernet.space import Genes, SearchSpace
 
-__all__ = ["Best", "Halves", "Points", "StageSums", "merge_fronts"]
+__all__ = ["Best", "Halves", "Points", "StageSums", "is_sum", "merge_fronts"]
 
 _MOST_ROWS = 300_000  # settings of one stage that are enumerated
 _MOST_NETWORKS = 1_000  # combinations of resolution and settings of the whole network
@@ -119,6 +119,15 @@ class StageSums:
         """Prepared for many limits."""
         return Halves(self._networks)
 
+    def envelope(self) -> Values:
+        """(n, 2) corners, ordered by the second loss, of a convex line below which no architecture lies.
+
+        Its height at a limit of the second loss bounds the first one, by duality as in `Best.bound`: a little lower
+        where there are several resolutions or settings of the network, since it is one line for all of them.
+        """
+        corners = np.concatenate([_envelope(network) for network in self._networks])
+        return np.array(_hull(corners[_distinct_front(corners)][::-1]))
+
     def best(self, limit: float) -> Best:
         """What is best on the first of two objectives while the second one's loss is at most `limit`.
 
@@ -213,16 +222,22 @@ def _envelope(network: _Network) -> Values:
     """
     start, edges = network.offset.copy(), []
     for table in network.losses:
-        hull: list[Values] = []
-        for point in table[::-1]:  # the second loss ascends, the first descends
-            while len(hull) > 1 and _turns_up(hull[-2], hull[-1], point):
-                hull.pop()
-            hull.append(point)
+        hull = _hull(table[::-1])
         start += hull[0]
         edges.append(np.diff(np.array(hull), axis=0))
     steps = np.concatenate(edges)
     steps = steps[np.argsort(steps[:, 0] / steps[:, 1], kind="stable")]
     return np.concatenate([start[None], start + np.cumsum(steps, axis=0)])
+
+
+def _hull(points: Values) -> list[Values]:
+    """The corners of the lower convex envelope of points (n, 2) whose second loss ascends while the first descends."""
+    hull: list[Values] = []
+    for point in points:
+        while len(hull) > 1 and _turns_up(hull[-2], hull[-1], point):
+            hull.pop()
+        hull.append(point)
+    return hull
 
 
 def _turns_up(first: Values, middle: Values, last: Values) -> bool:
@@ -267,8 +282,23 @@ def _check(space: SearchSpace) -> None:
             raise ValueError(f"stage {s + 1} has {stage.size:,} settings; up to {_MOST_ROWS:,} are enumerated")
 
 
+def is_sum(space: SearchSpace, objective: Objective, seed: int = 0) -> bool:
+    """Whether an objective is a sum over stages for `StageSums`, by random architectures: a few hundred calls."""
+    return bool(_off_sums(space, [objective], seed)[0] <= _TOLERANCE)
+
+
 def _check_sums(space: SearchSpace, objectives: Sequence[Objective], seed: int) -> None:
-    """ValueError where architectures are not the sums of their stages.
+    """ValueError where architectures are not the sums of their stages."""
+    for objective, error in zip(objectives, _off_sums(space, objectives, seed), strict=True):
+        if error > _TOLERANCE:
+            raise ValueError(
+                f"{objective.name} is no sum over stages: architectures are off by {error:.1%} of its spread; give it "
+                "on a scale on which it is one, or search"
+            )
+
+
+def _off_sums(space: SearchSpace, objectives: Sequence[Objective], seed: int) -> Values:
+    """(n_objectives,) how far architectures are from the sums of their stages, as shares of the spread of the values.
 
     Of the values with some stages as in the architecture and the others at 0, only a sum has f(all) - f(none) equal to
     the sum of f(one) - f(none).
@@ -279,10 +309,4 @@ def _check_sums(space: SearchSpace, objectives: Sequence[Objective], seed: int) 
     nothing = _losses(objectives, np.where(network, whole, 0))
     sums = nothing + sum(_losses(objectives, np.where(network | own, whole, 0)) - nothing for own in of_stage)
     values = _losses(objectives, whole)
-    wrong = np.abs(values - sums).max(axis=0) / np.maximum(np.ptp(values, axis=0), np.abs(values).max(axis=0) * 1e-9)
-    for objective, error in zip(objectives, wrong, strict=True):
-        if error > _TOLERANCE:
-            raise ValueError(
-                f"{objective.name} is no sum over stages: architectures are off by {error:.1%} of its spread; give it "
-                "on a scale on which it is one, or search"
-            )
+    return np.abs(values - sums).max(axis=0) / np.maximum(np.ptp(values, axis=0), np.abs(values).max(axis=0) * 1e-9)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,10 +33,21 @@ class Standing:
     reference: Values
     held: NDArray[np.bool_] | None = None
 
-    def gains(self, known: Values) -> Values:
-        """(n_candidates,) what each adds to the hypervolume of `known`."""
-        found = hypervolume_gains(self.losses, known, self.reference)
-        return found if self.held is None else np.where(self.held, found, 0.0)
+    def gains(self, known: Values) -> Callable[[Genes], Values]:
+        """Rows of the candidates to what each adds to the hypervolume of `known`, of which this makes ready once."""
+        if self.losses.shape[1] > 2:
+            inside = known[(known < self.reference).all(axis=1)]
+            lowest = np.minimum(np.concatenate([self.losses, inside]).min(axis=0), self.reference)
+            gain = _estimated(inside, lowest, self.reference)
+        else:
+            gain = partial(hypervolume_gains, known=known, reference=self.reference)
+        held = self.held
+
+        def of_rows(rows: Genes) -> Values:
+            found = gain(self.losses[rows])
+            return found if held is None else np.where(held[rows], found, 0.0)
+
+        return of_rows
 
 
 def choose(standings: Sequence[Standing], n: int) -> tuple[Genes, Values]:
@@ -54,10 +66,21 @@ def choose(standings: Sequence[Standing], n: int) -> tuple[Genes, Values]:
     rows: list[int] = []
     gains: list[Values] = []
     n_candidates = len(standings[0].losses)
+    if n_candidates == 0:
+        return np.array(rows, dtype=np.int64), np.reshape(gains, (0, len(standings)))
+
+    def look(at: Genes) -> Values:
+        found = np.stack([gain(at) for gain in ready], axis=1)
+        return np.where(found > 1e-12 * whole, found, 0.0)
+
+    ready = [one.gains(points) for one, points in zip(standings, known, strict=True)]
+    found = look(np.arange(n_candidates))
+    # What one adds never grows when another is believed: what was found before is a bound, and few are looked at again
+    # (Minoux 1978).
+    fresh = np.ones(n_candidates, dtype=bool)
     while len(rows) < min(n, n_candidates):
-        found = np.stack([one.gains(points) for one, points in zip(standings, known, strict=True)], axis=1)
-        found = np.where(found > 1e-12 * whole, found, 0.0)
-        best = int(np.argmax((found / units).sum(axis=1)))
+        while not fresh[best := int(np.argmax((found / units).sum(axis=1)))]:
+            found[best], fresh[best] = look(np.array([best]))[0], True
         if not found[best].any():
             break
         rows.append(best)
@@ -67,6 +90,8 @@ def choose(standings: Sequence[Standing], n: int) -> tuple[Genes, Values]:
             points if one.held is not None and not one.held[best] else np.concatenate([points, one.losses[[best]]])
             for one, points in zip(standings, known, strict=True)
         ]
+        ready = [one.gains(points) for one, points in zip(standings, known, strict=True)]
+        fresh[:] = False
     return np.array(rows, dtype=np.int64), np.reshape(gains, (len(rows), len(standings)))
 
 
@@ -89,7 +114,8 @@ def hypervolume_gains(losses: Values, known: Values, reference: Values) -> Value
         best = inside.min() if len(inside) else reference[0]
         return np.maximum(best - losses[:, 0], 0.0)
     if losses.shape[1] > 2:
-        return _estimated_gains(losses, inside, reference)
+        lowest = np.minimum(np.concatenate([losses, inside]).min(axis=0), reference)
+        return _estimated(inside, lowest, reference)(losses)
     front = inside[non_dominated(inside)]
     front = front[np.argsort(front[:, 0], kind="stable")]
     # A staircase: between edges i and i + 1 the second loss is heights[i]; its integral from the first edge on.
@@ -106,10 +132,14 @@ def hypervolume_gains(losses: Values, known: Values, reference: Values) -> Value
     return np.maximum(area - beyond * y, 0.0)
 
 
-def _estimated_gains(losses: Values, known: Values, reference: Values) -> Values:
-    lowest = np.minimum(np.concatenate([losses, known]).min(axis=0), reference)
+def _estimated(known: Values, lowest: Values, reference: Values) -> Callable[[Values], Values]:
+    """Losses (n, n_objectives) to gains (n,), by random points between `lowest` and the reference."""
     points = lowest + (reference - lowest) * np.random.default_rng(0).random((_POINTS, len(reference)))
     for row in known:
         points = points[(points < row).any(axis=1)]
-    share = np.array([(points >= row).all(axis=1).sum() for row in losses]) / _POINTS
-    return share * float(np.prod(reference - lowest))
+
+    def gains(losses: Values) -> Values:
+        share = np.array([(points >= row).all(axis=1).sum() for row in losses]) / _POINTS
+        return share * float(np.prod(reference - lowest))
+
+    return gains

@@ -20,9 +20,18 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 from timm.models import MobileNetV3
 
-from experiments.commands.tables import next_commands
+from experiments import querying
+from experiments.commands.tables import next_commands, print_answer
+from experiments.fitting import Fitted
 from experiments.front_schema import FrontFile, json_schema
-from supernet import load_subnet
+from experiments.goals import Goal
+from experiments.known import Known
+from experiments.optima import optima_of
+from experiments.quantities import KINDS, Limit, latency, quality, quantity
+from experiments.run_folder import RunFolder
+from experiments.subjects import subject
+from predictors import GaussianProcessPredictor, RidgePredictor
+from supernet import Architecture, load_subnet
 
 
 def front(run):
@@ -142,6 +151,38 @@ def test_the_file_of_fronts_is_as_its_schema_says(finished_run):
         FrontFile.model_validate(found | {"extra": 1})
 
 
+def test_where_models_are_sums_a_query_says_the_optimum_and_its_bound(finished_run, capsys):
+    run = RunFolder(finished_run)
+    space, macs = run.untrained_supernet.space, run.untrained_supernet.macs
+    accuracy, cost = quality(KINDS), quantity("macs", [])
+    goal = Goal("accuracy, macs", (accuracy, cost))
+    some = np.unique(space.sample_genes(40, np.random.default_rng(0)), axis=0)
+    scores = 0.5 + 0.4 * (macs(some) / macs(some).max()) ** 0.3
+    known = Known(run, None, None)  # type: ignore[arg-type]  # of no device
+    for predictor, is_sum in ((RidgePredictor, True), (GaussianProcessPredictor, False)):
+        features = subject(run, accuracy).terms if is_sum else subject(run, accuracy).levels
+        model = predictor(features, n_folds=2).fit(some, scores)
+        optima = optima_of(run, goal, known, {accuracy: Fitted(model, {}, "")})
+        assert (optima is not None) == is_sum
+        if optima is None:
+            continue
+        entry = front(finished_run)["goals"]["one"]
+        results = entry | {"objectives": ["accuracy", "macs"], "limits": [], "optima": json.loads(json.dumps(optima))}
+        many = space.sample_genes(3000, np.random.default_rng(1))
+        held = Limit(cost, float(np.median(macs(many))), upper=True)
+        found = querying.optimum(results, [held])
+        assert found is not None
+        best = found["predicted"]["accuracy"]
+        assert found["predicted"]["macs"] <= held.value and best <= found["bound"]["accuracy"] < best + 0.02
+        assert best >= model.predict(many[macs(many) <= held.value]).max() - 1e-9
+        genes = space.encode([Architecture.from_dict(found["architecture"])])
+        assert model.predict(genes)[0] == pytest.approx(best)
+        print_answer(results, querying.answer(results, [held], 1), [held], finished_run, found)
+        assert f"the models expect most of {found['id']}" in capsys.readouterr().out
+        assert querying.optimum(results, [Limit(latency("one"), 1.0, upper=True)]) is None
+        assert querying.optimum(results, [Limit(cost, 1.0, upper=True)]) is None
+
+
 def test_a_budget_nobody_meets_says_what_the_fastest_needs(command, finished_run):
     done = command("query", finished_run, "--device", "one", "--latency", "1ns", check=2)
     assert "not a time" in done.stderr
@@ -220,9 +261,9 @@ def test_an_interrupted_step_is_done_again_and_no_more(command, finished_run, tm
         before = {c["id"]: c["values"] for c in expected["goals"][name]["candidates"]}
         assert {c["id"] for c in results["candidates"]} == before.keys()
         for candidate in results["candidates"]:
-            for quantity, value in before[candidate["id"]].items():
-                near = 0.5 if ".p9" in quantity else 0.03  # of twenty repeats the slowest are chance
-                assert candidate["values"][quantity] == pytest.approx(value, rel=near), quantity
+            for name, value in before[candidate["id"]].items():
+                near = 0.5 if ".p9" in name else 0.03  # of twenty repeats the slowest are chance
+                assert candidate["values"][name] == pytest.approx(value, rel=near), name
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Exact fronts of sums over stages: equal to brute force, and refused where a model is no such sum."""
 
+import json
 import time
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 
 from search import Objective, StageSums, run_search
 from search.front import hypervolume, non_dominated
+from search.optima import Optima
 from search.testing import SPACES
 from supernet.space import SearchSpace, Stage
 from supernet.space.relation import Relation
@@ -136,3 +138,39 @@ def test_what_cannot_be_exact_is_refused():
         tables.best(-1)
     with pytest.raises(ValueError, match="3 objectives"):
         StageSums.of(space, sums(space, 0, 3)).best(1.0)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_optima_of_sums_on_some_scale_are_those_of_all_architectures(name):
+    """Accuracy whose error falls by factors, and a cost that is a product: neither is a sum, both are on a scale."""
+    space = SMALL[name]
+    good, cost = sums(space, 3, whole=False)
+    accuracy = Objective("accuracy", "", True, lambda genes: 1 - 0.5 * np.exp(-good.values(genes) / 10))
+    seconds = Objective("latency", "s", False, lambda genes: 1e-3 * np.exp(cost.values(genes) / 10))
+    optima = Optima.of(space, [accuracy, seconds])
+    assert optima is not None
+    assert optima.scales == (("plain", "plain") if name == "one stage" else ("log error", "log"))
+    optima = Optima.from_dict(json.loads(json.dumps(optima.to_dict())))
+    everything = space.encode(list(space))
+    values = np.stack([accuracy.values(everything), seconds.values(everything)], axis=1)
+    for limit in np.quantile(values[:, 1], [0, 0.2, 0.6, 1]):
+        found = optima.best(limit)
+        assert found is not None
+        best = values[values[:, 1] <= limit, 0].max()
+        assert found.values[0] == pytest.approx(best, rel=1e-12) and found.values[1] <= limit
+        assert accuracy.values(found.genes[None])[0] == found.values[0]
+        assert best <= found.bound + 1e-12 and found.bound <= 1
+    unlimited = optima.best()
+    assert unlimited is not None and unlimited.bound == pytest.approx(values[:, 0].max())
+    assert optima.best(0.5 * values[:, 1].min()) is None
+    assert optima.best(floor=-1.0) is None
+
+
+def test_what_is_no_sum_on_any_scale_or_too_large_has_no_optima():
+    space = SMALL["plain"]
+    linear, other = sums(space, 0)
+    product = Objective("p", "", False, lambda genes: np.sqrt(1 + linear.values(genes) * other.values(genes)))
+    assert Optima.of(space, [linear, product]) is None
+    assert Optima.of(space, sums(space, 0, 3)) is None
+    large = SearchSpace((16,), (Stage.uniform((9,), kernel=(3, 5, 7), expand=(3, 4, 6)),))
+    assert Optima.of(large, sums(large, 0)) is None

@@ -243,3 +243,21 @@ def test_goals_share_a_round_and_take_turns_where_it_does_not_come_out_even():
     turns = np.array([shares(1, 3, number) for number in (1, 2, 3)])
     assert (turns.sum(axis=0) == 1).all() and (turns.sum(axis=1) == 1).all()
     assert sum(shares(7, 3, 5)) == 7
+
+
+@pytest.mark.parametrize("n_objectives", [1, 2, 3])
+def test_those_that_add_most_are_those_of_looking_at_all_every_time(n_objectives):
+    """Of two fronts together, the second of which does not allow all."""
+    rng = np.random.default_rng(n_objectives)
+    new = [np.round(rng.random((60, n_objectives)), 2) for _ in range(2)]
+    known = [rng.random((5, n_objectives)) for _ in range(2)]
+    reference, held = np.ones(n_objectives), [np.ones(60, dtype=bool), rng.random(60) < 0.5]
+    standings = [Standing(a, b, reference, c) for a, b, c in zip(new, known, held, strict=True)]
+    rows, _ = choose(standings, 12)
+    units = [np.prod(np.ptp(points, axis=0)) for points in known]
+    for row in rows:
+        found = [hypervolume_gains(a, b, reference) * c / u for a, b, c, u in zip(new, known, held, units, strict=True)]
+        total = np.sum(found, axis=0)
+        assert row == np.argmax(total)
+        known = [np.concatenate([b, a[[row]]]) if c[row] else b for a, b, c in zip(new, known, held, strict=True)]
+    assert len(rows) == len(set(rows.tolist())) > 1

@@ -2,30 +2,59 @@
 
 import json
 import shutil
+import sqlite3
 
+import numpy as np
 import pytest
 from rich.console import Console
+from safetensors.torch import load_file, save_file
 
+from experiments import fitting
+from experiments.earlier import learn_from, lent_scores
 from experiments.progress import Reporter
+from experiments.quantities import KINDS, latency, quality
 from experiments.repeating import Repeat, compare_repeats
 from experiments.run_folder import RunFolder
+from experiments.subjects import subject
+from hardware.onnx.export import export_onnx
+from hardware.onnx.finishing import BATCH, free_batch
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
 def compared(command, finished_run, recipe_path, tmp_path_factory):
-    """The finished run, compared with more controls and over two seeds."""
+    """The finished run, compared with more controls, with a file, and over two seeds."""
     run = tmp_path_factory.mktemp("repeats") / "run"
     shutil.copytree(finished_run, run)
     path = run / "recipe.toml"
     text = path.read_text(encoding="utf-8")
-    more = 'timm_models = []\ncontrols = ["random search, filtered", "local search"]'
+    supernet = RunFolder(run).untrained_supernet
+    shape = (BATCH, 1, 20, 20)
+    (run / "own.onnx").write_bytes(
+        free_batch(export_onnx(supernet.extract(supernet.space.largest).eval(), shape), shape)
+    )
+    more = f'timm_models = []\nonnx = ["{run / "own.onnx"}"]\ncontrols = ["random search, filtered", "local search"]'
     path.write_text(text.replace('timm_models = ["lcnet_035"]', more), encoding="utf-8")
     before = (run / "supernet.safetensors").read_bytes()
     command("compare", run, "--seeds", 2)
     assert (run / "supernet.safetensors").read_bytes() == before
     return run
+
+
+def test_a_file_of_ones_own_is_measured_side_by_side_and_shown(compared):
+    comparison = json.loads((compared / "comparison.json").read_text())
+    for goal, device in zip(comparison["goals"], comparison["devices"], strict=True):
+        (point,) = next(one["points"] for one in goal["series"] if one["name"] == "file: own")
+        at = f"latency@{device['name']}"
+        assert point["label"] == "own" and 0 <= point["test"] <= 1 and point["values"]["macs"] > 0
+        low, high = point["intervals"][at]
+        assert low <= point["values"][at] <= high
+        (level,) = (session for session in device["sessions"] if session["is_level"])
+        with sqlite3.connect(compared / "store.sqlite") as database:
+            found = database.execute("SELECT key FROM networks WHERE session = ?", [level["id"]])
+            assert (point["id"],) in found.fetchall() and level["purpose"] == "final"
+    assert "file: own" in (compared / "report.html").read_text()
 
 
 def planned(run, kind, number=None):
@@ -85,6 +114,9 @@ def test_a_search_begins_with_the_front_of_an_earlier_run(command, finished_run,
     command("fit", run)
     said = command("search", run, "--archive", finished_run).stdout
     assert f"members of fronts of {finished_run.name}" in said
+    assert f"scores of {finished_run.name}, whose weights are the same, are learned from" in said
+    learned = json.loads((run / "predictors" / "accuracy.card.json").read_text())["values"]
+    assert {arch.id for arch in planned(RunFolder(finished_run), "random")} <= set(learned)
     plan = RunFolder(run).plan("round", number=1)
     assert plan is not None and {note["origin"] for note in plan.notes} == {f"front of {finished_run.name}"}
     first = {arch.id for arch in planned(RunFolder(run), "initial")}
@@ -92,3 +124,24 @@ def test_a_search_begins_with_the_front_of_an_earlier_run(command, finished_run,
     assert {arch.id for arch in plan.archs} & of_both and not {arch.id for arch in plan.archs} & first
     again = command("search", run, "--archive", finished_run).stdout
     assert "had begun already" not in again and (run / "front.json").exists()
+
+
+def test_scores_of_other_weights_are_a_prior_mean(command, finished_run, tmp_path):
+    run, other = RunFolder(shutil.copytree(finished_run, tmp_path / "run")), tmp_path / "other"
+    shutil.copytree(finished_run, other)
+    weights = load_file(other / "supernet.safetensors")
+    save_file({name: 1.001 * value if value.is_floating_point() else value for name, value in weights.items()},
+              other / "supernet.safetensors")  # fmt: skip
+    lines: list[str] = []
+    report = Reporter(Console(quiet=True))
+    report.say = lines.append  # type: ignore[method-assign]
+    learn_from(run, [RunFolder(other)], report)
+    assert lines == ["  what other, with other weights, predicts of accuracy is a prior mean here"]
+    assert not lent_scores(run)
+    found = subject(run, quality(KINDS)).levels
+    assert found.names[-1] == "as other says" and "as other says" not in subject(run, latency("one")).levels.names
+    genes = run.untrained_supernet.space.encode(planned(run, "initial"))
+    theirs = fitting.load(RunFolder(other), quality(KINDS)).predictor.predict(genes)
+    np.testing.assert_allclose(found(genes)[:, -1], theirs)
+    command("fit", run.path)
+    assert fitting.load(run, quality(KINDS)).predictor.predict(genes).shape == (len(genes),)

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -17,15 +18,20 @@ from search import (
     Objective,
     check_tactic,
     create_tactic,
+    register_tactic,
     run_search,
     tactic_names,
 )
+from search.tactics import generator
 from search.tactics.array_nsga2 import _vary
+from search.tactics.generator import Generator
 from search.tactics.random_search import RandomTactic
 from search.testing import SPACES, TacticContract, Toy
 from supernet.space import Genes, SearchSpace, Stage
 from supernet.space.relation import Relation
 
+if "generator" not in tactic_names():  # installed before it had an entry point
+    register_tactic("generator")(generator)
 PAGE = Path(__file__).parents[1] / "docs" / "new-tactic.md"
 FROM_TWO_ON = {"age_moea2", "c_taea", "moead"}
 EXTRAS = {"optuna": "optuna", "qnehvi": "botorch"}  # packages that tactics need
@@ -88,8 +94,29 @@ def test_without_their_package_tactics_of_extras_say_what_to_install():
 
 def test_those_of_this_project_are_registered_as_any_package_would_its_own():
     named = {"nsga3", "u_nsga3", "age_moea", "age_moea2", "c_taea", "moead", "sms_emoa"}
-    own = {"aging", "bandit", "guided_mcts", "linas", "local", "mcts", "ofa_evolution", "stagewise"}
+    own = {"aging", "bandit", "generator", "guided_mcts", "linas", "local", "mcts", "ofa_evolution", "stagewise"}
     assert {"nsga2", "random", "pymoo", *named, *own} <= set(tactic_names())
+
+
+def test_a_generator_answers_a_cost_at_once_with_networks_like_the_good_ones_of_it():
+    space, toy = SPACES["10^19"], Toy(SPACES["10^19"])
+    tactic = Generator(space, 2, 0, population=50)
+    objectives = toy.objectives(2)
+    run_search(space, objectives, tactic=tactic, budget=600, seed=0)
+    asked = np.quantile(tactic.values[:, 1], [0.2, 0.5, 0.8]).repeat(40)[:, None]
+    started = time.process_time()
+    found = tactic.networks_for(asked, np.random.default_rng(0))
+    assert time.process_time() - started < 1
+    np.testing.assert_array_equal(space.canonical(found), found)
+    costs = toy.cost(found).reshape(3, 40)
+    assert (np.diff(costs.mean(axis=1)) > 0).all()
+    near = np.abs(costs / asked.reshape(3, 40) - 1)
+    assert np.median(near) < 0.2
+    chance = space.sample_genes(2000, np.random.default_rng(1))
+    for row, limit in zip(found.reshape(3, 40, -1), asked[::40, 0], strict=True):
+        alike = np.abs(toy.cost(chance) / limit - 1) < 0.15
+        if alike.sum() >= 20:
+            assert toy.quality(row).mean() > toy.quality(chance[alike]).mean()
 
 
 # -- the laws are laws ------------------------------------------------------------------------------------------------

@@ -26,9 +26,13 @@ __all__ = ["next_commands", "print_answer", "print_card", "print_evidence", "pri
 
 
 def print_answer(
-    results: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], limits: Sequence[Limit], run: Path
+    results: Mapping[str, Any],
+    rows: Sequence[Mapping[str, Any]],
+    limits: Sequence[Limit],
+    run: Path,
+    optimum: Mapping[str, Any] | None = None,
 ) -> None:
-    """What `querying.answer` found."""
+    """What `querying.answer` found, and `querying.optimum` beside it."""
     console = Console(highlight=False, markup=False)
     devices = results["devices"]
     for name, found in devices.items():
@@ -90,6 +94,15 @@ def print_answer(
             console.print(f"  slow calls: {told}", soft_wrap=True)
         for warning in row["warnings"]:
             console.print(f"  warning: {warning}", soft_wrap=True, markup=False)
+    if optimum is not None:
+        first, second = traded
+        best, bound = (optimum[key][first.name] for key in ("predicted", "bound"))
+        console.print(
+            f"of all networks of the space the models expect most of {optimum['id']}: {first.kind.exactly(best)} at "
+            f"{second.format(optimum['predicted'][second.name])}; none can be above {first.kind.exactly(bound)} there, "
+            f"by these models\n  {optimum['settings']}",
+            soft_wrap=True,
+        )
     device = f" --device {next(iter(devices))}" if devices else ""
     console.print(
         f"export it: supernet export {quote(str(run))} --arch {rows[0]['id']}{device} --out bundle", soft_wrap=True

@@ -449,6 +449,8 @@ class BaselineSettings(Section):
 
     timm_models: tuple[str, ...] = ()
     """Timm models that are trained in the same way."""
+    onnx: tuple[str, ...] = ()
+    """ONNX files of your own, seen from the folder of the recipe: classifiers of the same classes, as they are."""
     controls: tuple[Literal["random search, filtered", "local search"], ...] = ()
     """More ways of choosing sub-networks at the cost of the search, each of which evaluates as many."""
     epochs: Count | None = None

@@ -12,6 +12,7 @@ from torch import nn
 
 from experiments.data.image_data import ImageData
 from experiments.measuring.devices import create_profiler
+from experiments.own_files import own_files
 from experiments.run_folder import RunFolder
 from experiments.settings.training import NoTrainingSettings
 from experiments.task import try_task
@@ -87,6 +88,7 @@ def _check_class_weights(run: RunFolder) -> None:
 
 def _check_models(run: RunFolder) -> None:
     """Every baseline is made, and runs on an image of the run's size."""
+    own_files(run)
     for name in run.recipe.baselines.timm_models:
         model = timm_model(run, name).eval()
         size = run.data.resolution

@@ -9,8 +9,9 @@ from search.tactic import POPULATION, Tactic
 from supernet.space import SearchSpace
 
 __all__ = [
-    "age_moea", "age_moea2", "aging", "bandit", "c_taea", "guided_mcts", "linas", "local", "mcts", "moead", "nsga2",
-    "nsga3", "ofa_evolution", "optuna", "pymoo", "qnehvi", "random", "sms_emoa", "stagewise", "u_nsga3",
+    "age_moea", "age_moea2", "aging", "bandit", "c_taea", "generator", "guided_mcts", "linas", "local", "mcts",
+    "moead", "nsga2", "nsga3", "ofa_evolution", "optuna", "pymoo", "qnehvi", "random", "sms_emoa", "stagewise",
+    "u_nsga3",
 ]  # fmt: skip
 
 
@@ -98,6 +99,13 @@ def bandit(
     from search.tactics.bandit import BanditMutation
 
     return BanditMutation(space, n_objectives, seed, population, learned)
+
+
+def generator(space: SearchSpace, n_objectives: int, seed: int, population: int = POPULATION) -> Tactic:
+    """A conditional generator distilled from the archive: networks for a cost at once (after NN-Factory, ShiftNAS)."""
+    from search.tactics.generator import Generator
+
+    return Generator(space, n_objectives, seed, population)
 
 
 def nsga3(space: SearchSpace, n_objectives: int, seed: int, population: int = POPULATION) -> Tactic:

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 import numpy as np
 
 from search.front import Values
-from search.tactic import FEWEST
+from search.tactics.population import OfPopulation
 from search.tactics.unseen import Unseen
 from supernet.space import Genes, SearchSpace
 
@@ -16,29 +16,15 @@ __all__ = ["Generational"]
 _ROUNDS = 4  # of breeding per call, before random architectures fill the places that repeats left empty
 
 
-class Generational(ABC):
+class Generational(OfPopulation, ABC):
     """A `Tactic` whose every generation is as many rows as its population has, in the order in which it was told them.
 
     A subclass says how children come about (`breed`) and who survives (`select`). The first generation is random but
     for what was told before. Children that were asked for or told before are bred again.
-
-    Args:
-        space: where to search.
-        n_objectives: columns of the values.
-        seed: all random numbers follow from it and from how much was told.
-        population: architectures per generation.
-
-    Raises:
-        ValueError: a population that is too small.
     """
 
     def __init__(self, space: SearchSpace, n_objectives: int, seed: int, population: int) -> None:
-        if population < FEWEST:
-            raise ValueError(f"a population of {population}; a generation needs at least {FEWEST}")
-        self.space = space
-        self.n_objectives = n_objectives
-        self.seed = seed
-        self.population = population
+        super().__init__(space, n_objectives, seed, population)
         self._unseen = Unseen(space)
         self._n_told = 0
         self._asked: Genes | None = None  # what the last call returned
@@ -70,11 +56,7 @@ class Generational(ABC):
 
     def tell(self, genes: Genes, values: Values, violations: Values) -> None:
         """See `Tactic`."""
-        if values.shape != (len(genes), self.n_objectives) or violations.shape != (len(genes),):
-            raise ValueError(
-                f"values of shape {values.shape} and violations of shape {violations.shape} for {len(genes)} "
-                f"architectures and {self.n_objectives} objectives"
-            )
+        self.check_told(genes, values, violations)
         if genes is not self._asked:  # those are taken already
             self._unseen.take(genes)
         told = self._n_told - len(self._genes)  # in complete generations

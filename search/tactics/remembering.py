@@ -8,7 +8,7 @@ import numpy as np
 
 from search.front import Values
 from search.proposing import among
-from search.tactic import FEWEST
+from search.tactics.population import OfPopulation
 from search.tactics.unseen import Unseen
 from supernet.space import Genes, SearchSpace
 
@@ -17,28 +17,18 @@ __all__ = ["Remembering"]
 _ROUNDS = 4  # of suggestions per call, before random architectures fill the places that repeats left empty
 
 
-class Remembering(ABC):
+class Remembering(OfPopulation, ABC):
     """A `Tactic` whose subclass says what it would look at, given all that was told (`suggest`).
 
     Suggestions that were asked for or told before are made again, and random architectures come in their place where
     that does not help. So do the first ones.
 
     Args:
-        space, n_objectives, seed: as for every tactic.
-        population: architectures at a time, at most.
         start: architectures that must be told before anything is suggested.
-
-    Raises:
-        ValueError: a population that is too small.
     """
 
     def __init__(self, space: SearchSpace, n_objectives: int, seed: int, population: int, start: int) -> None:
-        if population < FEWEST:
-            raise ValueError(f"a population of {population}; a generation needs at least {FEWEST}")
-        self.space = space
-        self.n_objectives = n_objectives
-        self.seed = seed
-        self.population = population
+        super().__init__(space, n_objectives, seed, population)
         self.start = start
         self.unseen = Unseen(space)
         self.genes = np.empty((0, len(space.genes)), dtype=np.int64)
@@ -72,11 +62,7 @@ class Remembering(ABC):
 
     def tell(self, genes: Genes, values: Values, violations: Values) -> None:
         """See `Tactic`."""
-        if values.shape != (len(genes), self.n_objectives) or violations.shape != (len(genes),):
-            raise ValueError(
-                f"values of shape {values.shape} and violations of shape {violations.shape} for {len(genes)} "
-                f"architectures and {self.n_objectives} objectives"
-            )
+        self.check_told(genes, values, violations)
         self.unseen.take(genes)
         if len(self.pending):
             self.pending = self.pending[~among(self.pending, genes)]
