@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from shlex import quote
@@ -24,7 +25,7 @@ from experiments.measuring.campaign import measure_again, measured_values, run_c
 from experiments.measuring.measure import measure_architectures, profilers
 from experiments.measuring.quantized import compare_precisions
 from experiments.measuring.remote import runnable
-from experiments.plans import initial_plan, search_plans
+from experiments.plans import initial_plan, refuse_pruning, search_plans
 from experiments.progress import Reporter
 from experiments.pruned import deliver
 from experiments.repeating import Repeat, compare_repeats
@@ -251,9 +252,10 @@ def run(run: RunFolder, report: Reporter) -> None:
         check_beginning(run)
         check_whole_way(run)
         load_first_weights(run, run.new_supernet())
-    with join() as world, baselines_in_background(run, report):
+    prunes = isinstance(run.recipe.training, PruningSettings)  # it is compared with the whole network alone
+    with join() as world, nullcontext() if prunes else baselines_in_background(run, report):
         train(run, report, world)
-    if isinstance(run.recipe.training, PruningSettings):
+    if prunes:
         deliver(run, report)
         return
     initial_plan(run)
@@ -279,6 +281,7 @@ def _say_what_is_doubtful(run: RunFolder, report: Reporter, device: str | None) 
 
 def _planned(run: RunFolder, device: str | None = None) -> Sequence[Architecture]:
     """What is to be measured and scored; for an added device with its own rounds, without what it cannot run."""
+    refuse_pruning(run)
     initial_plan(run)
     archs = [arch for plan in search_plans(run, device) for arch in plan.archs]
     return runnable(run, device, archs) if device in run.added_devices() else archs

@@ -13,6 +13,7 @@ __all__ = [
     "campaign_plan",
     "device_plans",
     "initial_plan",
+    "refuse_pruning",
     "search_plans",
 ]
 
@@ -30,15 +31,20 @@ def initial_plan(run: RunFolder) -> Plan:
     found = run.plan("initial")
     if found is not None:
         return found
+    refuse_pruning(run)
+    n = max(run.recipe.measure.n_architectures, run.recipe.score.n_architectures)
+    supernet = run.untrained_supernet
+    archs = supernet.space.decode(covering_design(supernet.space, n, supernet.macs, run.recipe.seed))
+    return run.write_plan("initial", archs, [{"origin": "initial design"}] * len(archs))
+
+
+def refuse_pruning(run: RunFolder) -> None:
+    """Raises ValueError where a run ends with one network, whatever may have been measured for its budget."""
     if run.recipe.training.method == "pruning":
         raise ValueError(
             f"{run.path} prunes, so there is nothing to search in it: `supernet run {run.path}` trains it to the end "
             f"and writes {run.pruned}"
         )
-    n = max(run.recipe.measure.n_architectures, run.recipe.score.n_architectures)
-    supernet = run.untrained_supernet
-    archs = supernet.space.decode(covering_design(supernet.space, n, supernet.macs, run.recipe.seed))
-    return run.write_plan("initial", archs, [{"origin": "initial design"}] * len(archs))
 
 
 def anchors(run: RunFolder) -> tuple[Architecture, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import Any, Literal
 
 from experiments.budgets import format_count, format_seconds
@@ -13,6 +14,7 @@ from experiments.progress import Reporter
 from experiments.quantities import quality
 from experiments.run_folder import RunFolder
 from experiments.settings.training import PruningSettings
+from hardware.loop.measurement import Measurements
 from hardware.loop.measuring import measure
 from hardware.onnx.export import export_onnx_of_any_size, onnx_parity
 from hardware.onnx.external import data_file
@@ -20,7 +22,7 @@ from hardware.onnx.finishing import with_metadata
 from hardware.profiling import Workload
 from supernet.families.traced import TracedSupernet
 from supernet.files import new_folder, write_json
-from supernet.pruning.units import Units, share_of_macs
+from supernet.pruning.costs import share_of_macs
 from supernet.scoring.calibration import evaluate, recalibrate
 from supernet.subnet import save_subnet
 
@@ -46,11 +48,11 @@ def deliver(run: RunFolder, report: Reporter) -> dict[str, Any]:
         return json.loads((out / "card.json").read_text(encoding="utf-8"))
     report.say("prune")
     score, metric = run.recipe.score, run.task.metric.name
-    units = Units(supernet, settings.outer)
-    gone = units.zero
-    kept = units.kept(gone)
+    aim, removable = settings.aim, settings.how.removable(supernet)
+    gone = removable.zero
+    kept, present = removable.left(gone)
     batches = list(run.data.calibration_batches(score.calibration_images, score.batch_size))
-    small = recalibrate(units.without(gone), batches).eval()
+    small = recalibrate(removable.without(gone), batches).eval()
     whole, resolution = supernet.extract(supernet.space.largest).eval(), supernet.space.largest.resolution
     splits: tuple[Literal["validation", "test"], ...] = ("validation", "test")
     scores = {
@@ -59,9 +61,10 @@ def deliver(run: RunFolder, report: Reporter) -> dict[str, Any]:
     }
     card: dict[str, Any] = {
         "rule": settings.by,
-        "target": {"share": settings.target, "of": settings.of},
-        "macs_share": share_of_macs(supernet)(kept),
-        "units": {"of": units.n, "gone": int(gone.sum())},
+        "target": {**asdict(aim), "text": str(aim)},
+        "macs_share": float(share_of_macs(supernet)(kept, present)),
+        "units": {"of": removable.n, "gone": int(gone.sum())},
+        "erased": list(present),
         "parameters": sum(p.numel() for p in small.parameters()),
         "metric": metric,
         metric: scores,
@@ -72,8 +75,9 @@ def deliver(run: RunFolder, report: Reporter) -> dict[str, Any]:
     }
     written = quality(run.recipe.kinds).format
     report.say(
-        f"  {card['units']['gone']} of {units.n} units are gone; {card['macs_share']:.0%} of the multiply-accumulates "
-        f"and {format_count(card['parameters'])} parameters are left; on test {metric} {written(scores['test'])}"
+        f"  {card['units']['gone']} of {removable.n} units are gone; {card['macs_share']:.0%} of the "
+        f"multiply-accumulates and {format_count(card['parameters'])} parameters are left; on test {metric} "
+        f"{written(scores['test'])}"
     )
     with new_folder(out) as folder:
         for device in run.recipe.devices:
@@ -93,7 +97,7 @@ def deliver(run: RunFolder, report: Reporter) -> dict[str, Any]:
             (session,) = measure(profiler, workloads, sampling(run), purpose="export")
             with run.store() as store:
                 store.add_session(session)
-                found = store.measurements(profiler.device)
+            found = Measurements(profiler.device, [session])  # alone: no earlier one has these networks
             mine, other = (found[name, resolution] for name in ("pruned", _WHOLE))
             files[_WHOLE].unlink()
             data_file(files[_WHOLE]).unlink(missing_ok=True)
@@ -104,11 +108,18 @@ def deliver(run: RunFolder, report: Reporter) -> dict[str, Any]:
                 "interval": list(mine.interval),
                 "whole_seconds": other.latency,
             }
+            if device.name == aim.device:
+                limit = aim.value * (1 if aim.absolute else other.latency)
+                card["target_kept"] = mine.latency <= limit
+                beside = f"measured {format_seconds(mine.latency)} for {aim}"
+                report.say(
+                    f"  {beside}: {'kept' if card['target_kept'] else f'{mine.latency / limit - 1:.1%} above it'}"
+                )
             report.say(
                 f"  {device.name}: {format_seconds(mine.latency)}, {other.latency / mine.latency:.2f} times as fast as "
                 f"the whole network ({format_seconds(other.latency)})"
             )
-        save_subnet(small, supernet.space.largest, supernet.definition, folder, kept=kept)
+        save_subnet(small, supernet.space.largest, supernet.definition, folder, kept=kept, gone=list(present))
         write_json(folder / "card.json", card)
     report.say(f"  written to {out}")
     return card

@@ -133,13 +133,17 @@ class CostTerms:
 
     def dot(self, genes: Genes, coefficients: Columns) -> Columns:
         """(n_archs,): what the levels say of a cost is added up per part once, not for every architecture."""
+        prices, of_resolution = self.prices(coefficients)
+        return self.parts.weighted(genes, prices) + of_resolution[genes[:, 0]]
+
+    def prices(self, coefficients: Columns) -> tuple[Columns, Columns]:
+        """What one of every count of every part adds (n_parts, n_counts), and every resolution (n_resolutions,)."""
         n = len(self._kinds)
         prices = np.zeros((self._sums.shape[0], len(_PRICED)))
         for k in range(len(_PRICED)):
             own = self._kinds == k
             prices[:, k] = self._sums[:, own] @ coefficients[:n][own] / self._scale[k]
-        of_resolution = (self._resolutions @ coefficients[n:])[genes[:, 0]]
-        return self.parts.weighted(genes, prices @ _MIXING) + of_resolution
+        return prices @ _MIXING, self._resolutions @ coefficients[n:]
 
 
 def _mixing() -> Columns:

@@ -86,5 +86,7 @@ def load_subnet(directory: str | Path, factory: Callable[..., nn.Module] | None 
 
 
 def _cut(supernet: Any, arch: Architecture, content: Mapping[str, Any]) -> Any:
-    """The sub-network; one that was pruned keeps its own number of units of every group."""
-    return supernet.without(content["kept"]) if "kept" in content else supernet.extract(arch)
+    """The sub-network; one that was pruned keeps its own number of units of every group, and may lack some modules."""
+    if "kept" not in content:
+        return supernet.extract(arch)
+    return supernet.without(content["kept"], content.get("gone", ()))

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from supernet import create_supernet, elastic
 from supernet.families.traced import TracedSupernet
 from supernet.networks.timm_supernet import TimmSupernet
+from supernet.pruning.costs import share_of_macs
 from supernet.pruning.spec import Pruning
-from supernet.pruning.units import Units, share_of_macs
+from supernet.pruning.units import Units
 from supernet.training import (
     Engine,
     Progress,

@@ -31,7 +31,8 @@ resolutions = [32]
 
 [training]
 method = "pruning"
-target = 0.5
+target = "latency@cpu-b4 <= 75%"
+by = "tas"
 begin = 0.1
 end = 0.8
 periods = 4
@@ -47,6 +48,7 @@ batch_size = 4
 threads = 1
 
 [measure]
+n_architectures = 10
 max_turns = 20
 
 [score]
@@ -61,8 +63,14 @@ def test_a_run_that_prunes_ends_with_one_network(tmp_path, command):
     said = command("run", recipe, "--out", folder).stdout
     pruned = folder / "pruned"
     assert "units are gone" in said and f"written to {pruned}" in said
+    assert "cpu-b4: 10 sub-networks of" in said and "for latency@cpu-b4 <= 75%:" in said
+    prices = json.loads((folder / "prices.json").read_text())
+    assert prices["n"] == 10 and prices["device"]["batch_size"] == 4 and prices["error"] < 0.2
     card = json.loads((pruned / "card.json").read_text())
-    assert 0.3 < card["macs_share"] <= 0.5 and set(card["accuracy"]) == {"validation", "test"}
+    of_target = card["devices"]["cpu-b4"]
+    assert card["target_kept"] == (of_target["seconds"] <= 0.75 * of_target["whole_seconds"])
+    assert of_target["seconds"] < 0.95 * of_target["whole_seconds"]
+    assert 0.2 < card["macs_share"] < 0.9 and set(card["accuracy"]) == {"validation", "test"}
     network = load_subnet(pruned)
     for name, n in (("cpu-b1", 1), ("cpu-b4", 4)):
         measured = card["devices"][name]
@@ -85,9 +93,12 @@ def test_what_cannot_be_pruned_is_refused_before_the_training(tmp_path, command)
     for i, (old, new, why) in enumerate(
         (
             ('family = "traced"\n', "", "family = 'traced'"),
-            ("target = 0.5", "target = 0.01", "cannot be reached"),
-            ("target = 0.5", "target = 1.5", "not between 0 and 1"),
+            ('target = "latency@cpu-b4 <= 75%"', "target = 0.01", "cannot be reached"),
+            ('target = "latency@cpu-b4 <= 75%"', "target = 1.5", "not between 0 and 1"),
             ("periods = 4", "begin = 0.9", "begin must be below end"),
+            ('target = "latency@cpu-b4 <= 75%"', 'target = "latency@phone <= 1ms"', "there are cpu-b1, cpu-b4"),
+            ('target = "latency@cpu-b4 <= 75%"', 'target = "fast"', "is no target; write such as 'macs <= 60%'"),
+            ('target = "latency@cpu-b4 <= 75%"', 'target = "units <= 30"', "units are counted as a share"),
         )
     ):
         text = RECIPE.replace("begin = 0.1\n", "") if "begin = 0.9" in new else RECIPE

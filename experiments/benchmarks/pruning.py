@@ -21,10 +21,11 @@ from torch import Tensor, nn
 
 from supernet import elastic
 from supernet.pruning.consensus import ConsensusGates
+from supernet.pruning.costs import share_of_macs
 from supernet.pruning.dhspg import Dhspg
 from supernet.pruning.hesso import Hesso
 from supernet.pruning.plan import Plan, Pruner
-from supernet.pruning.units import Units, share_of_macs
+from supernet.pruning.units import Units
 from supernet.scoring.calibration import recalibrate
 
 _TRAIN, _TEST, _BATCH, _EPOCHS = slice(0, 900), slice(1200, None), 64, 30

@@ -32,6 +32,7 @@ from experiments.settings.training import (
     FineTuningSettings,
     NoTrainingSettings,
     OptimisationSettings,
+    PruningSettings,
     TrainingSettings,
 )
 
@@ -89,6 +90,7 @@ class Recipe(Section):
             self.search.objectives, self.search.constraints, [device.name for device in self.devices], self.kinds
         )
         self._check_task()
+        self._check_pruning()
         n_train = self.data.train_images or (DIGITS_IMAGES["train"] if self.data.source == "digits" else None)
         if n_train is not None and self.score.calibration_images > n_train:
             raise ValueError(
@@ -119,6 +121,13 @@ class Recipe(Section):
                     "train: set baselines.epochs, or remove timm_models"
                 )
         return self
+
+    def _check_pruning(self) -> None:
+        """A latency is that of a device that there is."""
+        if isinstance(self.training, PruningSettings):
+            name, known = self.training.aim.device, [device.name for device in self.devices]
+            if name is not None and name not in known:
+                raise ValueError(f"training.target names the device {name!r}; there are {', '.join(known)}")
 
     def _check_task(self) -> None:
         """Whatever only means something for classes is refused for other tasks, and never dropped."""

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from typing import Literal, Self
 
 from pydantic import model_validator
 
 from experiments.settings.sampling import ANY, ImitationSettings, PathwaysSettings, RelationSettings, SamplingSettings
 from experiments.settings.sections import Below1, NotNegative, Section, default
-from supernet.pruning.spec import Pruning
+from experiments.settings.target import Target, read_target
+from supernet.pruning.spec import Pruning, Rule
 from supernet.space import SearchSpace, Stage
 from supernet.space.roles import ROLES, Role
 from supernet.training.draws import CountsMacs
@@ -282,18 +282,21 @@ class PruningSettings(TrainedSettings):
     """One small network in one training: units of the largest are driven to zero and cut out; nothing is searched.
 
     The network is taken by its dependency graph; the run ends with its bundle (HESSO, Chen et al. 2024; DHSPG, 2023).
+    A latency is predicted from measurements of the device, which is measured before the training.
     """
 
     method: Literal["pruning"]
     """The name of this method."""
     schedule: ScheduleSettings
     """Of the training."""
-    target: float
-    """Share of the multiply-accumulates, or of the units, that is left."""
-    of: Literal["macs", "units"] = Pruning.of
-    """What the target is a share of."""
-    by: Literal["hesso", "dhspg"] = Pruning.by
-    """The rule: units shrink in portions and in a straight line, or are pulled and projected all at once."""
+    target: float | str
+    """What is left at most: a share, or a limit such as 'macs <= 60%', 'parameters <= 300k', 'units <= 50%',
+    'latency@cpu-b1 <= 0.05ms' or 'latency@cpu-b1 <= 60%'."""
+    of: Literal["macs", "parameters", "units"] = "macs"
+    """What a target without a name is a share of."""
+    by: Rule = Pruning.by
+    """The rule: units shrink in portions (hesso), and after trials (hesso_cric), or are pulled and projected (dhspg),
+    whole operators so (h2spg); gates learn what is needed (consensus); widths and depths are learned (tas)."""
     begin: float = Pruning.begin
     """Share of the steps before the first unit shrinks."""
     end: float = Pruning.end
@@ -301,7 +304,7 @@ class PruningSettings(TrainedSettings):
     periods: int = Pruning.periods
     """Portions, for by = 'hesso'."""
     importance: str = Pruning.importance
-    """What is kept: l1, l2, norm_scale, cosine, taylor1, taylor2 or their blend."""
+    """What is kept, but for gates and tas: l1, l2, norm_scale, cosine, taylor1, taylor2 or their blend."""
     outer: bool = Pruning.outer
     """Whether channels between blocks go, too."""
     clip: float | None = default(pruning, "clip")
@@ -314,8 +317,22 @@ class PruningSettings(TrainedSettings):
     @property
     def how(self) -> Pruning:
         """The settings of the pruner."""
-        names = [field.name for field in fields(Pruning)]
-        return Pruning(**{name: getattr(self, name) for name in names})
+        names = ("by", "begin", "end", "periods", "importance", "outer")
+        aim = self.aim
+        return Pruning(aim.value, of=aim.of, absolute=aim.absolute, **{name: getattr(self, name) for name in names})
+
+    @property
+    def aim(self) -> Target:
+        """What is to be left.
+
+        Raises:
+            ValueError: it cannot be read.
+        """
+        if isinstance(self.target, str):
+            if "of" in self.model_fields_set:
+                raise ValueError(f"target {self.target!r} says what it is about; remove `of`")
+            return read_target(self.target)
+        return Target(self.of, self.target)
 
     def phases(
         self, space: SearchSpace, roles: Mapping[str, Role] = ROLES, imitation: Imitation | None = None

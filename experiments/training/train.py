@@ -20,6 +20,7 @@ from experiments.settings.training import NoTrainingSettings
 from experiments.training.beginning import check_beginning, timm_model
 from experiments.training.logs import training_log
 from experiments.training.phases import alone_phases, training_phases
+from experiments.training.pricing import priced
 from experiments.training.validation import Validation, validated_archs
 from experiments.training.watching import Shown
 from supernet.files import replacing
@@ -62,7 +63,7 @@ def train_supernet(run: RunFolder, report: Reporter, world: World) -> None:
             _write_weights(supernet, run.weights)
         world.barrier()
         return
-    phases = training_phases(run.recipe, supernet)
+    phases = priced(run, training_phases(run.recipe, supernet), report, world)
     validate = Validation(
         validated_archs(supernet), run.data, score.calibration_images, score.batch_size, world, run.task
     )

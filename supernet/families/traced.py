@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -179,13 +179,13 @@ class TracedSupernet(TimmSupernet[Any]):
 
     # -- putting a sub-network together -------------------------------------------------------------------------------
 
-    def cut(self, kept: Sequence[int]) -> Any:
-        """The network with the first `kept` units of every group and all its blocks, of views of the weights."""
-        return self._plan.assemble(self._template[0], kept, {}, False, root=self)
+    def cut(self, kept: Sequence[int], gone: Collection[str] = ()) -> Any:
+        """The network with the first `kept` units of every group and without the modules `gone`, of views."""
+        return self._plan.assemble(self._template[0], kept, {}, False, root=self, gone=gone)
 
-    def without(self, kept: Sequence[int]) -> Any:
+    def without(self, kept: Sequence[int], gone: Collection[str] = ()) -> Any:
         """The same with weights of its own, whatever the space has to choose; in the mode that the supernet is in."""
-        model = self._plan.assemble(self._template[0], kept, {}, True, root=self)
+        model = self._plan.assemble(self._template[0], kept, {}, True, root=self, gone=gone)
         model.training = self.training
         return model
 
@@ -200,6 +200,17 @@ class TracedSupernet(TimmSupernet[Any]):
     # -- counting -----------------------------------------------------------------------------------------------------
 
     def _parts(self) -> list[Part]:
+        return [
+            self._part(f"{members[0][0].module or 'network'}", members, genes, stage, block)
+            for ((stage, block), genes), members in self._members().items()
+        ]
+
+    def part_terms(self) -> list[list[Term]]:
+        """What every part of the cost table is made of, at the network's own resolution."""
+        return [[terms[-1] for terms in members] for members in self._members().values()]
+
+    def _members(self) -> dict[Any, list[list[Term]]]:
+        """Terms, one per resolution, by the part that they belong to: its place and the genes that it depends on."""
         columns = {gene.label: i for i, gene in enumerate(self.space.genes)}
         turned = {g.index: columns[d.label] for d in self.dials if d.label in columns for g in d.groups}
         places = {f"{path}.": (s, b) for s, run in enumerate(self.runs) for b, path in enumerate(run.paths)}
@@ -215,10 +226,7 @@ class TracedSupernet(TimmSupernet[Any]):
             for members in split:
                 genes = tuple(sorted({turned[g] for g in members[0].groups if g in turned}))
                 together[place, genes].append(list(members))
-        return [
-            self._part(f"{members[0][0].module or 'network'}", members, genes, stage, block)
-            for ((stage, block), genes), members in together.items()
-        ]
+        return together
 
     def _graph_at(self, resolution: int) -> DependencyGraph:
         if resolution == self._resolution:

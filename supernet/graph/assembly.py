@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from types import MethodType
 from typing import Any, cast
 
@@ -85,6 +85,7 @@ class Assembler:
         depths: Mapping[Run, int],
         copy: bool,
         root: nn.Module | None = None,
+        gone: Collection[str] = (),
     ) -> Any:
         """The network with the first `kept` units of each group and that many blocks of each row.
 
@@ -92,8 +93,9 @@ class Assembler:
             model: the largest network.
             copy: with weights of its own; otherwise its tensors are views, and what is whole is shared.
             root: whose own tensors are used in place of those of `model` itself.
+            gone: names of modules that are left out of what contains them.
         """
-        return _Assembly(self, kept, depths, copy).build(model, "", root)
+        return _Assembly(self, kept, depths, copy, gone).build(model, "", root)
 
     def cut(self, tensor: Tensor, name: str, kept: Sequence[int]) -> Tensor:
         """What is left of a parameter; a view where the units that stay lie side by side."""
@@ -114,8 +116,12 @@ class Assembler:
 
 
 class _Assembly:
-    def __init__(self, plan: Assembler, kept: Sequence[int], depths: Mapping[Run, int], copy: bool) -> None:
+    def __init__(
+        self, plan: Assembler, kept: Sequence[int], depths: Mapping[Run, int], copy: bool, gone: Collection[str]
+    ) -> None:
         self.plan, self.kept, self.depths, self.copy = plan, kept, depths, copy
+        self.gone = frozenset(gone)
+        self.touched = {name[:i] for name in gone for i in _dots(name)} | ({""} if gone else set())
         self.modules: dict[int, nn.Module] = {}
         self.tensors: dict[int, Tensor] = {}
 
@@ -123,7 +129,7 @@ class _Assembly:
         known = self.modules.get(id(module))
         if known is not None:
             return known
-        if not self.copy and path not in self.plan._touched:
+        if not self.copy and path not in self.plan._touched and path not in self.touched:
             return module
         bare = self.modules[id(module)] = bare_copy(module, self.copy)
         prefix = f"{path}." if path else ""
@@ -150,7 +156,7 @@ class _Assembly:
         return bare
 
     def _is_gone(self, path: str, name: str) -> bool:
-        return any(
+        return (f"{path}.{name}" if path else name) in self.gone or any(
             name in run.names and run.names.index(name) >= self.depths.get(run, len(run.names))
             for run in self.plan._runs.get(path, ())
         )

@@ -83,6 +83,7 @@ class DependencyGraph:
         runs: residual blocks in a row, of which the last ones can be left out.
         readers: the axis along which a layer's weight reads its input, by the weight's name.
         steps: what the network did when it was watched, in order.
+        last_steps: the steps that made what it puts out.
     """
 
     groups: tuple[Group, ...]
@@ -92,6 +93,7 @@ class DependencyGraph:
     steps: tuple[Step, ...] = field(repr=False)
     inputs: tuple[Any, ...] = field(repr=False)
     device: str
+    last_steps: tuple[int, ...] = field(repr=False)
     _group_of: NDArray[np.int64] = field(repr=False)
 
     @classmethod
@@ -114,6 +116,7 @@ class DependencyGraph:
             network = (on_meta(module) if device == "meta" else copy.deepcopy(module)).eval()
             tracer = Tracer(network)
             given = moved(inputs, device)
+            tracer.begin(given)
             try:
                 with torch.no_grad(), plain_attention(), watched(network, tracer.enter, tracer.leave), tracer:
                     outputs = network(*given)
@@ -169,7 +172,7 @@ class DependencyGraph:
         runs = runs_of(network, tracer)
         # Labels are roots from here on.
         readers = _readers(tracer)
-        return cls(tuple(groups), reasons, runs, readers, tuple(tracer.steps), inputs, device, group_of)
+        return cls(tuple(groups), reasons, runs, readers, tuple(tracer.steps), inputs, device, tracer.ends, group_of)
 
     @property
     def batch(self) -> int:

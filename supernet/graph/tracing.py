@@ -41,6 +41,7 @@ class Step:
     base: Labelled | None = None  # what is put out, where it is not said
     weights: tuple[str, ...] = ()
     by_value: bool = False  # how much is put out depends on values
+    sources: tuple[int, ...] = ()  # the steps that made what it reads; -1 for the network's inputs
 
 
 @dataclass
@@ -68,6 +69,8 @@ class Tracer(TorchDispatchMode):
         self.writers: list[Labels] = []
         self._known: Any = WeakTensorKeyDictionary()
         self._names: Any = WeakTensorKeyDictionary()
+        self._made: Any = WeakTensorKeyDictionary()
+        self.ends: tuple[int, ...] = ()
         self._inside: list[str] = [""]
         self._open: list[Call | None] = []
         self._step = Step("", "")
@@ -140,9 +143,18 @@ class Tracer(TorchDispatchMode):
         self._step.by_value = func._schema.name.split("::")[1] in _BY_VALUE or any(
             t.dtype == torch.bool for t in tensors_in(args[1:2]) if func._schema.name == "aten::index"
         )
+        made = (self._made.get(a) for a in tensors_in([args, kwargs]))
+        self._step.sources = tuple(sorted({number for number in made if number is not None}))
         apply_rule(self, func, args, kwargs, out)
+        for tensor in tensors_in(out):
+            self._made[tensor] = len(self.steps)
         self.steps.append(self._step)
         return out
+
+    def begin(self, inputs: Any) -> None:
+        """These are what the network gets."""
+        for tensor in tensors_in(inputs):
+            self._made[tensor] = -1
 
     def enter(self, name: str, inputs: tuple[Any, ...]) -> None:
         """A module begins to run."""
@@ -165,6 +177,7 @@ class Tracer(TorchDispatchMode):
 
     def finish(self, outputs: Any) -> None:
         """What touches the output is fixed, and what is a rectangle stays one."""
+        self.ends = tuple(self._made.get(tensor, -1) for tensor in tensors_in(outputs))
         for tensor in tensors_in(outputs):
             self.fix(self.labelled(tensor), "touches the output")
         for name, labelled in self.parameters.items():

@@ -7,13 +7,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
-from supernet.pruning.units import Cost, Units
+from supernet.pruning.costs import Cost
+from supernet.pruning.places import Place, places_of
+from supernet.pruning.plan import Plan, Pruner
+from supernet.pruning.units import Units
 
-__all__ = ["ConsensusGates"]
+__all__ = ["Consensus", "ConsensusGates"]
 
 _OPEN = 2.0  # of the logits at first
 _DECIDED = 0.05
+_RATE = 0.03  # of the gates' own optimiser
 
 
 class ConsensusGates(nn.Module):
@@ -27,7 +32,7 @@ class ConsensusGates(nn.Module):
     gradients are small (Adam with a rate of 0.03), and add ``gates.penalty(step / n_steps)`` to the loss of every step.
 
     Args:
-        units: of the network that is trained; its sets are gated whose units are single channels of some layer.
+        units: of the network that is trained; its sets are gated whose units a layer writes.
         target: share of the cost that is to be left.
         cost: of a network that keeps so many units of every group; default the share of units that are open.
         polarising: weight of the push to 0 or 1, reached in a straight line over the first half.
@@ -49,17 +54,15 @@ class ConsensusGates(nn.Module):
         self._hooks: list[Any] = []
         self._open: dict[int, Tensor] = {}
         layers: dict[str, nn.Linear] = {}
-        for number, one in enumerate(units.sets):
-            place = self._place(number, modules)
-            if place is None:
-                continue
-            path, axis, order = place
-            gate = layers[str(number)] = nn.Linear(one.n, one.n)
+        for number, places in places_of(units).items():
+            n = units.sets[number].n
+            gate = layers[str(number)] = nn.Linear(n, n)
             nn.init.zeros_(gate.weight)
             nn.init.constant_(gate.bias, _OPEN)
-            self._hooks.append(modules[path].register_forward_hook(self._gating(number, axis, order)))
+            for i, place in enumerate(places):
+                self._hooks.append(modules[place.path].register_forward_hook(self._gating(number, place, first=not i)))
         if not layers:
-            raise ValueError("no units of this network can be gated: none is a single channel of one layer")
+            raise ValueError("no units of this network can be gated: no linear layer or convolution writes them")
         self.gates = nn.ModuleDict(layers)
         self.register_buffer("means", torch.ones(units.n))
         self.register_buffer("gated", torch.zeros(units.n, dtype=torch.bool))
@@ -103,6 +106,11 @@ class ConsensusGates(nn.Module):
             gone[place] = gone[place].index_fill(0, best, False)
         return gone
 
+    @property
+    def means_of_units(self) -> Tensor:
+        """(n,) how many of the last images each unit was open for; 1 without a gate."""
+        return self._means.cpu()
+
     def remove(self) -> None:
         """The network runs without gates from now on."""
         for hook in self._hooks:
@@ -123,42 +131,22 @@ class ConsensusGates(nn.Module):
         assert gated is not None
         return gated
 
-    def _place(self, number: int, modules: Mapping[str, nn.Module]) -> tuple[str, int, Tensor] | None:
-        """The last module that writes the units of a set, the axis of its output and the channel of each unit."""
-        for group in self.units.sets[number].groups:
-            found = None
-            for (name, axis), where in group.spots.items():
-                path, _, leaf = name.rpartition(".")
-                single = where.shape[1] == 1 and axis == 0 and leaf == "weight"
-                if not single or self.units.supernet.graph.readers.get(name) == axis:
-                    continue
-                module = modules[path]
-                norm = isinstance(module, nn.modules.batchnorm._BatchNorm)
-                if (isinstance(module, nn.Conv2d | nn.Linear) and found is None) or norm:
-                    found = path, -1 if isinstance(module, nn.Linear) else 1, torch.from_numpy(where[:, 0])
-            if found is not None:
-                return found
-        return None
-
-    def _gating(self, number: int, axis: int, channels: Tensor) -> Any:
+    def _gating(self, number: int, place: Place, first: bool) -> Any:
+        """A hook; the first place of a set decides, the others follow."""
         one = self.units.sets[number]
 
         def gate(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            axis_ = axis % output.ndim
-            others = [a for a in range(1, output.ndim) if a != axis_]
-            pooled = output.mean(dim=others) if others else output
-            logits = self.gates[str(number)](pooled[:, channels])
-            soft = logits.sigmoid()
-            hard = (soft > 0.5).to(soft.dtype) + soft - soft.detach()
-            self._open[number] = hard
-            if self.training:
-                with torch.no_grad():
-                    self._means[one.first : one.first + one.n].lerp_((soft > 0.5).float().mean(dim=0), 0.1)
-            factors = torch.ones(output.shape[0], output.shape[axis_], dtype=output.dtype, device=output.device)
-            factors = factors.index_copy(1, channels, hard)
-            return output * factors.view(
-                [output.shape[0] if a == 0 else -1 if a == axis_ else 1 for a in range(output.ndim)]
-            )
+            values = place.take(output)  # (n_units, n_positions, n_images, ...)
+            if first:
+                pooled = values.flatten(3).mean(dim=3).mean(dim=1) if values.ndim > 3 else values.mean(dim=1)
+                logits = self.gates[str(number)](pooled.transpose(0, 1))
+                soft = logits.sigmoid()
+                self._open[number] = (soft > 0.5).to(soft.dtype) + soft - soft.detach()
+                if self.training and module.training:
+                    with torch.no_grad():
+                        self._means[one.first : one.first + one.n].lerp_((soft > 0.5).float().mean(dim=0), 0.1)
+            hard = self._open[number].transpose(0, 1)
+            return place.put(output, values * hard.view(one.n, 1, -1, *[1] * (values.ndim - 3)))
 
         return gate
 
@@ -167,7 +155,7 @@ class ConsensusGates(nn.Module):
         parts = []
         for number, one in enumerate(self.units.sets):
             gates = self._open.get(number)
-            parts.append(torch.ones(one.n) if gates is None else gates.mean(dim=0))
+            parts.append(self._means.new_ones(one.n) if gates is None else gates.mean(dim=0))
         return torch.cat(parts)
 
     def _cost(self, means: Tensor) -> Tensor:
@@ -181,3 +169,64 @@ class ConsensusGates(nn.Module):
                 expected[group.index] = means[one.first : one.first + one.n].sum()
         found: Any = self.cost(expected)
         return found / whole
+
+
+class Consensus(Pruner):
+    """Gates over the steps of a plan, like any other rule: at its end what is mostly closed is zero.
+
+    The gates are gone then. Where the network then costs more than the target, what is least open goes, too.
+
+    Args:
+        units: of the network that is trained.
+        plan: from its first step on the gates are pushed, at its last they are decided; periods have no meaning here.
+    """
+
+    units: Units
+
+    def __init__(self, units: Units, plan: Plan) -> None:
+        super().__init__(units, plan)
+        nothing = torch.zeros(units.n, dtype=torch.bool)
+        whole = 1.0 if plan.cost is None else units.priced(plan.cost, nothing)
+        device = next(units.supernet.parameters()).device
+        self.gates = ConsensusGates(units, plan.target / whole, plan.cost).to(device)
+        self._opening = torch.optim.Adam(self.gates.parameters(), lr=_RATE)
+
+    @property
+    def _acts(self) -> bool:
+        return self.step < self.plan.end
+
+    def penalty(self) -> Tensor | None:
+        """See `Pruner`."""
+        since = (self.step - self.plan.start) / (self.plan.end - self.plan.start)
+        return self.gates.penalty(since) if 0 <= since < 1 else None
+
+    def before(self) -> None:
+        if self._acts and self.step < self.plan.start:
+            self._opening.zero_grad()
+
+    def after(self, optimizer: Optimizer) -> None:
+        if not self._acts:
+            return
+        self._opening.step()
+        self._opening.zero_grad()
+        if self.step == self.plan.end - 1:
+            means = self.gates.means_of_units
+            self.gone = self.plan.choose(self.units, means, self.gates.gone.cpu(), 1.0)
+            self.remove()
+
+    def remove(self) -> None:
+        """See `Pruner`."""
+        self.gates.remove()
+
+    def state_dict(self) -> dict[str, Any]:
+        """See `Pruner`."""
+        own = {"gates": self.gates.state_dict(), "opening": self._opening.state_dict()}
+        return {**super().state_dict(), **own}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """See `Pruner`."""
+        super().load_state_dict(state)
+        self.gates.load_state_dict(state["gates"])
+        self._opening.load_state_dict(state["opening"])
+        if not self._acts:
+            self.remove()

@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from supernet.pruning.plan import Plan, Pruner
-from supernet.pruning.units import Units
+from supernet.pruning.removable import Removable
 
 __all__ = ["Dhspg"]
 
@@ -31,7 +31,7 @@ class Dhspg(Pruner):
 
     def __init__(
         self,
-        units: Units,
+        units: Removable,
         plan: Plan,
         importance: str = "blended",
         pull: float = 1e-3,

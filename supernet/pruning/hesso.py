@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from supernet.pruning.plan import Plan, Pruner
-from supernet.pruning.units import Units
+from supernet.pruning.removable import Removable
 
 __all__ = ["Hesso"]
 
@@ -28,7 +28,7 @@ class Hesso(Pruner):
         importance: of the registry; "blended" is the published one.
     """
 
-    def __init__(self, units: Units, plan: Plan, importance: str = "blended") -> None:
+    def __init__(self, units: Removable, plan: Plan, importance: str = "blended") -> None:
         super().__init__(units, plan)
         self.importance = importance
         self._weights: dict[str, Tensor] = {}

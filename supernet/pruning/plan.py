@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from supernet.pruning.units import Cost, Units
+from supernet.pruning.costs import Cost
+from supernet.pruning.removable import Removable
 
 __all__ = ["Plan", "Pruner"]
 
@@ -21,11 +22,11 @@ class Plan:
     """How much goes, and in which steps.
 
     Attributes:
-        target: what is left in the end: the share of the units, or with a `cost` its value, at most.
+        target: what is left in the end: the share of the units (or operators), or with a `cost` its value, at most.
         start: the first step in which something happens.
         steps: in how many steps all of it goes.
         periods: in how many portions.
-        cost: of a network that keeps so many units of every group, such as `share_of_macs` or a predicted latency.
+        cost: what is to be saved, such as `share_of_macs` or a latency (`Prices.of`).
 
     Raises:
         ValueError: a target that leaves nothing or takes nothing, or portions that have no step.
@@ -57,7 +58,7 @@ class Plan:
         """The first step in which nothing is left to do."""
         return self.start + self.duration * self.periods
 
-    def choose(self, units: Units, scores: Tensor, gone: Tensor, share: float) -> Tensor:
+    def choose(self, units: Removable, scores: Tensor, gone: Tensor, share: float) -> Tensor:
         """(n,) of the units that are gone once this share of all that has to go is, the least important ones first.
 
         Raises:
@@ -70,10 +71,10 @@ class Plan:
             enough = int(found.sum()) >= wanted - 1e-9
         else:
             cost = self.cost
-            whole = cost(units.kept(torch.zeros(units.n, dtype=torch.bool)))
+            whole = units.priced(cost, torch.zeros(units.n, dtype=torch.bool))
             limit = whole - share * (whole - self.target)
-            found = units.least(scores, gone, lambda so_far: (cost(units.kept(so_far)) - limit) / whole)
-            left, what = cost(units.kept(found)), f"{self.target:g}"
+            found = units.least(scores, gone, lambda so_far: (units.priced(cost, so_far) - limit) / whole)
+            left, what = units.priced(cost, found), f"{self.target:g}"
             enough = left <= limit
         if not enough:
             raise ValueError(
@@ -84,14 +85,17 @@ class Plan:
 
 
 class Pruner(ABC):
-    """Something that happens around the steps of an optimiser, to some units.
+    """Something that happens around the steps of an optimiser, to units or operators.
 
     ``pruner.attach(optimizer)`` and any training loop does it: `before` is called before and `after` after each step.
+    A loop adds `penalty` to its loss, and sets `loss` to what the loss was, before it takes a step; rules that need
+    neither do without.
 
     Attributes:
         units: of the network that is trained.
         plan: how much goes and when.
         step: steps done.
+        loss: of the step that is being done.
         marked: (n,) bool, units that are on their way.
         gone: (n,) bool, units that are zero for ever.
     """
@@ -99,9 +103,10 @@ class Pruner(ABC):
     marked: Tensor
     gone: Tensor
 
-    def __init__(self, units: Units, plan: Plan) -> None:
+    def __init__(self, units: Removable, plan: Plan) -> None:
         self.units, self.plan = units, plan
         self.step = 0
+        self.loss: float | None = None
         self.marked = torch.zeros(units.n, dtype=torch.bool)
         self.gone = torch.zeros(units.n, dtype=torch.bool)
         plan.choose(units, torch.zeros(units.n), self.gone, 1.0)  # refuses now what cannot be reached
@@ -116,9 +121,23 @@ class Pruner(ABC):
             self.after(optimizer)
             self.keep_zero(optimizer)
             self.step += 1
+            self.loss = None
 
         optimizer.register_step_pre_hook(before)
         optimizer.register_step_post_hook(after)
+
+    def penalty(self) -> Tensor | None:
+        """What is added to the loss of the present step, after the network has run; None: nothing."""
+        return None
+
+    @property
+    def settled(self) -> bool:
+        """Whether the network can be judged as it is now, or something is being tried out in it."""
+        return True
+
+    def remove(self) -> None:
+        """The network runs as it is from now on: what watches or changes its values is taken away."""
+        return
 
     @abstractmethod
     def before(self) -> None:
@@ -147,7 +166,12 @@ class Pruner(ABC):
     @property
     def done(self) -> bool:
         """Whether all that should go is gone."""
-        return self.step >= self.plan.end
+        return self.step >= self.end
+
+    @property
+    def end(self) -> int:
+        """The first step in which nothing is left to do."""
+        return self.plan.end
 
     def network(self) -> Any:
         """The small network as an ordinary module; see `Units.without`.
@@ -156,7 +180,8 @@ class Pruner(ABC):
             ValueError: it is too early.
         """
         if not self.done:
-            raise ValueError(f"{self.step} of {self.plan.end} steps are done: nothing can be cut out before the last")
+            raise ValueError(f"{self.step} of {self.end} steps are done: nothing can be cut out before the last")
+        self.remove()
         return self.units.without(self.gone)
 
     def state_dict(self) -> dict[str, Any]:

@@ -160,7 +160,7 @@ class Loop:
         world.spread(list(self.module.buffers()))  # every process has tracked statistics of its own images
         validation: dict[str, float] = {}
         is_due = (self.epoch + 1) % trainer.validate_every == 0 or self.epoch + 1 == self.ends[-1]
-        if validate is not None and is_due:
+        if validate is not None and is_due and (self.pruner is None or self.pruner.settled):
             self._save()  # a validation may take longer than a process has that was asked to stop
             averaged = trainer.supernet if self.average is None else cast(Supernet, self.average.module)
             validation = world.merge(validate(averaged))
@@ -198,6 +198,12 @@ class Loop:
         """What drives units to zero in a phase, attached to its optimiser."""
         if phase.pruning is None:
             return None
+        whole = self.world.size == self.trainer.engine.accumulation == 1
+        if phase.pruning.by in ("consensus", "tas") and not whole:
+            raise ValueError(
+                f"pruning by {phase.pruning.by!r} learns beside the weights, on one process and whole batches: train "
+                "so, without engine.accumulation, or take by = 'hesso'"
+            )
         pruner = phase.pruning.start(self.trainer.supernet, phase.schedule.epochs * self.steps_per_epoch)
         assert self.optimisation is not None
         self.optimisation.attach(pruner)
@@ -292,6 +298,8 @@ class Loop:
         self.step, self.epoch, self.best, self.rollbacks = state["step"], state["epoch"], state["best"], rollbacks
         self.module.load_state_dict(state["model"])
         self.losses, self.sampler_state = Means(*state["losses"]), state["sampler"]
+        if self.pruner is not None:
+            self.pruner.remove()
         self.average = self.teacher = self.optimisation = self.pruner = None
         if state["average"] is not None:
             self.average = self._new_average()

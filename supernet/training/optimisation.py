@@ -45,6 +45,7 @@ class Optimisation:
     ) -> None:
         schedule = phase.schedule
         self._module, self._clip = module, phase.clip
+        self._pruner: Pruner | None = None
         # One pass over weights that do not fit the caches: 2.3× faster on a CPU. LAMB is timm's own and has none.
         options: dict[str, Any] = {} if optimizer == "lamb" else {"fused": True}
         self._optimizer = create_optimizer_v2(
@@ -79,6 +80,7 @@ class Optimisation:
 
     def attach(self, pruner: Pruner) -> None:
         """From now on every update is a step of this pruner."""
+        self._pruner = pruner
         pruner.attach(self._optimizer)
 
     def set_rate(self, step_of_phase: int) -> None:
@@ -86,11 +88,14 @@ class Optimisation:
         self._scheduler.step_update(step_of_phase)
 
     def backward(self, loss: Tensor) -> None:
-        """Add the gradients of a loss."""
-        self._scaler.scale(loss).backward()
+        """Add the gradients of a loss, and of what a pruner adds to it."""
+        penalty = None if self._pruner is None else self._pruner.penalty()
+        self._scaler.scale(loss if penalty is None else loss + penalty).backward()
 
-    def update(self) -> None:
+    def update(self, loss: float | None = None) -> None:
         """Clip, change the weights by the gradients, and remove these.
+
+        A pruner is told the loss of the step.
 
         Parameters without gradient, of blocks that no sub-network of the step ran, stay as they are: they are neither
         decayed nor moved by their momentum. Where a scaled gradient has overflown, nothing changes but the scale.
@@ -98,6 +103,8 @@ class Optimisation:
         if self._clip is not None:
             self._scaler.unscale_(self._optimizer)
             nn.utils.clip_grad_value_(self._module.parameters(), self._clip)
+        if self._pruner is not None:
+            self._pruner.loss = loss
         self._scaler.step(self._optimizer)
         self._scaler.update()
         self._optimizer.zero_grad(set_to_none=True)

@@ -150,7 +150,7 @@ class Stepper:
         n_bytes = average_gradients(world, self.module)
         if world.size > 1:
             communication += self._now(timed) - before_talking
-        optimisation.update()
+        optimisation.update(values[0])
         means = Means()
         for arch, loss in zip(archs, values, strict=True):
             means.put(_kind(arch, space), loss)
