@@ -349,17 +349,32 @@ def _verified(
 @app.command()
 def export(
     run: RunPath,
-    arch: Annotated[str, typer.Option("--arch", help="Id of the sub-network, or how it begins.")],
     out: Annotated[Path, typer.Option("--out", help="The new folder of the bundle.")],
+    arch: Annotated[str | None, typer.Option("--arch", help="Id of the sub-network, or how it begins.")] = None,
+    archs: Annotated[
+        str | None, typer.Option("--archs", help="Ids of several, A,B,C: levels that share their weights.")
+    ] = None,
+    levels: Annotated[
+        int | None, typer.Option("--levels", min=2, help="So many levels, each of which contains the one before.")
+    ] = None,
     device: DeviceName = None,
     batch: Batch = None,
 ) -> None:
-    """Write a sub-network as ONNX and safetensors, with the latency measured on the finished file."""
+    """Write a sub-network as ONNX and safetensors, with the latency measured on the finished file; or several in one
+    folder, to be switched while they run."""
+    if sum(given is not None for given in (arch, archs, levels)) != 1:
+        raise ValueError("give one of --arch A, --archs A,B,C and --levels N")
     any_batch = _any_batch(batch)
+    if any_batch and arch is None:
+        raise ValueError("--batch any is for --arch: levels have the batch size of the device")
     folder, report = _open(run)
     from experiments import pipeline
-    from experiments.commands.tables import print_card
+    from experiments.commands.tables import print_card, print_levels
 
+    if arch is None:
+        keys = [key.strip() for key in (archs or "").split(",")]
+        print_levels(pipeline.export_levels(folder, keys, levels, device, out, report), out)
+        return
     print_card(pipeline.export(folder, arch, device, out, report, any_batch), out)
 
 

@@ -14,11 +14,11 @@ from google.protobuf.message import EncodeError
 from onnx import helper
 from torch import nn
 
-from hardware.onnx.graph import EXPORTED_OPSET, INPUT, OUTPUT
-from hardware.onnx.recorder import UnsupportedError, record
+from hardware.onnx.graph import EXPORTED_OPSET, INPUT, OUTPUT, Factors
+from hardware.onnx.recorder import UnsupportedError, record_with_factors
 from supernet.scoring.evaluating import evaluating
 
-__all__ = ["ParityError", "export_onnx", "onnx_parity"]
+__all__ = ["ParityError", "export_onnx", "export_with_factors", "onnx_parity"]
 
 
 class ParityError(ValueError):
@@ -35,11 +35,20 @@ def export_onnx(module: nn.Module, input_shape: Sequence[int]) -> bytes:
     Raises:
         ValueError: the network calls an operator that ONNX has no word for.
     """
+    return export_with_factors(module, input_shape)[0]
+
+
+def export_with_factors(module: nn.Module, input_shape: Sequence[int]) -> tuple[bytes, Factors]:
+    """The same, and what weights are the products of, as far as it is known.
+
+    Raises:
+        ValueError: as in `export_onnx`.
+    """
     with evaluating(module), torch.no_grad():
         try:
-            return record(module, input_shape)
+            return record_with_factors(module, input_shape)
         except UnsupportedError:
-            return _exported_by_torch(module, input_shape)
+            return _exported_by_torch(module, input_shape), {}
 
 
 def onnx_parity(model: bytes, module: nn.Module, input_shape: Sequence[int], tolerance: float = 1e-4) -> float:
