@@ -385,6 +385,30 @@ def _any_batch(batch: str | None) -> bool:
 
 
 @app.command()
+def cascade(
+    run: RunPath,
+    device: DeviceName = None,
+    latency: Annotated[
+        str | None, typer.Option(help="The expected latency of the one to take, at most, such as 0.04ms.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="With --latency: the new folder of that one, as levels.")
+    ] = None,
+) -> None:
+    """Two networks of a front, of which the second answers where the first is not sure; beside the front, on test."""
+    from experiments.budgets import parse_seconds
+
+    budget = None if latency is None else parse_seconds(latency)
+    if out is not None and budget is None:
+        raise ValueError("--out needs --latency, which says which cascade to write")
+    folder, report = _open(run)
+    from experiments import pipeline
+    from experiments.commands.tables import print_cascades
+
+    print_cascades(pipeline.cascade(folder, device, budget, out, report))
+
+
+@app.command()
 def finetune(
     run: RunPath,
     arch: Annotated[str, typer.Option("--arch", help="Id of the sub-network, or how it begins.")],

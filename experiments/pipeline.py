@@ -15,6 +15,7 @@ from typing import Any
 from experiments import fitting
 from experiments.borrowing import Lenders, borrow
 from experiments.bundle import find_architecture, write_bundle
+from experiments.cascade import cascade_run
 from experiments.comparing import compare_run
 from experiments.goals import goals
 from experiments.known import Known
@@ -45,7 +46,7 @@ from supernet.files import write_json
 from supernet.training import World, join
 
 __all__ = [
-    "compare", "export", "export_levels", "finetune", "fit", "profile", "profile_again", "profile_blocks",
+    "cascade", "compare", "export", "export_levels", "finetune", "fit", "profile", "profile_again", "profile_blocks",
     "profile_campaign", "run", "score", "search", "train",
 ]  # fmt: skip
 
@@ -184,6 +185,14 @@ def export_levels(
     """Write several sub-networks as levels that share their weights: those named, or the `n` that go best together."""
     archs = [find_architecture(run, key) for key in keys] if n is None else chosen_levels(run, device, n)
     return write_levels(run, archs, device, out, report)
+
+
+def cascade(
+    run: RunFolder, device: str | None, budget: float | None, out: Path | None, report: Reporter
+) -> dict[str, Any]:
+    """Two networks of a front one after the other, beside the front: ``cascade.json``; the best within a budget as a
+    folder of levels."""
+    return cascade_run(run, device, report, budget, out)
 
 
 def finetune(

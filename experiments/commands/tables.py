@@ -22,7 +22,7 @@ from experiments.querying import kinds, objectives
 if TYPE_CHECKING:  # which would load torch
     from experiments.verifying import Evidence
 
-__all__ = ["next_commands", "print_answer", "print_card", "print_evidence", "print_levels"]
+__all__ = ["next_commands", "print_answer", "print_card", "print_cascades", "print_evidence", "print_levels"]
 
 
 def print_answer(
@@ -149,6 +149,36 @@ def print_levels(manifest: Mapping[str, Any], out: Path) -> None:
     console.print(f"{out}: {len(manifest['levels'])} levels, measured on {manifest['device']['name']}", soft_wrap=True)
     console.print(table)
     console.print(f"  {format_bytes(together)} together, files of their own {format_bytes(alone)}", soft_wrap=True)
+
+
+def print_cascades(found: Mapping[str, Any]) -> None:
+    """What `cascade.cascade_run` found."""
+    console = Console(highlight=False, markup=False, width=1000)
+    table = Table(box=None, pad_edge=False)
+    for name in ("network", "latency", "on test", "best cascade within it", "passed on", "expected", "on test"):
+        table.add_column(name, justify="left" if name.startswith(("network", "best")) else "right", no_wrap=True)
+    gains = []
+    for row in found["beside"]:
+        single, best = row["single"], row["cascade"]
+        cells = [single["id"], format_seconds(single["seconds"]), f"{single['test']:.2%}"]
+        if best is not None:
+            test = best["test"]
+            gains.append(test["accuracy"] - single["test"])
+            cells += [f"{best['small']} ({best['threshold']:.3f}) {best['large']}", f"{test['passed_on']:.1%}"]
+            cells += [format_seconds(test["seconds"]), f"{test['accuracy']:.2%}"]
+        table.add_row(*cells)
+    console.print(table)
+    if gains:
+        mean = 100 * sum(gains) / len(gains)
+        console.print(
+            f"within the same latency cascades are {mean:+.2f} points from single networks, over {len(gains)}"
+        )
+    if "best" in found:
+        best = found["best"]
+        console.print(
+            f"{best['small']}, and below {best['threshold']:.4g} {best['large']}: "
+            f"{format_seconds(best['test']['seconds'])} expected, {best['test']['accuracy']:.2%} on test"
+        )
 
 
 def next_commands(run: Path) -> str:
