@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ from supernet.architecture import Architecture
 from supernet.files import new_folder, write_json
 from supernet.subnet import save_subnet
 
-__all__ = ["find_architecture", "preprocessing_of", "write_bundle"]
+__all__ = ["find_architecture", "given_by", "measured", "preprocessing_of", "profiler_of", "write_bundle"]
 
 
 def find_architecture(run: RunFolder, key: str) -> Architecture:
@@ -81,7 +81,7 @@ def write_bundle(
         OSError: the folder cannot be written.
     """
     with new_folder(out) as folder:
-        profiler = _profiler(run, device or run.recipe.devices[0].name)
+        profiler = profiler_of(run, device or run.recipe.devices[0].name)
         scorer = scorer or Scorer(run)
         name = run.task.metric.name
         scores = {split: scorer.score([arch], split, report)[arch.id].metrics[name] for split in ("validation", "test")}
@@ -99,7 +99,7 @@ def write_bundle(
             onnx = free_batch(onnx, made)
         if profiler.device.precision == "int8":
             int8 = {split: file_score(run, onnx, arch.resolution, split) for split in ("validation", "test")}
-        given = _given(run, arch.resolution)
+        given = given_by(run, arch.resolution)
         metadata = {"id": arch.id, **given}
         told = {key: json.dumps(value, ensure_ascii=False) for key, value in metadata.items()}
         onnx = with_metadata(onnx, told)
@@ -111,7 +111,7 @@ def write_bundle(
         # The torch runtime cannot run the file: there the module that the file was made from is measured.
         model = subnet if profiler.device.runtime == "torch" else file
         workload = Workload(arch.id, model, arch.resolution, run.data.in_channels)
-        measurement, repeats, slower = _measured(run, profiler, workload, report)
+        ((measurement, repeats),), slower = measured(run, profiler, [workload], report)
         kept = None if budget is None else check_budget(budget, _known(run, profiler), arch)
         genes = run.untrained_supernet.space.encode([arch])
         card = {
@@ -154,7 +154,7 @@ def write_bundle(
     return card
 
 
-def _given(run: RunFolder, resolution: int) -> dict[str, Any]:
+def given_by(run: RunFolder, resolution: int) -> dict[str, Any]:
     """What somebody needs to know to use the network: how images become its input, and what its outputs are."""
     task = run.recipe.task
     return {
@@ -181,30 +181,34 @@ def preprocessing_of(run: RunFolder, resolution: int) -> dict[str, Any] | None:
     }
 
 
-def _measured(
-    run: RunFolder, profiler: Profiler | StoredProfiler, workload: Workload, report: Reporter
-) -> tuple[Measurement, list[float], float | None]:
-    """What is known of a network now that the file was measured beside the anchors, on the level of the run.
+def measured(
+    run: RunFolder, profiler: Profiler | StoredProfiler, workloads: Sequence[Workload], report: Reporter
+) -> tuple[list[tuple[Measurement, list[float]]], float | None]:
+    """What is known of networks now that their files were measured beside the anchors, on the level of the run.
 
-    Beside it the repeats of the file, in seconds, and how many times slower than on that level the machine was
-    meanwhile; neither for a device elsewhere, which has measured the same network before.
+    Beside each the repeats of its file, in seconds; and how many times slower than on that level the machine was
+    meanwhile; neither for a device elsewhere, which has measured the same networks before.
 
     Raises:
-        ValueError: the file does not run, or a device elsewhere has not measured it.
+        ValueError: a file does not run, or a device elsewhere has not measured its network.
     """
+    names = [workload.name for workload in workloads]
     with run.store() as store:
         if isinstance(profiler, StoredProfiler):
-            profiler.require([workload.name])
-            return store.measurements(profiler.device)[workload.name], [], None
-        tied = architectures(run, [arch for arch in anchors(run) if (arch.id, arch.resolution) != workload.name])
+            profiler.require(names)
+            measurements = store.measurements(profiler.device)
+            return [(measurements[name], []) for name in names], None
+        tied = architectures(run, [arch for arch in anchors(run) if (arch.id, arch.resolution) not in names])
         beside = [tied.make(name) for name in tied.names]
-        report.say(f"  measuring the file beside {len(beside)} sub-networks of the run")
-        (session,) = measure(profiler, [workload], sampling(run), anchors=beside, purpose="export")
+        files = "the file" if len(names) == 1 else f"{len(names)} files"
+        report.say(f"  measuring {files} beside {len(beside)} sub-networks of the run")
+        (session,) = measure(profiler, workloads, sampling(run), anchors=beside, purpose="export")
         store.add_session(session)
         measurements = store.measurements(profiler.device)
     shifts = dict(zip((one.id for one in measurements.sessions), measurements.tie.shifts, strict=True))
     slower = float(np.exp(shifts[session.id]))
-    return measurements[workload.name], session.repeats(workload.name).tolist(), slower if slower == slower else None
+    found = [(measurements[name], session.repeats(name).tolist()) for name in names]
+    return found, slower if slower == slower else None
 
 
 def _known(run: RunFolder, profiler: Profiler | StoredProfiler) -> Measurements:
@@ -212,7 +216,7 @@ def _known(run: RunFolder, profiler: Profiler | StoredProfiler) -> Measurements:
         return store.measurements(profiler.device)
 
 
-def _profiler(run: RunFolder, name: str) -> Profiler | StoredProfiler:
+def profiler_of(run: RunFolder, name: str) -> Profiler | StoredProfiler:
     """Of a device of the recipe, or of one that was added to the run."""
     for settings in run.recipe.devices:
         if settings.name == name:

@@ -393,6 +393,12 @@ def export(
     run: RunPath,
     out: Annotated[Path, typer.Option("--out", help="The new folder of the bundle.")],
     arch: Annotated[str | None, typer.Option("--arch", help="Id of the sub-network, or how it begins.")] = None,
+    archs: Annotated[
+        str | None, typer.Option("--archs", help="Ids of several, A,B,C: levels that share their weights.")
+    ] = None,
+    levels: Annotated[
+        int | None, typer.Option("--levels", min=2, help="So many levels, each of which contains the one before.")
+    ] = None,
     device: DeviceName = None,
     latency: Annotated[
         str | None,
@@ -402,18 +408,30 @@ def export(
     margin: Annotated[str, typer.Option(help="With --latency: share of it to leave, such as 10%.")] = "0%",
     batch: Batch = None,
 ) -> None:
-    """Write a sub-network as ONNX and safetensors, with the latency measured on the finished file."""
+    """Write a sub-network as ONNX and safetensors, with the latency measured on the finished file; or several in one
+    folder, to be switched while they run."""
+    n_given = sum(given is not None for given in (arch, archs, levels))
+    if n_given > 1 or (n_given == 0 and latency is None):
+        raise ValueError(
+            "which sub-network? Give one of --arch A, --archs A,B,C and --levels N, or --latency 5ms for the best that "
+            "keeps it"
+        )
+    several = archs is not None or levels is not None
     any_batch = _any_batch(batch)
-    if arch is None and latency is None:
-        raise ValueError("which sub-network? Give --arch ID, or --latency 5ms for the best that keeps it")
+    if several and (any_batch or latency is not None):
+        raise ValueError("--batch any and --latency are for one network: levels have the batch size of the device")
     folder, report = _open(run)
     from experiments import pipeline, querying
     from experiments.budgets import parse_seconds, read_share
-    from experiments.commands.tables import print_card
+    from experiments.commands.tables import print_card, print_levels
     from experiments.quantities import Limit
     from experiments.quantities import latency as latency_on
     from experiments.verifying import Budget, verified_answer
 
+    if several:
+        keys = [key.strip() for key in (archs or "").split(",")]
+        print_levels(pipeline.export_levels(folder, keys, levels, device, out, report), out)
+        return
     budget = None
     if latency is not None:
         budget = Budget(parse_seconds(latency), read_share(probability), read_share(margin))
@@ -432,6 +450,30 @@ def _any_batch(batch: str | None) -> bool:
     if batch not in (None, "any"):
         raise ValueError(f"--batch {batch} is not possible: 'any', or leave it out for the batch size of the device")
     return batch == "any"
+
+
+@app.command()
+def cascade(
+    run: RunPath,
+    device: DeviceName = None,
+    latency: Annotated[
+        str | None, typer.Option(help="The expected latency of the one to take, at most, such as 0.04ms.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="With --latency: the new folder of that one, as levels.")
+    ] = None,
+) -> None:
+    """Two networks of a front, of which the second answers where the first is not sure; beside the front, on test."""
+    from experiments.budgets import parse_seconds
+
+    budget = None if latency is None else parse_seconds(latency)
+    if out is not None and budget is None:
+        raise ValueError("--out needs --latency, which says which cascade to write")
+    folder, report = _open(run)
+    from experiments import pipeline
+    from experiments.commands.tables import print_cascades
+
+    print_cascades(pipeline.cascade(folder, device, budget, out, report))
 
 
 @app.command()

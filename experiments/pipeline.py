@@ -16,10 +16,12 @@ from typing import Any
 from experiments import fitting
 from experiments.borrowing import Lenders, borrow
 from experiments.bundle import find_architecture, write_bundle
+from experiments.cascade import cascade_run
 from experiments.comparing import compare_run
 from experiments.earlier import learn_from, lent_scores
 from experiments.goals import goals
 from experiments.known import Known
+from experiments.levels import chosen_levels, write_levels
 from experiments.measuring import block_profiles
 from experiments.measuring.campaign import measure_again, measured_values, run_campaign
 from experiments.measuring.measure import measure_architectures, profilers
@@ -47,8 +49,8 @@ from supernet.files import write_json
 from supernet.training import World, join
 
 __all__ = [
-    "compare", "export", "finetune", "fit", "profile", "profile_again", "profile_blocks", "profile_campaign", "run",
-    "score", "search", "train",
+    "cascade", "compare", "export", "export_levels", "finetune", "fit", "profile", "profile_again", "profile_blocks",
+    "profile_campaign", "run", "score", "search", "train",
 ]  # fmt: skip
 
 
@@ -190,6 +192,22 @@ def export(
 ) -> dict[str, Any]:
     """Write the bundle of one sub-network: ONNX, weights, architecture and a card."""
     return write_bundle(run, find_architecture(run, key), device, out, report, any_batch, budget=budget)
+
+
+def export_levels(
+    run: RunFolder, keys: Sequence[str], n: int | None, device: str | None, out: Path, report: Reporter
+) -> dict[str, Any]:
+    """Write several sub-networks as levels that share their weights: those named, or the `n` that go best together."""
+    archs = [find_architecture(run, key) for key in keys] if n is None else chosen_levels(run, device, n)
+    return write_levels(run, archs, device, out, report)
+
+
+def cascade(
+    run: RunFolder, device: str | None, budget: float | None, out: Path | None, report: Reporter
+) -> dict[str, Any]:
+    """Two networks of a front one after the other, beside the front: ``cascade.json``; the best within a budget as a
+    folder of levels."""
+    return cascade_run(run, device, report, budget, out)
 
 
 def finetune(

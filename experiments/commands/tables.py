@@ -15,14 +15,17 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
-from experiments.budgets import format_count, format_seconds
+from experiments.budgets import format_bytes, format_count, format_seconds
 from experiments.quantities import Limit, kinds_with, quality, quantity
 from experiments.querying import kinds, objectives
 
 if TYPE_CHECKING:  # which would load torch
     from experiments.verifying import Evidence
 
-__all__ = ["next_commands", "print_answer", "print_card", "print_evidence", "print_unmeasured"]
+__all__ = [
+    "next_commands", "print_answer", "print_card", "print_cascades", "print_evidence", "print_levels",
+    "print_unmeasured",
+]  # fmt: skip
 
 
 def print_answer(
@@ -195,6 +198,53 @@ def print_card(card: Mapping[str, Any], out: Path) -> None:
         quantized = {split: good.exactly(value) for split, value in card[f"{good.name}_int8"].items()}
         console.print(f"  in int8 {quantized['validation']} on validation, {quantized['test']} on test", soft_wrap=True)
     console.print(f"  ONNX and torch agree to {card['onnx_difference']:.1e} of the largest output", soft_wrap=True)
+
+
+def print_levels(manifest: Mapping[str, Any], out: Path) -> None:
+    """What `levels.write_levels` wrote."""
+    good = quality(kinds_with(manifest["metric"])).kind
+    table = Table(box=None, pad_edge=False)
+    for name, side in {"level": "left", "latency": "right", "validation": "right", "test": "right"}.items():
+        table.add_column(name, justify=side, no_wrap=True)  # type: ignore[arg-type]
+    for row in manifest["levels"]:
+        scores = (good.exactly(row[good.name][split]) for split in ("validation", "test"))
+        table.add_row(row["id"], format_seconds(row["latency"]["seconds"]), *scores)
+    alone = sum(row["bytes"]["alone"] for row in manifest["levels"])
+    together = manifest["weights"]["bytes"] + sum(row["bytes"]["own"] for row in manifest["levels"])
+    console = Console(highlight=False, markup=False)
+    console.print(f"{out}: {len(manifest['levels'])} levels, measured on {manifest['device']['name']}", soft_wrap=True)
+    console.print(table)
+    console.print(f"  {format_bytes(together)} together, files of their own {format_bytes(alone)}", soft_wrap=True)
+
+
+def print_cascades(found: Mapping[str, Any]) -> None:
+    """What `cascade.cascade_run` found."""
+    console = Console(highlight=False, markup=False, width=1000)
+    table = Table(box=None, pad_edge=False)
+    for name in ("network", "latency", "on test", "best cascade within it", "passed on", "expected", "on test"):
+        table.add_column(name, justify="left" if name.startswith(("network", "best")) else "right", no_wrap=True)
+    gains = []
+    for row in found["beside"]:
+        single, best = row["single"], row["cascade"]
+        cells = [single["id"], format_seconds(single["seconds"]), f"{single['test']:.2%}"]
+        if best is not None:
+            test = best["test"]
+            gains.append(test["accuracy"] - single["test"])
+            cells += [f"{best['small']} ({best['threshold']:.3f}) {best['large']}", f"{test['passed_on']:.1%}"]
+            cells += [format_seconds(test["seconds"]), f"{test['accuracy']:.2%}"]
+        table.add_row(*cells)
+    console.print(table)
+    if gains:
+        mean = 100 * sum(gains) / len(gains)
+        console.print(
+            f"within the same latency cascades are {mean:+.2f} points from single networks, over {len(gains)}"
+        )
+    if "best" in found:
+        best = found["best"]
+        console.print(
+            f"{best['small']}, and below {best['threshold']:.4g} {best['large']}: "
+            f"{format_seconds(best['test']['seconds'])} expected, {best['test']['accuracy']:.2%} on test"
+        )
 
 
 def next_commands(run: Path) -> str:

@@ -15,11 +15,11 @@ from onnx import ModelProto, helper
 from torch import nn
 
 from hardware.onnx.external import LARGEST, packed, written
-from hardware.onnx.graph import EXPORTED_OPSET, INPUT, OUTPUT
-from hardware.onnx.recorder import UnsupportedError, record
+from hardware.onnx.graph import EXPORTED_OPSET, INPUT, OUTPUT, Factors
+from hardware.onnx.recorder import UnsupportedError, record_with_factors
 from supernet.scoring.evaluating import evaluating
 
-__all__ = ["ParityError", "export_onnx", "export_onnx_of_any_size", "onnx_parity"]
+__all__ = ["ParityError", "export_onnx", "export_onnx_of_any_size", "export_with_factors", "onnx_parity"]
 
 
 class ParityError(ValueError):
@@ -37,7 +37,17 @@ def export_onnx(module: nn.Module, input_shape: Sequence[int]) -> bytes:
         ValueError: the network calls an operator that ONNX has no word for.
         TooLargeError: its weights do not fit into one file.
     """
-    return packed(_exported(module, input_shape))
+    return export_with_factors(module, input_shape)[0]
+
+
+def export_with_factors(module: nn.Module, input_shape: Sequence[int]) -> tuple[bytes, Factors]:
+    """The same, and what weights are the products of, as far as it is known.
+
+    Raises:
+        ValueError: as in `export_onnx`.
+    """
+    model, factors = _exported(module, input_shape)
+    return packed(model), factors
 
 
 def export_onnx_of_any_size(
@@ -50,7 +60,7 @@ def export_onnx_of_any_size(
         ValueError: the network calls an operator that ONNX has no word for.
         OSError: the files cannot be written.
     """
-    return written(_exported(module, input_shape), path, at_most)
+    return written(_exported(module, input_shape)[0], path, at_most)
 
 
 def onnx_parity(model: bytes | Path, module: nn.Module, input_shape: Sequence[int], tolerance: float = 1e-4) -> float:
@@ -79,12 +89,12 @@ def onnx_parity(model: bytes | Path, module: nn.Module, input_shape: Sequence[in
     return difference
 
 
-def _exported(module: nn.Module, input_shape: Sequence[int]) -> ModelProto:
+def _exported(module: nn.Module, input_shape: Sequence[int]) -> tuple[ModelProto, Factors]:
     with evaluating(module), torch.no_grad():
         try:
-            return record(module, input_shape)
+            return record_with_factors(module, input_shape)
         except UnsupportedError:
-            return _exported_by_torch(module, input_shape)
+            return _exported_by_torch(module, input_shape), {}
 
 
 def _exported_by_torch(module: nn.Module, input_shape: Sequence[int]) -> ModelProto:

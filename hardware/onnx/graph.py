@@ -11,7 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper
 
-__all__ = ["EXPORTED_OPSET", "INPUT", "OUTPUT", "Graph", "oldest_runtime"]
+__all__ = ["EXPORTED_OPSET", "INPUT", "OUTPUT", "Factors", "Graph", "oldest_runtime"]
+
+Factors = dict[str, tuple[NDArray[Any], NDArray[Any]]]
+"""Of weights by name: the two arrays that they are the product of."""
 
 INPUT, OUTPUT = "images", "logits"
 # A file is written in the oldest operator set that has its operators, so that boards with an old runtime can run it.
@@ -37,6 +40,7 @@ class Graph:
 
     nodes: list[_Node] = field(default_factory=list)
     weights: dict[str, NDArray[Any]] = field(default_factory=dict)
+    factors: Factors = field(default_factory=dict)
 
     def weight(self, array: NDArray[Any]) -> str:
         """The name of a new constant."""
@@ -87,7 +91,10 @@ class Graph:
             scale = gain / np.sqrt(variance + np.float32(node.attributes["epsilon"]))
             offset = shift + ((bias[0] if bias else 0) - mean) * scale
             # Constants may be shared, so the folded ones are new; constants that nothing reads are left out later.
-            conv.inputs[1:] = [self.weight(weight * scale[:, None, None, None]), self.weight(offset)]
+            scale = scale[:, None, None, None]
+            folded = self.weight(weight * scale)
+            self.factors[folded] = weight, scale
+            conv.inputs[1:] = [folded, self.weight(offset)]
             conv.output = node.output
             writer[conv.output] = conv
         self.nodes = kept

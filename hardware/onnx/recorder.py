@@ -13,9 +13,9 @@ from torch.overrides import TorchFunctionMode
 
 from hardware.onnx import image_operators, sequence_operators  # noqa: F401  (they register themselves)
 from hardware.onnx.emitting import EMITTERS, UnsupportedError
-from hardware.onnx.graph import INPUT, Graph
+from hardware.onnx.graph import INPUT, Factors, Graph
 
-__all__ = ["UnsupportedError", "record"]
+__all__ = ["UnsupportedError", "record", "record_with_factors"]
 
 
 def record(module: nn.Module, input_shape: Sequence[int]) -> ModelProto:
@@ -27,6 +27,15 @@ def record(module: nn.Module, input_shape: Sequence[int]) -> ModelProto:
     Raises:
         UnsupportedError: the network calls a torch function, or with arguments, that has no emitter here.
     """
+    return record_with_factors(module, input_shape)[0]
+
+
+def record_with_factors(module: nn.Module, input_shape: Sequence[int]) -> tuple[ModelProto, Factors]:
+    """The same file, and of its weights that have a BatchNorm folded into them what they are the products of.
+
+    Raises:
+        UnsupportedError: as in `record`.
+    """
     images = torch.empty(tuple(input_shape), device="meta")
     recorder = Recorder(images)
     with recorder:
@@ -36,7 +45,7 @@ def record(module: nn.Module, input_shape: Sequence[int]) -> ModelProto:
     output = recorder.value(logits)
     recorder.graph.drop_unread(output)
     recorder.graph.fold_batch_norms()
-    return recorder.graph.model(input_shape, output, logits.shape)
+    return recorder.graph.model(input_shape, output, logits.shape), recorder.graph.factors
 
 
 class Recorder(TorchFunctionMode):

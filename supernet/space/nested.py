@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from supernet.architecture import Architecture, Settings
 from supernet.space.search_space import Genes, SearchSpace
 
-__all__ = ["NestedFamily", "nested_chain"]
+__all__ = ["NestedFamily", "best_chain", "nested_chain"]
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,51 @@ def nested_chain(space: SearchSpace) -> Genes:
     genes = space.canonical(np.stack([np.searchsorted(t, times, side="right") for t in opens], axis=1))
     genes = genes[space.holds(genes)]
     return genes[np.append(True, (genes[1:] != genes[:-1]).any(axis=1))]  # in an absent block nothing opens
+
+
+def best_chain(
+    genes: Genes, costs: NDArray[np.float64], values: NDArray[np.float64], n_levels: int, beyond: float = 1.25
+) -> list[int]:
+    """Of known architectures the `n_levels` that serve changing budgets best and of which each contains the one before.
+
+    The mean value over budgets that lie evenly in their logarithm, from the lowest cost to `beyond` times the highest,
+    where every budget gets the best level that it pays for: the area below the steps of the chain. It is a sum over
+    neighbours, so the best of all chains is found exactly (dynamic programming over pairs).
+
+    Args:
+        genes: canonical (n_archs, n_genes), of what inclusion is about; the resolution, say, makes no weight larger.
+        costs: (n_archs,) such as latencies, above 0.
+        values: (n_archs,) of which more is better.
+
+    Returns:
+        Places in `genes`, the cheapest first.
+
+    Raises:
+        ValueError: no chain of these is so long; the message says how long the longest is.
+    """
+    if n_levels < 2:
+        raise ValueError(f"a chain of {n_levels} level; give at least 2")
+    order = np.argsort(costs, kind="stable")
+    genes, values, spent = genes[order], values[order], np.log(costs[order])
+    left = spent[-1] + np.log(beyond) - spent  # of the range of budgets, above each cost
+    contains = (genes[:, None] <= genes[None]).all(axis=2) & (values[:, None] < values[None])
+    contains &= spent[:, None] < spent[None]
+    gains = np.where(contains, (values[None] - values[:, None]) * left[None], -np.inf)
+    area = (values - values.min()) * left
+    before: list[NDArray[np.int64]] = []
+    for length in range(2, n_levels + 1):
+        longer = area[:, None] + gains
+        before.append(longer.argmax(axis=0))
+        area = longer.max(axis=0)
+        if not np.isfinite(area).any():
+            raise ValueError(
+                f"no {n_levels} of {len(genes)} architectures contain one another and are the better the more they "
+                f"cost; the longest such chain has {length - 1}"
+            )
+    chain = [int(area.argmax())]
+    for places in reversed(before):
+        chain.append(int(places[chain[-1]]))
+    return order[chain[::-1]].tolist()
 
 
 def _not_contained(small: Architecture, large: Architecture) -> str | None:
