@@ -7,7 +7,7 @@ import re
 
 __all__ = [
     "format_bytes", "format_count", "format_joules", "format_seconds",
-    "parse_bytes", "parse_count", "parse_joules", "parse_seconds", "read_share",
+    "parse_bytes", "parse_count", "parse_joules", "parse_seconds", "read_share", "signed_share",
 ]  # fmt: skip
 
 _NUMBER = r"\s*([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(e[+-]?[0-9]+)?\s*"
@@ -97,6 +97,11 @@ def format_count(count: float) -> str:
         if abs(count) >= 0.9995 * scale:
             return f"{_three_digits(count / scale)}{unit}"
     return f"{count:.0f}"
+
+
+def signed_share(share: float) -> str:
+    """As a percentage with its sign, such as ``+3%``; nothing at all is ``+0%`` from either side."""
+    return f"{round(share, 2) + 0.0:+.0%}"
 
 
 def _parse(text: str, units: dict[str, float], kind: str, accepted: str) -> float:

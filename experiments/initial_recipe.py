@@ -23,10 +23,10 @@ from experiments.settings.sections import (
     BaselineSettings,
     DataSettings,
     FitSettings,
-    MobileNetV3Space,
     ScoreSettings,
     SearchSettings,
 )
+from experiments.settings.supernet import MobileNetV3Space
 from experiments.settings.training import SingleStageSettings
 from supernet.training.collapse import Rollback
 

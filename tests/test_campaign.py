@@ -19,7 +19,7 @@ from rich.console import Console
 
 from experiments import pipeline
 from experiments.known import Known
-from experiments.measuring.block_profiles import profile_blocks
+from experiments.measuring.block_profiles import _default_architecture, profile_blocks
 from experiments.measuring.campaign import measured_values, run_campaign
 from experiments.measuring.measure import Networks, Setup, architectures, measure_missing, measure_side_by_side
 from experiments.plans import anchors, initial_plan
@@ -269,3 +269,9 @@ def test_what_has_changed_since_is_said(command, finished_run, tmp_path):
     with pytest.raises(ValueError, match="of nothing planned is measured on one") as caught:
         pipeline.fit(RunFolder(run), Reporter())
     assert re.search(r"one: \d+ measurements are kept apart, since runtime_version 0\.[\d.]+ → ", str(caught.value))
+
+
+def test_where_the_time_goes_is_shown_of_the_slowest_of_a_front(finished_run):
+    fronts = json.loads((finished_run / "front.json").read_text())["goals"]
+    slowest = max(fronts["eight"]["front"]["candidates"], key=lambda one: one["values"]["latency@eight"])
+    assert _default_architecture(RunFolder(finished_run), "eight").id == slowest["id"]

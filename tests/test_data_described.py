@@ -18,7 +18,8 @@ from PIL import Image, ImageOps
 from experiments.data import create_data
 from experiments.data.pixels import as_pixels
 from experiments.data.timm_data import TimmData
-from experiments.settings.sections import DataSettings, SupernetSettings
+from experiments.settings.sections import DataSettings
+from experiments.settings.supernet import SupernetSettings
 
 
 def picture(value: int = 0, size: tuple[int, int] = (12, 10)) -> Image.Image:

@@ -25,7 +25,9 @@ DEVICES = ["phone", "server"]
 @pytest.mark.parametrize("name", KINDS)
 def test_what_a_quantity_writes_it_reads(name):
     kind = KINDS[name]
-    values = {"accuracy": (0.5,), "latency": (1.2e-3, 2.5), "energy": (1.2e-3, 2.5)}.get(name, (3.0, 4.56e6))
+    values = {"accuracy": (0.5,), "stability": (0.912,), "latency": (1.2e-3, 2.5), "energy": (1.2e-3, 2.5)}.get(
+        name, (3.0, 4.56e6)
+    )
     for value in values:
         assert kind.parse(kind.format(value).replace(" ", "")) == pytest.approx(value, rel=6e-3)
 

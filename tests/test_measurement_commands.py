@@ -214,10 +214,10 @@ def test_a_backup_is_whole_and_what_is_not_whole_says_so(command, run, tmp_path)
 
 def test_a_store_is_backed_up_while_it_is_written(command, run, tmp_path):
     with Store(run / "store.sqlite") as store:
-        store._database.execute("BEGIN IMMEDIATE")
-        store._database.execute("DELETE FROM turns")
+        store._file.connection.execute("BEGIN IMMEDIATE")
+        store._file.connection.execute("DELETE FROM turns")
         printed = command("measurements", "backup", run, "--out", tmp_path / "backup.sqlite").stdout
-        store._database.execute("ROLLBACK")
+        store._file.connection.execute("ROLLBACK")
     assert "90 turns" in printed
 
 

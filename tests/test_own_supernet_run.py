@@ -176,6 +176,6 @@ def test_an_installed_package_brings_a_supernet(mixers, tmp_path):
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mixers\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[supernet.supernets]\nmixer = mixers:ElasticMixer\n")
     assert isinstance(open_supernet("mixer", 10, 1), MeasuredSupernet)
-    from experiments.settings.sections import SupernetSettings
+    from experiments.settings.supernet import SupernetSettings
 
     assert SupernetSettings(name="mixer", options={"a": 1}).is_own

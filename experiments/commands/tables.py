@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 
-from experiments.budgets import format_bytes, format_count, format_seconds
+from experiments.budgets import format_bytes, format_count, format_seconds, signed_share
 from experiments.quantities import Limit, kinds_with, quality, quantity
 from experiments.querying import kinds, objectives
 
@@ -119,13 +119,14 @@ def print_evidence(evidence: Evidence) -> None:
     limit = format_seconds(evidence.limit) + (f" less {evidence.margin:.0%}" if evidence.margin else "")
     console = Console(highlight=False, markup=False)
     margin = math.ceil(100 * max(slowest, 0) / (1 + max(slowest, 0)))
+    low_now, high_now = (signed_share(moved - 1) for moved in evidence.moved)
     for line in (
         f"verified: {format_seconds(evidence.latency)} [{format_seconds(low)} to {format_seconds(high)}], keeps "
         f"{limit} with {evidence.probability:.1%}; measured again side by side with {len(evidence.tried) - 1} others, "
         f"{evidence.turns} turns",
-        f"  meanwhile the machine's speed moved by {evidence.moved[0] - 1:+.0%} to {evidence.moved[1] - 1:+.0%}; all "
-        f"sessions of this device lay {fastest:+.0%} to {slowest:+.0%} from this one's level: a limit that must hold "
-        f"in all of them needs --margin {margin}%",
+        f"  meanwhile the machine's speed moved by {low_now} to {high_now}; all sessions of this device lay "
+        f"{signed_share(fastest)} to {signed_share(slowest)} from this one's level: a limit that must hold in all of "
+        f"them needs --margin {margin}%",
     ):
         console.print(line, soft_wrap=True, markup=False)
 

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
     from experiments.data.digits import ComposedDigits
     from experiments.data.own_data import OwnData
     from experiments.data.timm_data import TimmData
-    from experiments.settings.sections import DataSettings, SupernetSettings
+    from experiments.settings.sections import DataSettings
+    from experiments.settings.supernet import SupernetSettings
 
 __all__ = ["create_data"]
 

@@ -12,7 +12,8 @@ from timm.models._hub import load_model_config_from_hf, load_model_config_from_p
 from experiments.data.image_data import Preprocessing
 
 if TYPE_CHECKING:
-    from experiments.settings.sections import DataSettings, SupernetSettings
+    from experiments.settings.sections import DataSettings
+    from experiments.settings.supernet import SupernetSettings
 
 __all__ = ["preprocessing"]
 

@@ -213,12 +213,13 @@ def _card(run: RunFolder, store: Store, device: Device, table: BlockTable, secon
 
 
 def _default_architecture(run: RunFolder, device: str) -> Architecture:
-    """The slowest of the front: most of what there is to understand."""
-    if run.front.exists():
-        results = read_json(run.front)["devices"].get(device)
-        if results and results["front"]["candidates"]:
-            return Architecture.from_dict(results["front"]["candidates"][-1]["arch"])
-    return run.untrained_supernet.space.largest
+    """The slowest of the fronts: most of what there is to understand."""
+    goals = read_json(run.front)["goals"].values() if run.front.exists() else ()
+    latency = f"latency@{device}"
+    known = [one for goal in goals for one in goal["front"]["candidates"] if latency in one["values"]]
+    if not known:
+        return run.untrained_supernet.space.largest
+    return Architecture.from_dict(max(known, key=lambda one: one["values"][latency])["arch"])
 
 
 def _picture(

@@ -10,6 +10,7 @@ from functools import lru_cache
 
 from torch import nn
 
+from experiments.budgets import signed_share
 from experiments.goals import goals
 from experiments.measuring.devices import create_profiler
 from experiments.measuring.remote import StoredProfiler
@@ -303,7 +304,7 @@ def _summary(sessions: Sequence[Session], wanted: set[Network]) -> str:
     turns = "/".join(str(session.n_turns) for session in sessions)
     return (
         f"{n} measured{beside} ({turns} turns), relative latencies to ±{sorted(widths)[len(widths) // 2]:.1%}; "
-        f"meanwhile the machine's speed moved by {low:+.0%} to {high:+.0%}"
+        f"meanwhile the machine's speed moved by {signed_share(low)} to {signed_share(high)}"
     )
 
 

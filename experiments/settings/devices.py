@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from experiments.settings.sections import Count, Part, Section
+from experiments.settings.values import Count, Part, Section
 from hardware.loop.turns import Sampling
 
 __all__ = ["ENTRY_POINTS", "DeviceSettings", "MeasureSettings"]

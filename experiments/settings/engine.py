@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from experiments.settings.sections import Count, Rate, Section
+from experiments.settings.values import Count, Rate, Section
 from supernet.training.collapse import Rollback
 from supernet.training.engine import KEEP, Engine
 from supernet.training.mixing import Mixing

@@ -24,9 +24,8 @@ from experiments.settings.sections import (
     FitSettings,
     ScoreSettings,
     SearchSettings,
-    Section,
-    SupernetSettings,
 )
+from experiments.settings.supernet import SupernetSettings
 from experiments.settings.task import TaskSettings
 from experiments.settings.training import (
     FineTuningSettings,
@@ -35,6 +34,7 @@ from experiments.settings.training import (
     PruningSettings,
     TrainingSettings,
 )
+from experiments.settings.values import Section
 
 __all__ = ["WITHOUT_EFFECT", "Recipe", "RecipeError", "load_recipe", "parse_recipe"]
 

@@ -8,7 +8,7 @@ from typing import Literal, Self, cast
 
 from pydantic import model_validator
 
-from experiments.settings.sections import Section, default
+from experiments.settings.values import Section, default
 from supernet.space import SearchSpace, Stage
 from supernet.space.nested import NestedFamily
 from supernet.training.adaptive import Attentive, Shift

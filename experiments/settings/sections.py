@@ -1,98 +1,24 @@
-"""The sections of a recipe: what can be chosen about data, network, search and baselines."""
+"""The sections of a recipe: what can be chosen about data, scores, predictors, search and baselines."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
-from importlib.metadata import entry_points
-from inspect import signature
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
+from experiments.settings.values import Count, Part, Portion, Rate, Section, Share, is_address
 from predictors.registry import predictor_names
 from search.tactic import FEWEST, POPULATION, check_tactic
-from supernet.ofa.config import CHOICES, WIDTHS
-from supernet.protocol import ENTRY_POINTS
 
 __all__ = [
     "DIGITS_IMAGES",
-    "Address",
     "AugmentationSettings",
     "BaselineSettings",
     "DataSettings",
     "FitSettings",
-    "MobileNetV3Space",
     "ScoreSettings",
     "SearchSettings",
-    "Section",
-    "StageSettings",
-    "SupernetSettings",
-    "TimmModel",
 ]
-
-
-_ADDRESS = r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*"
-
-
-def _address(text: str) -> str:
-    if not re.fullmatch(_ADDRESS, text):
-        raise ValueError(f"{text!r} is not of the form 'package.module:function'")
-    return text
-
-
-def _odd(value: int) -> int:
-    if value < 3 or value % 2 == 0:
-        raise ValueError(f"{value} is not an odd number from 3 on; take 3, 5 or 7")
-    return value
-
-
-def _multiple_of_four(value: int) -> int:
-    if value < 8 or value % 4:
-        raise ValueError(f"{value} is not a multiple of 4 from 8 on; the nearest is {max(8, 4 * round(value / 4))}")
-    return value
-
-
-def _above_zero(value: Any) -> Any:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-        raise ValueError(f"{value!r} is not a number above 0, such as 3 or 4.5")
-    return value
-
-
-def _ascending(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    if list(values) != sorted(set(values)):
-        raise ValueError(f"{list(values)} must ascend and not repeat; write {sorted(set(values))}")
-    return values
-
-
-Address = Annotated[str, AfterValidator(_address)]
-Count = Annotated[int, Field(ge=1)]
-Rate = Annotated[float, Field(gt=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Part = Annotated[float, Field(gt=0, lt=1)]
-Portion = Annotated[float, Field(gt=0, le=1)]
-NotNegative = Annotated[float, Field(ge=0)]
-Below1 = Annotated[float, Field(ge=0, lt=1)]
-Kernels = Annotated[tuple[Annotated[int, AfterValidator(_odd)], ...], Field(min_length=1), AfterValidator(_ascending)]
-Expand = Annotated[int | float, BeforeValidator(_above_zero)]  # an integer stays one: identifiers depend on it
-Expands = Annotated[tuple[Expand, ...], Field(min_length=1), AfterValidator(_ascending)]
-Depths = Annotated[tuple[Count, ...], Field(min_length=1), AfterValidator(_ascending)]
-Resolutions = Annotated[
-    tuple[Annotated[int, AfterValidator(_multiple_of_four)], ...], Field(min_length=1), AfterValidator(_ascending)
-]
-
-
-class Section(BaseModel):
-    """Unchangeable, and without keys or kinds of value that were not asked for."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
-    )
-
-
-def default(part: Callable[..., Any], name: str) -> Any:
-    """The default that a part of ours has for a parameter: it is written there and nowhere else."""
-    return signature(part).parameters[name].default
 
 
 class AugmentationSettings(Section):
@@ -177,7 +103,7 @@ class DataSettings(Section):
     @property
     def is_own(self) -> bool:
         """Whether a function that is not ours gives the data."""
-        return re.fullmatch(_ADDRESS, self.source) is not None
+        return is_address(self.source)
 
     @property
     def is_from_files(self) -> bool:
@@ -228,143 +154,6 @@ class DataSettings(Section):
         if self.train_images is not None and self.train_images < self.batch_size:
             raise ValueError(f"train_images {self.train_images} are fewer than one batch of {self.batch_size}")
         return self
-
-
-class StageSettings(Section):
-    """One elastic stage of inverted-residual blocks."""
-
-    width: Count
-    """Output channels."""
-    stride: Literal[1, 2] = 1
-    """Of the first block."""
-    depths: Depths | None = None
-    """Choices for the number of blocks, if other than the space's."""
-    kernels: Kernels | None = None
-    """Choices for the kernels, if other than the space's."""
-    expands: Expands | None = None
-    """Choices for the expansions, if other than the space's."""
-    act: Literal["relu", "relu6", "hard_swish", "silu"] = "hard_swish"
-    """Activation."""
-    se: bool = False
-    """Whether blocks have squeeze-and-excitation."""
-
-
-class MobileNetV3Space(Section):
-    """A space of one's own, of the class of the once-for-all MobileNetV3."""
-
-    stages: Annotated[tuple[StageSettings, ...], Field(min_length=1)]
-    """The elastic stages."""
-    kernels: Kernels = CHOICES["kernels"]
-    """Choices for the side of the depthwise kernels."""
-    expands: Expands = CHOICES["expands"]
-    """Choices for the width inside a block, as a multiple."""
-    depths: Depths = CHOICES["depths"]
-    """Choices for the number of blocks of a stage."""
-    resolutions: Resolutions = CHOICES["resolutions"]
-    """Choices for the side of the input images in pixels."""
-    stem_width: Count = WIDTHS["stem_width"]
-    """Channels of the stem and of the first block."""
-    stem_stride: Literal[1, 2] = 2
-    """Stride of the stem."""
-    head_width: Count = WIDTHS["head_width"]
-    """Channels before pooling."""
-    feature_width: Count = WIDTHS["feature_width"]
-    """Channels between pooling and classifier."""
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        reduction = self.stem_stride
-        for stage in self.stages:
-            reduction *= stage.stride
-        if self.resolutions[0] < reduction:
-            raise ValueError(
-                f"resolution {self.resolutions[0]} is below the total stride {reduction}; raise it or lower a stride"
-            )
-        return self
-
-
-class TimmModel(Section):
-    """A timm model as the largest network. All other keys are what can be chosen in its family, such as `depths`: the
-    parameters of `elastic_inverted_residual`, `elastic_resnet`, `elastic_transformer`, or of `elastic_traced` for any
-    other network, with their defaults."""
-
-    model_config = ConfigDict(extra="allow")
-    __pydantic_extra__: dict[str, tuple[int | float | tuple[int, ...], ...]]  # pyright: ignore[reportIncompatibleVariableOverride]
-
-    model: str
-    """Its name in timm, such as 'efficientnet_b0'."""
-    pretrained: bool = False
-    """Whether to begin with timm's pretrained weights."""
-    model_args: dict[str, int | float | bool | str] = {}
-    """Further arguments of timm.create_model, such as img_size and patch_size of a transformer."""
-    family: Literal["own", "traced"] | None = None
-    """'traced' goes by the dependency graph, which pruning needs; default the family made by hand where one is."""
-
-
-class ExpertSettings(Section):
-    """Weights of their own for every architecture, mixed from experts by a router (Mixture-of-Supernets)."""
-
-    n: Count = 2
-    """Experts of every layer; 1 is none."""
-    neuron_wise: bool = False
-    """Shares for every output of a layer, instead of the whole layer."""
-    layers: tuple[str, ...] = ()
-    """Patterns of the names of linear layers and 1x1 convolutions, such as '*.mlp.fc?'; default all of the blocks."""
-
-
-class SupernetSettings(Section):
-    """The elastic network."""
-
-    name: str = "mobilenetv3"
-    """A registered name ('mobilenetv3' is built from [supernet.space], 'elastic' from [supernet.timm]), one that an
-    installed package brings, or 'package.module:factory' for a supernet of one's own."""
-    space: MobileNetV3Space | None = None
-    """The space, for name = 'mobilenetv3' only."""
-    timm: TimmModel | None = None
-    """The timm model, for name = 'elastic' only."""
-    weights: str | None = None
-    """What to begin with: a published checkpoint, a supernet.safetensors or the folder of a run; default none."""
-    options: dict[str, Any] = {}
-    """Arguments of the factory of a supernet of one's own."""
-    experts: ExpertSettings | None = None
-    """Experts whose weights are mixed for every sub-network; default none."""
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.name == "mobilenetv3" and self.space is None:
-            raise ValueError("name 'mobilenetv3' needs [supernet.space]; or take 'ofa_mobilenetv3_w1.0'")
-        if self.name == "elastic" and self.timm is None:
-            raise ValueError("name 'elastic' needs [supernet.timm] with the model")
-        if self.name != "elastic" and self.timm is not None:
-            raise ValueError("[supernet.timm] is for name 'elastic'; set it, or remove the section")
-        if self.timm is not None and self.timm.pretrained and self.weights is not None:
-            raise ValueError("weights and timm.pretrained both say what to begin with; remove timm.pretrained")
-        if ":" in self.name and not re.fullmatch(_ADDRESS, self.name):
-            raise ValueError(f"name {self.name!r} is not of the form 'package.module:factory'")
-        if self.options and not self.is_own:
-            raise ValueError(f"options are for a supernet of one's own, 'package.module:factory', not {self.name!r}")
-        if self.experts is not None and self.is_own:
-            raise ValueError("experts are for the supernets here; a factory of one's own calls mix_experts itself")
-        if self.name != "mobilenetv3" and self.space is not None:
-            raise ValueError(f"{self.name!r} brings its own space; remove [supernet.space] or take name 'mobilenetv3'")
-        return self
-
-    @property
-    def is_own(self) -> bool:
-        """Whether it is made by a factory that is not ours."""
-        return ":" in self.name or self.name in entry_points(group=ENTRY_POINTS).names
-
-    @property
-    def begins_trained(self) -> bool:
-        """Whether its first weights are, or may be, those of a trained network."""
-        return self.weights is not None or self.is_own or (self.timm is not None and self.timm.pretrained)
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """Keyword arguments of `supernet.registry.open_supernet` beside name, classes and channels."""
-        given = self.space or self.timm
-        settings = dict(self.options) if given is None else given.model_dump(exclude_none=True)
-        return settings if self.experts is None else {**settings, "experts": self.experts.model_dump()}
 
 
 class ScoreSettings(Section):

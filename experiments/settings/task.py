@@ -8,7 +8,7 @@ from typing import Annotated, Any, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from experiments.quantities import KINDS, Kind, kinds_with
-from experiments.settings.sections import Address, Count, Section
+from experiments.settings.values import Address, Count, Section
 
 __all__ = ["TaskSettings"]
 

@@ -13,8 +13,8 @@ from typing import Literal, Self
 from pydantic import model_validator
 
 from experiments.settings.sampling import ANY, ImitationSettings, PathwaysSettings, RelationSettings, SamplingSettings
-from experiments.settings.sections import Below1, NotNegative, Section, default
 from experiments.settings.target import Target, read_target
+from experiments.settings.values import Below1, NotNegative, Section, default
 from supernet.pruning.spec import Pruning, Rule
 from supernet.space import SearchSpace, Stage
 from supernet.space.roles import ROLES, Role

@@ -92,6 +92,7 @@ class Measurements(Mapping[Network, Measurement]):
 
     def _notes(self) -> Iterator[str]:
         tie, level = self.tie, self.at.spread
+        most, changed_since = 0.0, ""
         for session, shift, change in zip(self.sessions, tie.shifts, tie.changes, strict=True):
             when = _when(session.began)
             for note in session.notes:
@@ -114,11 +115,13 @@ class Measurements(Mapping[Network, Measurement]):
                     else f"{self.device.name}: everything was {factor:.1f} times {slower} on {_when(self.at.began)} "
                     f"than on {when}; latencies are on the earlier level"
                 )
-            if session is not self.at and change > _MUCH_CHANGE:
-                yield (
-                    f"{self.device.name}: since {when} networks have changed relative to each other by {change:.1%} "
-                    "(the machine was used otherwise); intervals say so, `supernet profile --again` measures anew"
-                )
+            if session is not self.at and change > max(_MUCH_CHANGE, most):
+                most, changed_since = change, when
+        if most:
+            yield (
+                f"{self.device.name}: since {changed_since} networks have changed relative to each other by {most:.1%} "
+                "(the machine was used otherwise); intervals say so, `supernet profile --again` measures anew"
+            )
 
     def brought(self, seconds: float, session: str) -> float:
         """Seconds that were meant on the level of a session, such as a prediction made then, on the common level.

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from hardware.loop.session import FEWEST_TURNS
+from hardware.store.rows import check_row
 from hardware.store.schema import CHECKED, checksum
-from hardware.store.store import Store, check_row
+from hardware.store.store import Store
 
 __all__ = ["Recovery", "recover"]
 
