@@ -80,9 +80,11 @@ def show(run: RunFolder, target: Target, options: argparse.Namespace) -> None:
     plan = Plan(target.value, 1, 1, 1, aim.cost(dense))
     gone = plan.choose(units, units.scores("l2"), torch.zeros(units.n, dtype=torch.bool), 1.0)
     keep("cut at once", units.without(gone), float(share_of_macs(dense)(units.kept(gone))))
+    over = {"the whole network"}
     for rule in options.rules:
         how = reachable(replace(aim, by=rule, end=0.7), untrained(run, options.seed), schedule, run)
         net = trained(run, options.seed, lambda net, how=how: pruning(net.space, schedule, how))
+        over |= {rule} if how.target > target.value else set()
         removable = how.removable(net)
         gone = removable.zero
         keep(rule, removable.without(gone), removable.priced(share_of_macs(net), gone))
@@ -97,7 +99,8 @@ def show(run: RunFolder, target: Target, options: argparse.Namespace) -> None:
     for name, (_, share) in found.items():
         table.add_row(name, f"{share:.0%}", format_seconds(seconds[name]), f"{tested[name]:.1%}")
     rich.print(table)
-    print(f"the best within the budget: {max(list(tested)[1:], key=lambda name: tested[name])}")
+    kept = [name for name in tested if name not in over]
+    print(f"the best within the budget: {max(kept, key=lambda name: tested[name])}")
 
 
 def reachable(how: Pruning, net: TracedSupernet, schedule: Schedule, run: RunFolder) -> Pruning:
