@@ -27,7 +27,7 @@ def drawn(supernet: TracedSupernet, title: str) -> str:
     left = 16 + _LETTER * max(map(len, labels.values()))
     width, height = left + _COLUMN * (len(graph.groups) + 2), _TOP + _ROW * (len(rows) + 1)
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{max(width, 700):.0f}" height="{height}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{max(width, 880):.0f}" height="{height}" '
         'font-family="monospace" font-size="11"><rect width="100%" height="100%" fill="white"/>',
         f'<text x="8" y="16" font-size="13">{escape(title)}</text>',
         *_legend(),
