@@ -103,9 +103,9 @@ def _phases(net: TimmSupernet) -> dict[str, Phase]:
 class Recorded(Optimisation):
     """Keeps the gradients that an update was made from."""
 
-    def update(self) -> None:
+    def update(self, loss: float | None = None) -> None:
         self.gradients = {n: p.grad.clone() for n, p in self._module.named_parameters() if p.grad is not None}
-        super().update()
+        super().update(loss)
 
 
 def _step(name: str, world: World, synchronised: bool) -> tuple[dict[str, Tensor], dict[str, Tensor], StepResult]:
