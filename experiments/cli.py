@@ -556,12 +556,13 @@ def explain(
         typer.Option("--width", help="A share of the widths between blocks as well, such as 50%; may be given again."),
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Every group of parameters.")] = False,
+    draw: Annotated[Path | None, typer.Option("--draw", help="An SVG of which layers shrink together.")] = None,
 ) -> None:
     """What becomes elastic of a network, how many sub-networks that makes, and what the smallest and largest cost."""
     from experiments.budgets import read_share
     from experiments.commands.explain import explain as show
 
-    show(model, family, size, tuple(read_share(width) for width in widths or ()), everything)
+    show(model, family, size, tuple(read_share(width) for width in widths or ()), everything, draw)
 
 
 def main() -> None:

@@ -1,6 +1,7 @@
 """The dependency graph and the supernets made of it: networks of timm by class, of torch, and of these tests' own."""
 
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -185,7 +186,39 @@ class Text(nn.Module):
         return self.head(self.encoder(self.table(tokens)))
 
 
+class Sized(nn.Module):
+    """A block that passes the size of the image on, with a mixer in it that would be a row of its own."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.mixer = Residual(width)
+
+    def forward(self, x: Tensor, size: int) -> tuple[Tensor, int]:
+        return self.mixer(x), size
+
+
+class Pooled(nn.Module):
+    """Blocks, then a layer that is read by the width of the embedding, far from where that was made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Linear(8, 32)
+        self.blocks = nn.ModuleList(Sized(32) for _ in range(3))
+        self.norm, self.pool, self.head = nn.LayerNorm(32), nn.Linear(32, 32), nn.Linear(32, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, size = self.embed(x), 8
+        for block in self.blocks:
+            x, size = block(x, size)
+        x = self.norm(x)
+        pooled = self.pool(x).flatten(1)
+        for _ in range(6):  # so far that the operation that fails has nothing of the embedding beside it
+            pooled = torch.sigmoid(pooled) + 0.5 * torch.relu(pooled)
+        return self.head(pooled.reshape(len(x), -1, x.shape[-1]).mean(1))
+
+
 OWN: dict[str, tuple[Any, Any]] = {
+    "pooled": (Pooled, lambda: torch.randn(2, 4, 8)),
     "mixture": (Mixture, lambda: torch.randn(1, 3, 16, 16)),
     "u-net": (UNet, lambda: torch.randn(1, 3, 32, 32)),
     "two inputs": (TwoInputs, lambda: (torch.randn(1, 3, 16, 16), torch.randn(1, 7))),
@@ -220,6 +253,13 @@ def test_what_is_elastic_of_ones_own_network():
     assert [(run.container, len(run.names), run.n_fixed) for run in graph.runs] == [("blocks", 3, 0)]
     assert graph.reasons["head.weight", 0] == "touches the output"
     assert "32 channels: blocks.0.widen.weight" in str(graph)
+
+
+def test_blocks_may_pass_something_on_and_hold_a_single_mixer():
+    supernet: Any = elastic(Pooled(), example_input=torch.randn(2, 4, 8), multiple_of=1)
+    assert [(run.container, len(run.names)) for run in supernet.runs] == [("blocks", 3)] and supernet.lowest == (1,)
+    roles = {supernet.roles[gene.name] for gene in supernet.space.genes if gene.name in supernet.roles}
+    assert "middle_width" in roles
 
 
 def test_a_missed_dependency_is_found():
@@ -388,8 +428,15 @@ def test_a_traced_subnet_is_exported_with_parity(name):
     assert onnx_parity(export_onnx(subnet, shape), subnet, shape) <= 1e-4
 
 
-def test_explain_says_what_becomes_elastic(command):
-    told = command("explain", "test_convnext")
+def test_explain_says_what_becomes_elastic(command, tmp_path):
+    told = command("explain", "test_convnext", "--draw", tmp_path / "graph.svg")
+    picture = ElementTree.parse(tmp_path / "graph.svg").getroot()
+    tips = [title.text or "" for title in picture.iter("{http://www.w3.org/2000/svg}title")]
+    assert any("stages.0.blocks.0.mlp.fc2.weight axis 1" in tip and "expand" in tip for tip in tips)
+    model = timm.create_model("test_convnext")
+    graph = DependencyGraph.of(model, torch.zeros(1, 3, 160, 160))
+    assert len(list(picture.iter("{http://www.w3.org/2000/svg}line"))) == len(graph.groups)
+    assert len(tips) == len({(g.index, name.rpartition(".")[0]) for g in graph.groups for name in g.parameters})
     assert "search space of" in told.stdout and "smallest:" in told.stdout and "largest:" in told.stdout
     assert "stage1.block1.expand" in told.stdout and "2 residual blocks, at least 1 stay" in told.stdout
     assert "touches the output" in told.stdout
@@ -406,6 +453,7 @@ def test_explain_says_what_becomes_elastic(command):
         (("test_convnext", "--size", "1-3"), "--size '1-3' is not of the form 1x3x224x224"),
         (("test_convnext", "--width", "7"), "'7' is not a share"),
         (("test_convnext", "--family", "other"), "family 'other': possible are 'own' and 'traced'"),
+        (("test_convnext", "--draw", "graph.png"), "give a name that ends in .svg"),
         (("math:sqrt",), "math:sqrt failed: TypeError"),
     ],
 )

@@ -3,8 +3,8 @@
 Which networks become supernets by their dependency graph: all of timm's names and torchvision's models, by class, with
 what is elastic of each and why others are refused. Without data, on torch's meta device; `--numeric 30` also builds
 those up to 30 million parameters and checks that the largest sub-network equals the original, that extracted ones equal
-calls, and that units that are set to zero can be removed. It carries on where it was stopped; one name per class comes
-first, so that the table means something early on.
+calls, that units that are set to zero can be removed, and that an ONNX file of the smallest says the same as torch. It
+carries on where it was stopped; one name per class comes first, so that the table means something early on.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import torch
 from rich.table import Table
 from torch import nn
 
+from hardware import export_onnx, onnx_parity
 from supernet.families.traced import TracedSupernet, elastic_traced, example_of
 from supernet.graph.proof import prove
 from supernet.testing import randomize
@@ -141,9 +142,22 @@ def look_at(make: Make, most_parameters: float) -> dict[str, Any]:
         if isinstance(example, torch.Tensor):
             example = torch.randn(example.shape)
         randomize(model)
-        proof = prove(elastic_traced(model, example_input=example).eval(), model, example)
+        supernet = elastic_traced(model, example_input=example).eval()
+        proof = prove(supernet, model, example)
         row |= {"holds": proof.holds, "proof": [proof.largest, proof.extracted, proof.removed, proof.fewer]}
+        row |= onnx_parts(supernet, example)
     return row
+
+
+def onnx_parts(supernet: TracedSupernet, example: Any) -> dict[str, Any]:
+    """The largest difference between the smallest sub-network and its ONNX file, or why there is none."""
+    if not isinstance(example, torch.Tensor):
+        return {}
+    subnet, shape = supernet.extract(supernet.space.smallest).eval(), tuple(example.shape)
+    try:
+        return {"onnx": float(onnx_parity(export_onnx(subnet, shape), subnet, shape))}
+    except Exception as error:  # whatever an exporter says of a network that it does not know
+        return {"onnx": f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"}
 
 
 def elastic_parts(supernet: TracedSupernet) -> dict[str, Any]:
@@ -169,9 +183,15 @@ def counts(row: dict[str, Any]) -> bool:
     return "middle_width" in roles and (more or not (row["blocks"] or row["attention"]))
 
 
+def strictly(row: dict[str, Any]) -> bool:
+    """Whether middle widths are elastic, and depth or heads, whatever the network has."""
+    roles = row.get("roles", {})
+    return "middle_width" in roles and ("depth" in roles or "heads" in roles)
+
+
 def show(rows: list[dict[str, Any]]) -> None:
     """The table by class, the sums, and the reasons of refusal."""
-    table = Table("library", "class", "names", "counted", "width", "depth", "heads", "numbers hold", box=None)
+    table = Table("library", "class", "names", "counted", "width", "depth", "heads", "numbers hold", "ONNX", box=None)
     classes: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
         classes[row["library"], row["class"]].append(row)
@@ -180,18 +200,23 @@ def show(rows: list[dict[str, Any]]) -> None:
     for library in sorted({row["library"] for row in rows}):
         table.add_row(library, "all", *_numbers([row for row in rows if row["library"] == library]))
     rich.print(table)
+    for library in sorted({row["library"] for row in rows}):
+        of_it = [row for row in rows if row["library"] == library]
+        n = sum(map(strictly, of_it))
+        print(f"{library}: {n} of {len(of_it)} ({n / len(of_it):.1%}) have elastic widths, and depth or heads")
     why = Counter(row["refused"] for row in rows if "refused" in row)
     for reason, n in why.most_common():
         print(f"{n} refused: {reason}")
 
 
 def _numbers(rows: list[dict[str, Any]]) -> list[str]:
-    checked = [row for row in rows if "holds" in row]
+    checked, exported = [row for row in rows if "holds" in row], [row for row in rows if "onnx" in row]
     return [
         str(len(rows)),
         str(sum(map(counts, rows))),
         *(str(sum(role in row.get("roles", {}) for row in rows)) for role in ("middle_width", "depth", "heads")),
         f"{sum(row['holds'] for row in checked)} of {len(checked)}" if checked else "",
+        f"{sum(isinstance(row['onnx'], float) for row in exported)} of {len(exported)}" if exported else "",
     ]
 
 

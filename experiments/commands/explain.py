@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -11,7 +12,9 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from experiments.budgets import format_count
+from experiments.commands.drawing import drawn
 from supernet.families.traced import TracedSupernet
+from supernet.files import replacing
 from supernet.networks.from_timm import elastic
 from supernet.plugins import called, imported
 
@@ -20,7 +23,14 @@ __all__ = ["explain"]
 _MOST_ROWS = 40
 
 
-def explain(model: str, family: str | None, size: str | None, widths: tuple[float, ...], all_rows: bool) -> None:
+def explain(
+    model: str,
+    family: str | None,
+    size: str | None,
+    widths: tuple[float, ...],
+    all_rows: bool,
+    picture: Path | None = None,
+) -> None:
     """Print the choices of a network, the size of its space, what the smallest and the largest cost, and what is fixed.
 
     Args:
@@ -29,12 +39,15 @@ def explain(model: str, family: str | None, size: str | None, widths: tuple[floa
         size: of the input with its batch, such as ``1x3x224x224``; default what the network says.
         widths: shares of the widths that residual connections hold together, for the general way.
         all_rows: print every group, not the first ones alone.
+        picture: where the graph is drawn, an SVG file.
 
     Raises:
         ValueError: the network cannot become a supernet.
     """
     import torch
 
+    if picture is not None and picture.suffix != ".svg":
+        raise ValueError(f"--draw {picture}: the picture is an SVG; give a name that ends in .svg")
     network: Any = model
     if ":" in model:
         network = called(imported(model), model, {}, {})
@@ -57,6 +70,12 @@ def explain(model: str, family: str | None, size: str | None, widths: tuple[floa
         console.print(f"{name}: {format_count(int(macs))} MACs, {format_count(int(parameters))} parameters")
     if isinstance(supernet, TracedSupernet):
         _print_groups(console, supernet, all_rows)
+    if picture is not None:
+        if not isinstance(supernet, TracedSupernet):
+            raise ValueError(f"{model} has a family made by hand, and no graph to draw; add --family traced")
+        with replacing(picture) as temporary:
+            temporary.write_text(drawn(supernet, model), encoding="utf-8")
+        console.print(f"drawn: {picture}")
 
 
 def _print_groups(console: Console, supernet: TracedSupernet, all_rows: bool) -> None:

@@ -67,9 +67,16 @@ def runs_of(network: nn.Module, tracer: Tracer) -> tuple[Run, ...]:
                 row, fixed = [], 0
         if row:
             runs.append(Run(path, tuple(row), fixed))
+    # A row that leaves no choice inside a block of one that does, such as the only mixer of a block, is none.
+    elastic = [f"{path}." for run in runs if len(run.names) > max(1, run.n_fixed) for path in run.paths]
+    runs = [run for run in runs if len(run.names) > max(1, run.n_fixed) or not _inside(run, elastic)]
     places = [path for run in runs for path in run.paths]
     inner = [run for run in runs if not any(p.startswith(f"{path}.") for path in run.paths for p in places)]
     return tuple(inner)
+
+
+def _inside(run: Run, blocks: list[str]) -> bool:
+    return any(run.paths[0].startswith(block) for block in blocks)
 
 
 def _labels(tracer: Tracer, labelled: Labelled) -> list[tuple[tuple[int, ...], bytes]]:

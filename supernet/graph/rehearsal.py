@@ -217,7 +217,7 @@ class Rehearsal:
         """Fix the first group without which it goes further, and all that are like it."""
         kind = type(self._modules.get(path, self.model)).__name__
         reason = f"{kind}.forward does not follow: {found}"
-        for group in groups:
+        for group in [*groups, *self._elsewhere(groups)]:
             alike = self._alike(group)
             self.fixed |= dict.fromkeys(alike, reason)
             after = self._fails(kept(), depths)
@@ -228,6 +228,17 @@ class Rehearsal:
         rest = groups or [g.index for g in self.graph.groups if g.index not in self.fixed]
         for group in rest:
             self.fixed |= dict.fromkeys(self._alike(group), reason)
+
+    def _elsewhere(self, near: Sequence[int]) -> list[int]:
+        """One of every other kind of group that can shrink, those on most parameters first: an embedding, say, whose
+        width a module reads far from where it was made."""
+        kinds = {repr(self._pattern(group)) for group in near}
+        found: list[int] = []
+        for group in sorted(self.graph.groups, key=lambda group: -len(group.spots)):
+            if group.index not in self.fixed and repr(self._pattern(group.index)) not in kinds:
+                kinds.add(repr(self._pattern(group.index)))
+                found.append(group.index)
+        return found
 
     def _alike(self, group: int) -> list[int]:
         """Groups of the same place in other blocks."""

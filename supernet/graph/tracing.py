@@ -172,6 +172,8 @@ class Tracer(TorchDispatchMode):
         """The module that began last has run."""
         self._inside.pop()
         call = self._open.pop()
+        if isinstance(output, tuple) and output:  # what is passed on beside it, such as the size of an image, stays
+            output = output[0]
         if call is not None and isinstance(output, Tensor):
             call.result = self.labelled(output)
 

@@ -37,19 +37,27 @@ class ConsensusGates(nn.Module):
         cost: of a network that keeps so many units of every group; default the share of units that are open.
         polarising: weight of the push to 0 or 1, reached in a straight line over the first half.
         costing: weight of the distance from the target.
+        moving: whether the penalty reaches the network through what the gates look at. Then nearly all gates come to
+            agree; in a deep network and a short training it wrecks what is learned, many times as large as the loss.
 
     Raises:
         ValueError: no set of units can be gated, or the target is not a share.
     """
 
     def __init__(
-        self, units: Units, target: float, cost: Cost | None = None, polarising: float = 20.0, costing: float = 20.0
+        self,
+        units: Units,
+        target: float,
+        cost: Cost | None = None,
+        polarising: float = 20.0,
+        costing: float = 20.0,
+        moving: bool = True,
     ) -> None:
         super().__init__()
         if not 0 < target < 1:
             raise ValueError(f"target {target:g} of the cost is not between 0 and 1")
         self.units, self.target, self.cost = units, target, cost
-        self.polarising, self.costing = polarising, costing
+        self.polarising, self.costing, self.moving = polarising, costing, moving
         modules = dict(units.supernet.named_modules())
         self._hooks: list[Any] = []
         self._open: dict[int, Tensor] = {}
@@ -139,7 +147,8 @@ class ConsensusGates(nn.Module):
             values = place.take(output)  # (n_units, n_positions, n_images, ...)
             if first:
                 pooled = values.flatten(3).mean(dim=3).mean(dim=1) if values.ndim > 3 else values.mean(dim=1)
-                logits = self.gates[str(number)](pooled.transpose(0, 1))
+                seen = pooled.transpose(0, 1)
+                logits = self.gates[str(number)](seen if self.moving else seen.detach())
                 soft = logits.sigmoid()
                 self._open[number] = (soft > 0.5).to(soft.dtype) + soft - soft.detach()
                 if self.training and module.training:
@@ -174,7 +183,8 @@ class ConsensusGates(nn.Module):
 class Consensus(Pruner):
     """Gates over the steps of a plan, like any other rule: at its end what is mostly closed is zero.
 
-    The gates are gone then. Where the network then costs more than the target, what is least open goes, too.
+    The gates are gone then, and need not have agreed before: the network is not moved to please them. Where it then
+    costs more than the target, what is least open goes, too.
 
     Args:
         units: of the network that is trained.
@@ -188,7 +198,7 @@ class Consensus(Pruner):
         nothing = torch.zeros(units.n, dtype=torch.bool)
         whole = 1.0 if plan.cost is None else units.priced(plan.cost, nothing)
         device = next(units.supernet.parameters()).device
-        self.gates = ConsensusGates(units, plan.target / whole, plan.cost).to(device)
+        self.gates = ConsensusGates(units, plan.target / whole, plan.cost, moving=False).to(device)
         self._opening = torch.optim.Adam(self.gates.parameters(), lr=_RATE)
 
     @property
