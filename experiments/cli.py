@@ -501,6 +501,29 @@ def finetune(
 
 
 @app.command()
+def merge(
+    base: Annotated[Path, typer.Argument(metavar="BASE", help="The run whose weights the others began with.")],
+    tuned: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Runs with `supernet.weights = BASE`.")],
+    out: Annotated[Path, typer.Option("--out", help="The new file of weights, for `supernet.weights`.")],
+    scale: Annotated[float, typer.Option(help="Of what a run has changed.")] = 0.3,
+    smallest: Annotated[str, typer.Option(help="Share of the smallest changes to leave out.")] = "85%",
+    largest: Annotated[str, typer.Option(help="Share of the largest changes to leave out.")] = "1%",
+) -> None:
+    """Make one supernet of fine-tuned copies of it, and say what it scores on the data of each."""
+    from experiments.budgets import read_share
+
+    if not 0 < scale < float("inf"):
+        raise ValueError(f"--scale {scale:g} must be above 0")
+    shares = {"scale": scale, "smallest": read_share(smallest), "largest": read_share(largest)}
+    begun, report = _open(base)
+    copies = [_open(run)[0] for run in tuned]
+    from experiments.commands.tables import print_merged
+    from experiments.merging import merge_runs
+
+    print_merged(merge_runs(begun, copies, out, report, **shares), out, begun.recipe.kinds)
+
+
+@app.command()
 def push(
     bundle: Annotated[Path, typer.Argument(metavar="BUNDLE", help="What `supernet export` or `finetune` wrote.")],
     repository: Annotated[

@@ -73,7 +73,7 @@ def write_levels(
 
     Raises:
         ValueError: `out` exists and is not empty; there are fewer than two levels; the device does not run ONNX Runtime
-            in fp32; or a file computes something else than torch.
+            on a CPU in fp32; or a file computes something else than torch.
         OSError: the folder cannot be written.
     """
     if len({arch.id for arch in archs}) < max(2, len(archs)):
@@ -81,8 +81,11 @@ def write_levels(
     with new_folder(out) as folder:
         profiler = profiler_of(run, device or run.recipe.devices[0].name)
         on = profiler.device
-        if (on.runtime, on.precision) != ("onnxruntime", "fp32"):
-            raise ValueError(f"levels run in onnxruntime in fp32; {on.name} is {on.runtime} in {on.precision}")
+        if (on.runtime, on.provider, on.precision) != ("onnxruntime", "CPUExecutionProvider", "fp32"):
+            raise ValueError(
+                f"levels run in onnxruntime on a CPU in fp32; {on.name} is {on.runtime} ({on.provider}) in "
+                f"{on.precision}: name another --device"
+            )
         scorer, name = Scorer(run), run.task.metric.name
         scores = {split: scorer.score(archs, split, report) for split in ("validation", "test")}
         space, channels = run.untrained_supernet.space, run.data.in_channels

@@ -16,16 +16,22 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from experiments.budgets import format_bytes, format_count, format_seconds, signed_share
-from experiments.quantities import Limit, kinds_with, quality, quantity
+from experiments.quantities import Kind, Limit, kinds_with, quality, quantity
 from experiments.querying import kinds, objectives
 
 if TYPE_CHECKING:  # which would load torch
     from experiments.verifying import Evidence
 
 __all__ = [
-    "next_commands", "print_answer", "print_card", "print_cascades", "print_evidence", "print_levels",
+    "next_commands",
+    "print_answer",
+    "print_card",
+    "print_cascades",
+    "print_evidence",
+    "print_levels",
+    "print_merged",
     "print_unmeasured",
-]  # fmt: skip
+]
 
 
 def print_answer(
@@ -246,6 +252,17 @@ def print_cascades(found: Mapping[str, Any]) -> None:
             f"{best['small']}, and below {best['threshold']:.4g} {best['large']}: "
             f"{format_seconds(best['test']['seconds'])} expected, {best['test']['accuracy']:.2%} on test"
         )
+
+
+def print_merged(rows: Sequence[Mapping[str, Any]], out: Path, kinds: Mapping[str, Kind]) -> None:
+    """What `merging.merge_runs` found."""
+    good, ways = quality(kinds).kind, ("base", "own", "merged")
+    table = Table("run", "network", *(f"{way}, test" for way in ways), box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(row["run"], row["network"], *(good.exactly(row[way]) for way in ways))
+    console = Console(highlight=False, markup=False)
+    console.print(table)
+    console.print(f"{out} is written", soft_wrap=True)
 
 
 def next_commands(run: Path) -> str:
