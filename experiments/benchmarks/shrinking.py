@@ -169,6 +169,7 @@ TRANSFORMERS: dict[str, Make] = {
     "attention to 1 of 4": lambda bench: with_pathways(gradual(bench), Pathways(4)),
     "attention to 1 of 4, near ones": lambda bench: with_pathways(gradual(bench), Pathways(4, window=6)),
     "relations among tokens": lambda bench: with_relation(gradual(bench), AttentionRelation(heads=2)),
+    "relations among tokens, a hundredth": lambda bench: with_relation(gradual(bench), AttentionRelation(2, 0.01)),
 }
 """What only transformers can have; attention counts as dense in the cost."""
 
