@@ -17,9 +17,7 @@ from supernet.training import (
     AttentionRelation,
     Distillation,
     Engine,
-    InPlaceDistillation,
     Pathways,
-    Phase,
     Schedule,
     Trainer,
     fine_tuning,
@@ -192,7 +190,7 @@ def test_compiled_blocks_are_refused() -> None:
     net = _transformer()
     for phases in (
         with_pathways(plain(net.space, Schedule(1, 0.1)), Pathways()),
-        with_relation(fine_tuning(net.space, Schedule(1, 0.1)), AttentionRelation()),
+        with_relation(fine_tuning(net.space, Schedule(1, 0.1), teacher="frozen"), AttentionRelation()),
     ):
         with pytest.raises(ValueError, match=r"watches attention .* set compile to False"):
             Trainer(net, phases, Noise(), engine=Engine(compile=True)).run()
@@ -264,17 +262,15 @@ def test_the_loss_of_a_step_has_the_relations_of_its_teacher(teacher: str) -> No
     assert expected > 0.01
 
 
-def test_relations_need_a_teacher_and_as_many_tokens() -> None:
-    relation = AttentionRelation()
-    (phase,) = with_relation(fine_tuning(SPACE, Schedule(2, 0.1)), relation)
-    assert isinstance(phase.loss, Distillation) and phase.loss.relation == relation
-    first, second = with_relation(single_stage(SPACE, Schedule(2, 0.1), warmup=Schedule(1, 0.1)), relation)
-    assert first == single_stage(SPACE, Schedule(2, 0.1), warmup=Schedule(1, 0.1))[0]
-    assert isinstance(second.loss, InPlaceDistillation) and second.loss.relation == relation
+def test_relations_need_a_frozen_teacher() -> None:
+    relation, schedule = AttentionRelation(), Schedule(2, 0.1)
+    for largest in (None, Schedule(1, 0.1)):
+        phases = fine_tuning(SPACE, schedule, teacher="frozen", largest=largest)
+        related = with_relation(phases, relation)
+        assert isinstance(related[-1].loss, Distillation) and related[-1].loss.relation == relation
+        assert related[:-1] == phases[:-1]
+    for in_place in (single_stage(SPACE, schedule), fine_tuning(SPACE, schedule)):
+        with pytest.raises(ValueError, match="a teacher in place run away"):
+            with_relation(in_place, relation)
     with pytest.raises(ValueError, match="no phase has one"):
         with_relation(plain(SPACE, Schedule(2, 0.1)), relation)
-    several = replace(SPACE, resolutions=(12, 16))
-    with pytest.raises(ValueError, match="the space has several resolutions; take one"):
-        with_relation(fine_tuning(several, Schedule(2, 0.1)), relation)
-    frozen = [Phase("x", several, Schedule(2, 0.1), loss=Distillation())]
-    assert with_relation(frozen, relation)[0].loss == Distillation(relation=relation)

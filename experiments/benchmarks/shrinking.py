@@ -44,6 +44,7 @@ from supernet.scoring.calibration import evaluate, recalibrate
 from supernet.space.sampling import sample_in_bins
 from supernet.training import (
     AttentionRelation,
+    InPlaceDistillation,
     Pathways,
     Phase,
     Sandwich,
@@ -54,7 +55,6 @@ from supernet.training import (
     progressive_shrinking,
     single_stage,
     with_pathways,
-    with_relation,
 )
 from supernet.training.shrinking import keep_largest
 
@@ -164,12 +164,25 @@ TRAININGS: dict[str, Make] = {
     "single stage, labels fade": partial(single, label_weight=(1.0, 0.0)),
     "single stage, labels at half": partial(single, label_weight=(0.5, 0.5)),
 }
+
+
+def _related_in_place(phases: Sequence[Phase], weight: float) -> tuple[Phase, ...]:
+    """What `with_relation` refuses, to show why."""
+    relation = AttentionRelation(heads=2, weight=weight)
+    return tuple(
+        replace(phase, loss=replace(phase.loss, relation=relation))
+        if isinstance(phase.loss, InPlaceDistillation)
+        else phase
+        for phase in phases
+    )
+
+
 _AVERAGED = {"average of weights": 0.998}
 TRANSFORMERS: dict[str, Make] = {
     "attention to 1 of 4": lambda bench: with_pathways(gradual(bench), Pathways(4)),
     "attention to 1 of 4, near ones": lambda bench: with_pathways(gradual(bench), Pathways(4, window=6)),
-    "relations among tokens": lambda bench: with_relation(gradual(bench), AttentionRelation(heads=2)),
-    "relations among tokens, a hundredth": lambda bench: with_relation(gradual(bench), AttentionRelation(2, 0.01)),
+    "relations among tokens": lambda bench: _related_in_place(gradual(bench), 1.0),
+    "relations among tokens, a hundredth": lambda bench: _related_in_place(gradual(bench), 0.01),
 }
 """What only transformers can have; attention counts as dense in the cost."""
 

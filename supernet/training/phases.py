@@ -208,19 +208,22 @@ def with_pathways(phases: Sequence[Phase], pathways: Pathways) -> tuple[Phase, .
 
 
 def with_relation(phases: Sequence[Phase], relation: AttentionRelation) -> tuple[Phase, ...]:
-    """The same phases, of which those that have a teacher also learn its relations among tokens.
+    """The same phases, of which those that have a frozen teacher also learn its relations among tokens.
+
+    A teacher in place has the weights of its students, so every step that brings them nearer moves it away: on the
+    digits the relations grew ninefold in 250 steps and nothing was learned, where with a frozen teacher they fell.
 
     Raises:
-        ValueError: none has a teacher; or the teacher of a step may see images of another size than its students.
+        ValueError: none has a teacher, or one has it in place.
     """
 
     def changed(phase: Phase) -> Phase:
         if not isinstance(phase.loss, Distillation | InPlaceDistillation):
             return phase
-        if phase.loss.teacher == "in place" and len(phase.space.resolutions) > 1:
+        if phase.loss.teacher == "in place":
             raise ValueError(
-                f"phase {phase.name!r}: relations among tokens need as many tokens in the teacher in place, and the "
-                "space has several resolutions; take one"
+                f"phase {phase.name!r}: relations among tokens to a teacher in place run away, since it has the "
+                'weights of its students; take a frozen one, such as fine_tuning with teacher = "frozen"'
             )
         return replace(phase, loss=replace(phase.loss, relation=relation))
 
