@@ -6,6 +6,7 @@ from typing import Literal
 
 from supernet.pruning.spec import Pruning
 from supernet.space import SearchSpace
+from supernet.training.draws import Cycles
 from supernet.training.imitation import Imitation, SoftLabels
 from supernet.training.losses import LABEL_SMOOTHING, CrossEntropy, Distillation, InPlaceDistillation
 from supernet.training.phases import Phase, Schedule
@@ -87,9 +88,14 @@ def random_sampling(
     label_smoothing: float = LABEL_SMOOTHING,
     clip: float | None = None,
     split_batch: bool = False,
+    multi_architecture: bool = False,
     imitation: Imitation | None = None,
 ) -> tuple[Phase, ...]:
     """`n` drawn sub-networks in every step and nothing else (single path one-shot, Guo et al. 2020; SortedNet).
+
+    With `split_batch` each has its own share of the images (SortedNet, Valipour et al. 2023). With
+    `multi_architecture`, too, and all of them are computed in one pass by masks, every choice of a gene as often as the
+    others among them (ViT-ResNAS, Liao et al. 2021); for supernets that have `forward_many`.
 
     They learn from the labels, and with a `distillation_weight` from the frozen network that the phase of the largest
     network alone, `largest`, leaves.
@@ -104,7 +110,16 @@ def random_sampling(
     loss = CrossEntropy(label_smoothing)
     if distillation_weight:
         loss = Distillation(distillation_weight, label_smoothing, "frozen", imitation or SoftLabels())
-    sampled = Phase("random", space, schedule, Uniform(n), loss, clip=clip, split_batch=split_batch)
+    sampled = Phase(
+        "random",
+        space,
+        schedule,
+        Uniform(n, Cycles()) if multi_architecture else Uniform(n),
+        loss,
+        clip=clip,
+        split_batch=split_batch or multi_architecture,
+        one_pass=multi_architecture,
+    )
     return (*_largest(space, largest, label_smoothing, clip), sampled)
 
 
