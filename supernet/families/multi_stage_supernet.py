@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from itertools import pairwise
 from typing import Any, Self
 
@@ -11,13 +12,15 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from supernet.architecture import Architecture
+from supernet.families.multi_stage_costs import multi_stage_costs
 from supernet.families.multi_stage_vit import BlockMasks, MultiStageViT, Sizes, StageMasks
+from supernet.networks.counting import Costs, CostTable
 from supernet.networks.dropout import set_dropout
 from supernet.networks.masking import first, union
 from supernet.networks.measured import MeasuredSupernet
 from supernet.networks.slicing import clone
 from supernet.registry import register_supernet
-from supernet.space import SearchSpace, Stage
+from supernet.space import Genes, SearchSpace, Stage
 from supernet.space.roles import Role
 
 __all__ = ["MultiStageSupernet"]
@@ -109,6 +112,16 @@ class MultiStageSupernet(nn.Module):
         """Dropout and stochastic depth for training; see `supernet.networks.dropout.set_dropout`. Returns self."""
         set_dropout(self.largest, drop_rate, drop_path_rate)
         return self
+
+    @cached_property
+    def cost_table(self) -> CostTable:
+        """What the parts of any sub-networks cost."""
+        _, patch_size, stem_width = self._fixed
+        return multi_stage_costs(self.space, patch_size, stem_width, self._head_dims, *self._ends)
+
+    def costs(self, genes: Genes) -> Costs:
+        """The same of genes (n_archs, n_genes), for one image."""
+        return self.cost_table(genes)
 
     def _network(self, arch: Architecture) -> MultiStageViT:
         stages = [

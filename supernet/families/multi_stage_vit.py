@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from supernet.networks.masking import MaskedLayerNorm
 
-__all__ = ["BlockMasks", "MultiStageViT", "Sizes", "StageMasks"]
+__all__ = ["Block", "BlockMasks", "MultiStageViT", "Reduction", "Sizes", "StageMasks", "Stem"]
 
 _EPS = 1e-6
 
@@ -65,7 +65,7 @@ class MultiStageViT(nn.Module):
     ) -> None:
         super().__init__()
         side, width = image_size // patch_size, stages[0].width
-        self.stem = _Stem(in_chans, stem_width, width, patch_size)
+        self.stem = Stem(in_chans, stem_width, width, patch_size)
         self.cls_token = nn.Parameter(0.02 * torch.randn(1, 1, width))
         self.pos_embed = nn.Parameter(0.02 * torch.randn(1, 1 + side**2, width))
         self.stages = nn.ModuleList()
@@ -73,7 +73,7 @@ class MultiStageViT(nn.Module):
         for i, stage in enumerate(stages):
             if i:
                 side //= 2
-                self.reductions.append(_Reduction(stages[i - 1].width, stage.width, side))
+                self.reductions.append(Reduction(stages[i - 1].width, stage.width, side))
             self.stages.append(_Stage(stage))
         self.norm = MaskedLayerNorm(stages[-1].width, eps=_EPS)
         self.head_drop = nn.Dropout(0.0)
@@ -98,7 +98,7 @@ class MultiStageViT(nn.Module):
         return self.head(self.head_drop(self.norm(x, width)[:, 0]))
 
 
-class _Stem(nn.Module):
+class Stem(nn.Module):
     """Images to tokens: a convolution that halves, two with a shortcut, and a projection."""
 
     def __init__(self, in_chans: int, channels: int, width: int, patch_size: int) -> None:
@@ -117,7 +117,7 @@ class _Stem(nn.Module):
         return self.projection(x).flatten(2).transpose(1, 2)
 
 
-class _Reduction(nn.Module):
+class Reduction(nn.Module):
     """Half the side and a larger width: a strided convolution of the normed tokens, and their average pool padded."""
 
     def __init__(self, before: int, width: int, side: int) -> None:
@@ -143,7 +143,7 @@ class _Reduction(nn.Module):
 class _Stage(nn.Module):
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(_Block(sizes.width, sizes.head_dim, *block) for block in sizes.blocks)
+        self.blocks = nn.ModuleList(Block(sizes.width, sizes.head_dim, *block) for block in sizes.blocks)
 
     def forward(self, x: Tensor, masks: StageMasks | None = None) -> Tensor:
         for i, block in enumerate(self.blocks):
@@ -151,7 +151,9 @@ class _Stage(nn.Module):
         return x
 
 
-class _Block(nn.Module):
+class Block(nn.Module):
+    """Attention, then an MLP."""
+
     def __init__(self, width: int, head_dim: int, heads: int, hidden: int) -> None:
         super().__init__()
         self._head_dim = head_dim
