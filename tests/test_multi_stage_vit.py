@@ -199,6 +199,22 @@ def test_a_training_with_several_architectures_per_batch() -> None:
     assert "largest.stages.0.blocks.1.qkv.weight" in moved and "largest.head.weight" in moved
 
 
+def test_choices_grow_from_the_largest_alone() -> None:
+    """At the share t of the opening there are 1 + floor(t (m - 1)) of m choices."""
+    space = create_supernet("multi_stage_vit", 5, **{**SIZES, "widths": [[3, 4, 5, 6], [8, 10, 12], [16]]}).space
+    (phase,) = random_sampling(space, SHORT, 2, multi_architecture=True, opening=0.3)
+    for t, first, second in [
+        (0.0, (6,), (12,)), (0.32, (6,), (12,)), (0.34, (5, 6), (12,)), (0.51, (5, 6), (10, 12)),
+        (0.68, (4, 5, 6), (10, 12)), (0.99, (4, 5, 6), (10, 12)),
+    ]:  # fmt: skip
+        found = phase.space_at(0.3 * t)
+        assert [found.stages[s].shared["embed_dim"] for s in (0, 1)] == [first, second]
+        assert found.stages[0].depths == (2,) and found.largest == space.largest
+    assert phase.space_at(0.3) == space and not random_sampling(space, SHORT)[0].opening
+    with pytest.raises(ValueError, match="opening 1 is a share of the steps"):
+        random_sampling(space, SHORT, opening=1.0)
+
+
 def test_what_cannot_share_a_batch_is_refused_in_one_line() -> None:
     published = create_supernet("elastic", model="resnet10t", num_classes=5)
     with pytest.raises(
@@ -241,7 +257,7 @@ def test_the_recipe() -> None:
     recipe = load_recipe(Path(experiments.__file__).parent / "recipes" / "digits_multi_stage_vit.toml")
     net = create_supernet(recipe.supernet.name, 10, 1, **recipe.supernet.settings)
     phase = training_phases(recipe, net)[-1]
-    assert phase.one_pass and phase.space == net.space and phase.sampler == Uniform(4, Cycles())
+    assert phase.one_pass and phase.space == net.space and phase.opening and phase.sampler == Uniform(4, Cycles())
     assert create_supernet(**net.definition).space == net.space  # type: ignore[arg-type]
 
 
