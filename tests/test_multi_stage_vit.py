@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import experiments
 from experiments.settings.recipe import load_recipe
 from experiments.training.phases import training_phases
+from hardware.onnx.export import export_onnx, onnx_parity
 from supernet import Architecture, create_supernet
 from supernet.families.multi_stage_supernet import MultiStageSupernet
 from supernet.networks.masking import MaskedLayerNorm, forward_of_many, union
@@ -271,3 +272,10 @@ def test_costs_are_those_of_what_is_extracted() -> None:
             small(_images(1))
         assert macs == counter.get_total_flops() // 2
         assert n_parameters == sum(p.numel() for p in small.parameters())
+
+
+def test_a_sub_network_becomes_an_onnx_file_in_milliseconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hardware.onnx.export._exported_by_torch", None)  # the slow way, for what is not known
+    net = _supernet()
+    small = net.extract(net.space.smallest).eval()
+    assert onnx_parity(export_onnx(small, (1, 3, 16, 16)), small, (1, 3, 16, 16)) < 1e-5

@@ -106,15 +106,17 @@ class Stem(nn.Module):
         self.conv1 = nn.Conv2d(in_chans, channels, 3, 2, 1)
         self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1)
         self.conv3 = nn.Conv2d(channels, channels, 3, 1, 1)
-        # The published stem has other norms; one over each image alone is the same whatever else is in the batch.
-        self.norms = nn.ModuleList(nn.GroupNorm(1, channels) for _ in range(3))
+        # Over the channels of each pixel alone: the same whatever else is in the batch.
+        self.norms = nn.ModuleList(nn.LayerNorm(channels, eps=_EPS) for _ in range(3))
         self.projection = nn.Conv2d(channels, width, patch_size // 2, patch_size // 2)
 
     def forward(self, images: Tensor) -> Tensor:
-        x = F.gelu(self.norms[0](self.conv1(images)))
-        y = F.gelu(self.norms[1](self.conv2(x)))
-        x = x + F.gelu(self.norms[2](self.conv3(y)))
+        x = self._normed(self.conv1(images), 0)
+        x = x + self._normed(self.conv3(self._normed(self.conv2(x), 1)), 2)
         return self.projection(x).flatten(2).transpose(1, 2)
+
+    def _normed(self, x: Tensor, which: int) -> Tensor:
+        return F.gelu(self.norms[which](x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2))
 
 
 class Reduction(nn.Module):
@@ -137,7 +139,8 @@ class Reduction(nn.Module):
         return main + F.pad(residual, (0, main.shape[-1] - x.shape[-1]))
 
     def _grid(self, x: Tensor) -> Tensor:
-        return x[:, 1:].transpose(1, 2).unflatten(2, (2 * self._side, 2 * self._side))
+        side = 2 * self._side
+        return x[:, 1:].transpose(1, 2).reshape(x.shape[0], -1, side, side)
 
 
 class _Stage(nn.Module):
@@ -166,7 +169,9 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, width: Tensor | None = None, masks: BlockMasks | None = None) -> Tensor:
         heads, hidden, output = (None, None, None) if masks is None else masks
-        q, k, v = self.qkv(self.norm1(x, width)).unflatten(2, (-1, 3, self._head_dim)).permute(3, 0, 2, 1, 4)
+        batch, tokens, _ = x.shape
+        qkv = self.qkv(self.norm1(x, width)).reshape(batch, tokens, -1, 3, self._head_dim).permute(3, 0, 2, 1, 4)
+        q, k, v = qkv.unbind(0)
         attended = _masked(F.scaled_dot_product_attention(q, k, v), heads).transpose(1, 2).flatten(2)
         # What is added is masked: then so is the sum, since what it is added to was.
         x = x + self.drop_path1(_masked(self.proj(attended), output))
