@@ -21,8 +21,8 @@ __all__ = ["AnySupernet", "call_factory", "create_supernet", "open_supernet", "r
 AnySupernet = TimmSupernet[Any] | MeasuredSupernet
 """What a run works with: a supernet that also says what its sub-networks cost, and how it is made again."""
 
-_B = TypeVar("_B", bound=Callable[..., TimmSupernet[Any]])
-_BUILDERS: dict[str, Callable[..., TimmSupernet[Any]]] = {}
+_B = TypeVar("_B", bound=Callable[..., AnySupernet])
+_BUILDERS: dict[str, Callable[..., Any]] = {}
 
 
 def register_supernet(name: str) -> Callable[[_B], _B]:
@@ -73,6 +73,8 @@ def create_supernet(
         if supernet.definition is None:  # `elastic` says it itself, as without downloading weights again
             supernet.definition = {"name": name, "num_classes": num_classes, "in_chans": in_chans, **settings}
         if experts is not None:
+            if not isinstance(supernet, TimmSupernet):
+                raise ValueError(f"{name} has no experts; remove them")
             supernet.mix_experts(**experts)
     return supernet
 
@@ -117,5 +119,11 @@ def call_factory(
 
 
 def _import_builders() -> None:
-    for module in ("ofa.mobilenetv3", "ofa.proxyless", "ofa.resnet50d", "networks.from_timm"):
+    for module in (
+        "ofa.mobilenetv3",
+        "ofa.proxyless",
+        "ofa.resnet50d",
+        "networks.from_timm",
+        "families.multi_stage_supernet",
+    ):
         import_module(f"{__package__}.{module}")

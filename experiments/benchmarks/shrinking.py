@@ -39,6 +39,7 @@ from experiments.settings.recipe import Recipe, load_recipe
 from experiments.settings.training import NoTrainingSettings
 from supernet import Architecture, create_supernet
 from supernet.files import read_json, write_json
+from supernet.networks.masking import union
 from supernet.networks.timm_supernet import TimmSupernet
 from supernet.scoring.calibration import evaluate, recalibrate
 from supernet.space.sampling import sample_in_bins
@@ -53,6 +54,7 @@ from supernet.training import (
     Uniform,
     gradual_shrinking,
     progressive_shrinking,
+    random_sampling,
     single_stage,
     with_pathways,
 )
@@ -187,6 +189,23 @@ TRANSFORMERS: dict[str, Make] = {
 """What only transformers can have; attention counts as dense in the cost."""
 
 
+def shared_out(bench: Bench, multi_architecture: bool) -> tuple[Phase, ...]:
+    """Four drawn sub-networks per step, each on a quarter of the images."""
+    largest, schedule = bench.schedules()
+    return random_sampling(
+        bench.supernet.space, schedule, 4, largest=largest, clip=1.0, split_batch=True,
+        multi_architecture=multi_architecture,
+    )  # fmt: skip
+
+
+SHARED: dict[str, Make] = {
+    "images shared out": partial(shared_out, multi_architecture=False),
+    "several architectures per batch": partial(shared_out, multi_architecture=True),
+}
+"""What gives each sub-network its own images; the latter is for supernets that mask (digits_multi_stage_vit)."""
+_ALL = TRAININGS | TRANSFORMERS | SHARED
+
+
 def cost(supernet: TimmSupernet[Any], phases: Sequence[Phase], steps_per_epoch: int, seed: int) -> float:
     """Multiply-accumulates for one image of every step, summed over all of them."""
     space, total = supernet.space, 0.0
@@ -197,8 +216,11 @@ def cost(supernet: TimmSupernet[Any], phases: Sequence[Phase], steps_per_epoch: 
         archs = []
         for i in range(n_steps):
             archs += phase.sampler(phase.space_at(i / n_steps), seed, step + i)  # type: ignore[operator]
+        if phase.one_pass:  # what is masked is computed
+            n = len(archs) // n_steps
+            archs = [union(space, archs[i : i + n]) for i in range(0, len(archs), n)]
         macs = supernet.macs(space.encode(archs))
-        total += 3.0 * float(macs.sum())
+        total += 3.0 * float(macs.sum()) * n_steps / (len(archs) if phase.split_batch else n_steps)
         if phase.loss.teacher == "frozen":  # once for every step, at the resolution that its sub-networks share
             per_step = len(archs) // n_steps
             sizes = np.array([arch.resolution for arch in archs[::per_step]]) / space.largest.resolution
@@ -252,7 +274,7 @@ def run(name: str, seed: int, settings: Settings, options: argparse.Namespace) -
     if path.exists():
         return read_json(path)
     bench = settings.bench(seed, options.epochs)
-    supernet, phases = bench.supernet, (TRAININGS | TRANSFORMERS)[name](bench)
+    supernet, phases = bench.supernet, _ALL[name](bench)
     batch, n_images = settings.recipe.data.batch_size, options.images
     base = cost(supernet, single(bench), n_images // batch, seed)
     work = cost(supernet, phases, n_images // batch, seed)
@@ -335,11 +357,11 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, help="of every training but the published phases; default the recipe's")
     parser.add_argument("--archs", type=int, default=12, help="sub-networks, smallest and largest included")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="of data, weights and sub-networks")
-    parser.add_argument("--only", nargs="+", metavar="TRAINING", help=f"some of: {', '.join(TRAININGS | TRANSFORMERS)}")
+    parser.add_argument("--only", nargs="+", metavar="TRAINING", help=f"some of: {', '.join(_ALL)}")
     parser.add_argument("--show", action="store_true", help="print what is there, train nothing")
     options = parser.parse_args()
-    if unknown := [name for name in options.only or () if name not in TRAININGS | TRANSFORMERS]:
-        parser.error(f"no training is called {unknown[0]!r}; there are {', '.join(TRAININGS | TRANSFORMERS)}")
+    if unknown := [name for name in options.only or () if name not in _ALL]:
+        parser.error(f"no training is called {unknown[0]!r}; there are {', '.join(_ALL)}")
     torch.set_num_threads(1)
     recipe = load_recipe(options.recipe)
     if options.data:

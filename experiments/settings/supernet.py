@@ -13,6 +13,8 @@ from supernet.protocol import ENTRY_POINTS
 
 __all__ = ["MobileNetV3Space", "StageSettings", "SupernetSettings", "TimmModel"]
 
+_WITH_OPTIONS = ("multi_stage_vit",)
+
 
 class StageSettings(Section):
     """One elastic stage of inverted-residual blocks."""
@@ -109,7 +111,7 @@ class SupernetSettings(Section):
     weights: str | None = None
     """What to begin with: a published checkpoint, a supernet.safetensors or the folder of a run; default none."""
     options: dict[str, Any] = {}
-    """Arguments of the factory of a supernet of one's own."""
+    """Arguments of the factory of a supernet of one's own, or the sizes of 'multi_stage_vit'."""
     experts: ExpertSettings | None = None
     """Experts whose weights are mixed for every sub-network; default none."""
 
@@ -125,7 +127,7 @@ class SupernetSettings(Section):
             raise ValueError("weights and timm.pretrained both say what to begin with; remove timm.pretrained")
         if ":" in self.name and not is_address(self.name):
             raise ValueError(f"name {self.name!r} is not of the form 'package.module:factory'")
-        if self.options and not self.is_own:
+        if self.options and not self.is_own and self.name not in _WITH_OPTIONS:
             raise ValueError(f"options are for a supernet of one's own, 'package.module:factory', not {self.name!r}")
         if self.experts is not None and self.is_own:
             raise ValueError("experts are for the supernets here; a factory of one's own calls mix_experts itself")

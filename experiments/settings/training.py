@@ -389,6 +389,10 @@ class RandomSamplingSettings(TrainedSettings):
     """Sub-networks per step."""
     split_batch: bool = default(random_sampling, "split_batch")
     """Each of them on its own share of the images, as SortedNet does, instead of on all."""
+    multi_architecture: bool = default(random_sampling, "multi_architecture")
+    """The same, all in one pass by masks, and every choice equally often; for 'multi_stage_vit'."""
+    opening: float = default(random_sampling, "opening")
+    """Share of the steps of `schedule` over which the choices grow from the largest alone to all; 0: all at once."""
     distillation_weight: NotNegative = default(random_sampling, "distillation_weight")
     """Weight of the teacher, the network that `largest` leaves, beside the labels; 0: no teacher."""
     clip: float | None = default(random_sampling, "clip")
@@ -411,6 +415,8 @@ class RandomSamplingSettings(TrainedSettings):
             self.label_smoothing,
             self.clip,
             self.split_batch,
+            self.multi_architecture,
+            self.opening,
             imitation or self.imitation.imitation,
         )
 

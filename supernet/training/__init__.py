@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from supernet.training.attention import AttentionRelation, Pathways
     from supernet.training.collapse import CollapseError, Rollback
     from supernet.training.distributed import LostProcessError, World, join
-    from supernet.training.draws import Draw, Evenly, MacBins, Nested
+    from supernet.training.draws import Cycles, Draw, Evenly, MacBins, Nested
     from supernet.training.engine import Engine
     from supernet.training.imitation import AlphaDivergence, Imitation, MeanSquare, SoftLabels
     from supernet.training.interruption import TrainingInterrupted

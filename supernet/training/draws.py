@@ -15,7 +15,7 @@ from supernet.space import Genes, SearchSpace
 from supernet.space.nested import NestedFamily
 from supernet.space.sampling import CostBins, bins_of
 
-__all__ = ["CountsMacs", "Draw", "Evenly", "MacBins", "Nested", "check_level_weights"]
+__all__ = ["CountsMacs", "Cycles", "Draw", "Evenly", "MacBins", "Nested", "check_level_weights"]
 
 _PER_BIN = 512
 _STEPS_PER_POOL = 4096
@@ -56,6 +56,26 @@ class Evenly:
     def __call__(self, space: SearchSpace, n: int, seed: int, step: int) -> list[Architecture]:
         archs = space.sample(n, np.random.default_rng((seed, step)), self.over)
         return [replace(arch, resolution=archs[0].resolution) for arch in archs] if self.one_resolution else archs
+
+
+@dataclass(frozen=True)
+class Cycles:
+    """Every choice of a gene as often as the others among the architectures of a step, as nearly as their number allows
+    (ViT-ResNAS, Liao et al. 2021).
+
+    Every gene has an order of its own: its choices in a cycle, as often as needed, put in random order. All
+    architectures of a step have one resolution.
+    """
+
+    def __call__(self, space: SearchSpace, n: int, seed: int, step: int) -> list[Architecture]:
+        if space.relations:
+            raise ValueError("cycles draw every gene alone, which relations do not allow; draw genes evenly")
+        rng = np.random.default_rng((seed, step))
+        genes = np.empty((n, len(space.genes)), dtype=np.int64)
+        for i, n_choices in enumerate(space.n_choices):
+            genes[:, i] = rng.permutation(np.tile(np.arange(n_choices), -(-n // int(n_choices))))[:n]
+        genes[:, 0] = genes[0, 0]
+        return space.decode(genes)
 
 
 @dataclass(frozen=True)

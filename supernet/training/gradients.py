@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from supernet.architecture import Architecture
+from supernet.networks.masking import forward_of_many
 from supernet.scoring.calibration import batch_norms, batch_statistics
 from supernet.scoring.images import resize
 from supernet.training.attention import Attended
@@ -34,6 +35,7 @@ def accumulate_gradients(
     *,
     accumulation: int = 1,
     split_batch: bool = False,
+    one_pass: bool = False,
     autocast: torch.dtype | None = None,
     backward: Callable[[Tensor], None] = Tensor.backward,
 ) -> Tensor:
@@ -56,6 +58,7 @@ def accumulate_gradients(
             them; every part has BatchNorm statistics of its own.
         split_batch: every architecture has its own equal share of the images, and the gradient is the mean over all of
             them (SortedNet, Valipour et al. 2023).
+        one_pass: with `split_batch`: all of them in one forward and backward pass, by masks.
         autocast: type of the activations; None: that of the weights.
         backward: adds the gradients of a loss; `Tensor.backward`, or that after scaling.
 
@@ -73,7 +76,9 @@ def accumulate_gradients(
         )
     parts = zip(images.chunk(accumulation), labels.chunk(accumulation), strict=True)
     losses = [
-        _one_pass(
+        _together(supernet, part_images, part_labels, archs, loss, progress, teacher, n_shares, autocast, backward)
+        if one_pass
+        else _one_after_the_other(
             supernet, part_images, part_labels, archs, loss, progress, teacher, regularise, n_shares, split_batch,
             autocast, backward,
         )
@@ -82,7 +87,7 @@ def accumulate_gradients(
     return torch.stack(losses).mean(0)
 
 
-def _one_pass(
+def _one_after_the_other(
     supernet: nn.Module,
     images: Tensor,
     labels: Tensor,
@@ -125,6 +130,31 @@ def _one_pass(
             if i == 0:
                 in_place = _Outputs(logits.detach(), attended)  # whose gradient the relation leaves out
     return torch.stack(losses)
+
+
+def _together(
+    supernet: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    archs: Sequence[Architecture],
+    loss: Loss,
+    progress: float,
+    teacher: nn.Module | None,
+    n_shares: int,
+    autocast: torch.dtype | None,
+    backward: Callable[[Tensor], None],
+) -> Tensor:
+    """The same of architectures with a share of the images each, in one pass of a supernet that has `forward_many`."""
+    n, n_archs = len(images) // len(archs), len(archs)
+    images = resize(images, archs[0].resolution)
+    with torch.no_grad():
+        taught = None if teacher is None else _logits(autocast, teacher, images)
+    logits = _logits(autocast, forward_of_many(supernet), images, [arch for arch in archs for _ in range(n)])
+    of_teacher = [None] * n_archs if taught is None else taught.chunk(n_archs)
+    shares = zip(logits.chunk(n_archs), labels.chunk(n_archs), of_teacher, strict=True)
+    losses = torch.stack([loss(own, own_labels, others, progress) for own, own_labels, others in shares])
+    backward(losses.sum() / n_shares)
+    return losses.detach()
 
 
 @torch.no_grad()
@@ -201,7 +231,7 @@ def _outputs(
     return _Outputs(logits, recorded.last)
 
 
-def _logits(autocast: torch.dtype | None, network: nn.Module, images: Tensor, *arch: Architecture) -> Tensor:
+def _logits(autocast: torch.dtype | None, network: Callable[..., Tensor], images: Tensor, *arch: Any) -> Tensor:
     """Logits (n, n_classes) in single precision at least, since losses are differences of large numbers."""
     if autocast is None:
         return network(images, *arch)

@@ -12,6 +12,7 @@ import torch
 from timm.utils.model_ema import ModelEmaV3
 from torch import nn
 
+from supernet.networks.masking import forward_of_many
 from supernet.protocol import Supernet
 from supernet.space import SearchSpace
 from supernet.space.roles import roles_of
@@ -368,6 +369,8 @@ def _as_module(trainer: Trainer) -> nn.Module:
                 f"phase {phase.name!r} sorts channels, and no order is right for all experts of a mixture; take a "
                 "method that does not sort, such as gradual_shrinking"
             )
+        if phase.one_pass:
+            forward_of_many(supernet)  # what cannot do it is told here
     if trainer.engine.ema is not None and any(phase.pruning is not None for phase in trainer.phases):
         raise ValueError("an average of the weights keeps what pruning has set to zero; set ema to None")
     if trainer.engine.channels_last:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+from itertools import pairwise
 from typing import Literal
 
 from supernet.pruning.spec import Pruning
 from supernet.space import SearchSpace
+from supernet.space.stage import Choices
+from supernet.training.draws import Cycles
 from supernet.training.imitation import Imitation, SoftLabels
 from supernet.training.losses import LABEL_SMOOTHING, CrossEntropy, Distillation, InPlaceDistillation
 from supernet.training.phases import Phase, Schedule
@@ -87,16 +91,26 @@ def random_sampling(
     label_smoothing: float = LABEL_SMOOTHING,
     clip: float | None = None,
     split_batch: bool = False,
+    multi_architecture: bool = False,
+    opening: float = 0.0,
     imitation: Imitation | None = None,
 ) -> tuple[Phase, ...]:
     """`n` drawn sub-networks in every step and nothing else (single path one-shot, Guo et al. 2020; SortedNet).
+
+    With `split_batch` each has its own share of the images (SortedNet, Valipour et al. 2023). With
+    `multi_architecture`, too, and all of them are computed in one pass by masks, every choice of a gene as often as the
+    others among them (ViT-ResNAS, Liao et al. 2021); for supernets that have `forward_many`. Over the share `opening`
+    of the steps of `schedule` the choices of every gene grow from the largest alone to all, as published over a
+    quarter.
 
     They learn from the labels, and with a `distillation_weight` from the frozen network that the phase of the largest
     network alone, `largest`, leaves.
 
     Raises:
-        ValueError: distillation without that phase.
+        ValueError: distillation without that phase, or an `opening` outside [0, 1).
     """
+    if not 0 <= opening < 1:
+        raise ValueError(f"opening {opening:g} is a share of the steps: from 0, all choices at once, to below 1")
     if distillation_weight and largest is None:
         raise ValueError(
             f"distillation_weight {distillation_weight:g} needs a trained teacher: give `largest`, or weight 0"
@@ -104,8 +118,32 @@ def random_sampling(
     loss = CrossEntropy(label_smoothing)
     if distillation_weight:
         loss = Distillation(distillation_weight, label_smoothing, "frozen", imitation or SoftLabels())
-    sampled = Phase("random", space, schedule, Uniform(n), loss, clip=clip, split_batch=split_batch)
+    sampled = Phase(
+        "random",
+        space,
+        schedule,
+        Uniform(n, Cycles()) if multi_architecture else Uniform(n),
+        loss,
+        clip=clip,
+        split_batch=split_batch or multi_architecture,
+        one_pass=multi_architecture,
+        opening=_growing(space, opening) if opening else (),
+    )
     return (*_largest(space, largest, label_smoothing, clip), sampled)
+
+
+def _growing(space: SearchSpace, opening: float) -> tuple[tuple[float, SearchSpace], ...]:
+    """Parts of a space for `Phase.opening`, in which every gene has its largest choices, of m ever more: of the share t
+    of the opening 1 and the whole part of t (m - 1)."""
+    steps = sorted({Fraction(i, len(g.choices) - 1) for g in space.genes[1:] for i in range(1, len(g.choices))})
+
+    def part(share: Fraction) -> SearchSpace:
+        def largest(name: str, choices: Choices) -> Choices:
+            return choices if name == "resolution" else choices[-1 - int(share * (len(choices) - 1)) :]
+
+        return space.narrowed(largest)
+
+    return tuple((float(opening * end), part(start)) for start, end in pairwise((Fraction(0), *steps)))
 
 
 def _largest(

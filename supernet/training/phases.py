@@ -78,6 +78,8 @@ class Phase:
         regularise: which sub-networks are trained with dropout and the like: all, or only the largest of a step.
         split_batch: each architecture of a step is trained on its own equal share of the images, not on all of them
             (SortedNet, Valipour et al. 2023).
+        one_pass: with `split_batch`: all architectures of a step in one forward and backward pass, by masks, of a
+            supernet that has `forward_many` (ViT-ResNAS, Liao et al. 2021).
         opening: parts of the space in the order in which they open, each with the share of the phase's steps until
             which it alone is trained; after the last of them all of `space` is. One schedule and one optimiser go on
             over all of it.
@@ -97,6 +99,7 @@ class Phase:
     clip: float | None = None
     regularise: Literal["all", "largest"] = "all"
     split_batch: bool = False
+    one_pass: bool = False
     opening: tuple[tuple[float, SearchSpace], ...] = ()
     pathways: Pathways | None = None
     pruning: Pruning | None = None
@@ -134,11 +137,22 @@ class Phase:
             return "with split_batch the largest network sees other images than those it should teach; use CrossEntropy"
         if self.split_batch and isinstance(self.sampler, AdaptiveSampler):
             return "with split_batch the losses of a step are of different images, which cannot be compared; drop it"
+        if self.one_pass and (problem := self._problem_of_one_pass()):
+            return problem
         if isinstance(self.sampler, Uniform | Sandwich) and isinstance(self.sampler.draw, Nested):
             for i, level in enumerate(self.sampler.draw.family.levels):
                 if level not in self.space:
                     return f"level {i + 1} of the nested family, {level}, is not in the space of the phase"
         return self._problem_of_opening()
+
+    def _problem_of_one_pass(self) -> str | None:
+        if not self.split_batch:
+            return "one pass for all architectures gives each its own images; set split_batch, too"
+        if self.regularise == "largest":
+            return "one pass cannot regularise the largest network alone; regularise all"
+        if isinstance(self.loss, Distillation) and self.loss.relation is not None:
+            return "in one pass the attention of a sub-network is among that of others; remove `relation`"
+        return None
 
     def _problem_of_opening(self) -> str | None:
         if self.opening and isinstance(self.sampler, Uniform | Sandwich) and isinstance(self.sampler.draw, Nested):

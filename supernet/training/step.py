@@ -129,8 +129,8 @@ class Stepper:
                 archs = sampler(space, self.seed, step)
             losses = accumulate_gradients(
                 self.module, images, labels, archs, phase.loss, progress, teacher, phase.regularise,
-                accumulation=engine.accumulation, split_batch=phase.split_batch, autocast=engine.autocast_dtype,
-                backward=optimisation.backward,
+                accumulation=engine.accumulation, split_batch=phase.split_batch, one_pass=phase.one_pass,
+                autocast=engine.autocast_dtype, backward=optimisation.backward,
             )  # fmt: skip
         if subsampled is not None and not subsampled.n_calls:
             raise ValueError(
