@@ -206,7 +206,7 @@ def test_a_recipe_names_it_and_a_bundle_is_read_again(tmp_path: Path) -> None:
     recipe = load_recipe(RECIPE)
     net = open_supernet(recipe.supernet.name, 10, 1, **recipe.supernet.settings).eval()
     phases = training_phases(recipe, net)
-    assert net.space.size == 7 and phases[-1].space == net.space
+    assert net.space.size == 9 and phases[-1].space == net.space
     assert (macs := net.macs(net.space.encode(list(net.space)))).tolist() == sorted(macs.tolist())
     arch: Architecture = list(net.space)[3]
     subnet, x = net.extract(arch), _images()[:, :1]
