@@ -15,13 +15,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import nn
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
 
 from experiments.data import create_data
-from experiments.data.image_data import ImageData
+from experiments.data.image_data import SPLITS, ImageData
 from experiments.provenance import provenance
 from experiments.settings.recipe import Recipe, load_recipe
 from experiments.settings.training import RandomSamplingSettings
@@ -32,7 +34,15 @@ from supernet.scoring.calibration import evaluate, recalibrate
 from supernet.stitching import StitchedSupernet
 from supernet.training import Phase, Schedule, Static, Trainer, plain, random_sampling
 
-_RECIPE = Path(__file__).parents[1] / "recipes" / "digits_stitched.toml"
+_RECIPE = Path(__file__).with_suffix(".toml")
+
+
+def plain_digits(seed: int = 0) -> dict[str, tuple[Tensor, Tensor]]:
+    """scikit-learn's 1797 digits of 8x8 pixels: 1000 to learn from, 300 for validation, 497 for the test."""
+    digits: Any = load_digits()
+    images, labels = torch.tensor(digits.images[:, None] / 16, dtype=torch.float32), torch.tensor(digits.target)
+    parts = torch.from_numpy(np.random.default_rng(seed).permutation(len(labels))).split([1000, 300, 497])
+    return {name: (images[rows], labels[rows]) for name, rows in zip(SPLITS, parts, strict=True)}
 
 
 def run(recipe: Recipe, seed: int, options: argparse.Namespace) -> dict[str, Any]:
@@ -40,9 +50,9 @@ def run(recipe: Recipe, seed: int, options: argparse.Namespace) -> dict[str, Any
     path = options.out / f"seed-{seed}.json"
     if path.exists():
         return read_json(path)
-    training, digits = recipe.training, recipe.data.source == "digits"
+    training = recipe.training
     assert isinstance(training, RandomSamplingSettings)
-    made = open_supernet(recipe.supernet.name, 10, 1 if digits else 3, seed=seed, **recipe.supernet.settings)
+    made = open_supernet(recipe.supernet.name, options.classes, options.channels, seed=seed, **recipe.supernet.settings)
     net = made.network
     assert isinstance(net, StitchedSupernet)
     data = create_data(
@@ -97,7 +107,7 @@ def _train(recipe: Recipe, net: Any, phases: tuple[Phase, ...], data: ImageData,
     optimisation = recipe.optimisation
     Trainer(
         net, phases, data, seed=seed, weight_decay=optimisation.weight_decay, momentum=optimisation.momentum,
-        engine=recipe.engine.engine(10),
+        engine=recipe.engine.engine(data.n_classes),
     ).run()  # fmt: skip
 
 
@@ -116,15 +126,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", type=Path, default=_RECIPE)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--images", type=int, default=5120, help="of an epoch")
-    parser.add_argument("--alone", type=int, default=8, help="epochs of every network alone, before")
-    parser.add_argument("--epochs", type=int, default=4, help="of the stitched networks")
+    parser.add_argument("--classes", type=int, default=10)
+    parser.add_argument("--channels", type=int, default=1)
+    parser.add_argument("--alone", type=int, default=30, help="epochs of every network alone, before")
+    parser.add_argument("--epochs", type=int, default=10, help="of the stitched networks")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     recipe = load_recipe(options.recipe)
-    recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"train_images": options.images})})
     results = [run(recipe, seed, options) for seed in options.seeds]
     write_json(options.out / "stitching.json", {"provenance": provenance(recipe.digest, 0), "results": results})
     for result in results:
