@@ -13,10 +13,13 @@ if TYPE_CHECKING:
 
     from supernet.networks.counting import Costs
 
-__all__ = ["ENTRY_POINTS", "KnowsCosts", "Supernet"]
+__all__ = ["ENTRY_POINTS", "FACTORIES", "KnowsCosts", "Supernet"]
 
 ENTRY_POINTS = "supernet.supernets"
 """The group in which an installed package registers supernets of its own."""
+
+FACTORIES = {"stitched": "supernet.stitching:stitched"}
+"""Supernets of ours that have the three members alone, by name: made like those of one's own."""
 
 
 class Supernet(Protocol):

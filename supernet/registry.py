@@ -14,7 +14,7 @@ from torch import nn
 from supernet.networks.measured import MeasuredSupernet
 from supernet.networks.timm_supernet import TimmSupernet
 from supernet.plugins import called, imported, nearest
-from supernet.protocol import ENTRY_POINTS
+from supernet.protocol import ENTRY_POINTS, FACTORIES
 
 __all__ = ["AnySupernet", "call_factory", "create_supernet", "open_supernet", "register_supernet", "supernet_names"]
 
@@ -80,7 +80,7 @@ def create_supernet(
 
 
 def open_supernet(name: str, num_classes: int = 1000, in_chans: int = 3, seed: int = 0, **settings: Any) -> AnySupernet:
-    """Like `create_supernet`, also for a supernet of one's own.
+    """Like `create_supernet`, also for stitched networks and for a supernet of one's own.
 
     `name` may also be that of an entry point of an installed package (group ``supernet.supernets``), or
     ``package.module:factory``, whose module is imported: call it with names that the user wrote, never with one out of
@@ -91,6 +91,8 @@ def open_supernet(name: str, num_classes: int = 1000, in_chans: int = 3, seed: i
     """
     if ":" in name:
         return call_factory(imported(name), name, num_classes, in_chans, seed, **settings)
+    if name in FACTORIES:
+        return call_factory(imported(FACTORIES[name], name), name, num_classes, in_chans, seed, **settings)
     found = () if name in supernet_names() else tuple(entry_points(group=ENTRY_POINTS, name=name))
     if not found:
         return create_supernet(name, num_classes, in_chans, seed, **settings)
@@ -111,9 +113,9 @@ def call_factory(
     with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay as they were
         torch.manual_seed(seed)
         network = called(factory, name, given, settings)
-    definition = {"name": name, **given, **settings}
+    definition = getattr(network, "definition", None) or {"name": name, **given, **settings}
     if isinstance(network, TimmSupernet):
-        network.definition = network.definition or definition
+        network.definition = definition
         return network
     return MeasuredSupernet(network, in_chans, definition)
 

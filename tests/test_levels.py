@@ -243,7 +243,7 @@ def test_levels_of_a_run_by_the_command(command, finished_run, tmp_path):
     outputs, level = dispatcher(out).Levels(out)(images)
     assert outputs.shape == (1, 10) and level == 1
     for wrong, why in (
-        (["--levels", 2, "--arch", small["id"]], "give one of"),
+        (["--levels", 2, "--arch", small["id"]], "Give one of"),
         (["--archs", small["id"]], "at least two different"),
         (["--archs", f"{small['id']},no"], "no architecture"),
         (["--levels", 40], "the longest such chain has"),

@@ -12,8 +12,7 @@ import experiments
 from experiments.settings.recipe import Recipe, load_recipe
 from experiments.settings.training import NoTrainingSettings, TrainedSettings
 from experiments.training.phases import alone_phases, training_phases
-from supernet import create_supernet
-from supernet.networks.timm_supernet import TimmSupernet
+from supernet.registry import AnySupernet, open_supernet
 from supernet.training import (
     AttentionRelation,
     Attentive,
@@ -34,7 +33,7 @@ RECIPES = {path.stem: path for path in (Path(experiments.__file__).parent / "rec
 
 
 @cache
-def built(name: str) -> tuple[Recipe, TimmSupernet, tuple[Phase, ...]]:
+def built(name: str) -> tuple[Recipe, AnySupernet, tuple[Phase, ...]]:
     """A recipe, its supernet without weights, and the phases of its training."""
     recipe = load_recipe(RECIPES[name])
     settings = {**recipe.supernet.settings, "pretrained": False}  # nothing is downloaded here
@@ -42,7 +41,7 @@ def built(name: str) -> tuple[Recipe, TimmSupernet, tuple[Phase, ...]]:
         del settings["pretrained"]
     digits = recipe.data.source == "digits"
     with torch.device("meta"):
-        net = create_supernet(recipe.supernet.name, 10 if digits else 1000, 1 if digits else 3, **settings)
+        net = open_supernet(recipe.supernet.name, 10 if digits else 1000, 1 if digits else 3, **settings)
     return recipe, net, training_phases(recipe, net)
 
 

@@ -9,7 +9,7 @@ from pydantic import ConfigDict, Field, model_validator
 
 from experiments.settings.values import Count, Depths, Expands, Kernels, Resolutions, Section, is_address
 from supernet.ofa.config import CHOICES, WIDTHS
-from supernet.protocol import ENTRY_POINTS
+from supernet.protocol import ENTRY_POINTS, FACTORIES
 
 __all__ = ["MobileNetV3Space", "StageSettings", "SupernetSettings", "TimmModel"]
 
@@ -102,8 +102,8 @@ class SupernetSettings(Section):
     """The elastic network."""
 
     name: str = "mobilenetv3"
-    """A registered name ('mobilenetv3' is built from [supernet.space], 'elastic' from [supernet.timm]), one that an
-    installed package brings, or 'package.module:factory' for a supernet of one's own."""
+    """A registered name ('mobilenetv3' is built from [supernet.space], 'elastic' from [supernet.timm], 'stitched' from
+    `options`), one that an installed package brings, or 'package.module:factory' for a supernet of one's own."""
     space: MobileNetV3Space | None = None
     """The space, for name = 'mobilenetv3' only."""
     timm: TimmModel | None = None
@@ -111,7 +111,8 @@ class SupernetSettings(Section):
     weights: str | None = None
     """What to begin with: a published checkpoint, a supernet.safetensors or the folder of a run; default none."""
     options: dict[str, Any] = {}
-    """Arguments of the factory of a supernet of one's own, or the sizes of 'multi_stage_vit'."""
+    """Arguments of the factory of a supernet of one's own, of `supernet.stitching.stitched` for 'stitched', or the sizes
+    of 'multi_stage_vit'."""
     experts: ExpertSettings | None = None
     """Experts whose weights are mixed for every sub-network; default none."""
 
@@ -128,7 +129,10 @@ class SupernetSettings(Section):
         if ":" in self.name and not is_address(self.name):
             raise ValueError(f"name {self.name!r} is not of the form 'package.module:factory'")
         if self.options and not self.is_own and self.name not in _WITH_OPTIONS:
-            raise ValueError(f"options are for a supernet of one's own, 'package.module:factory', not {self.name!r}")
+            raise ValueError(
+                "options are for a supernet of one's own, 'package.module:factory', and for 'stitched' and "
+                f"'multi_stage_vit', not {self.name!r}"
+            )
         if self.experts is not None and self.is_own:
             raise ValueError("experts are for the supernets here; a factory of one's own calls mix_experts itself")
         if self.name != "mobilenetv3" and self.space is not None:
@@ -137,8 +141,8 @@ class SupernetSettings(Section):
 
     @property
     def is_own(self) -> bool:
-        """Whether it is made by a factory that is not ours."""
-        return ":" in self.name or self.name in entry_points(group=ENTRY_POINTS).names
+        """Whether it is made by a factory with options: one that is not ours, or that of stitched networks."""
+        return ":" in self.name or self.name in FACTORIES or self.name in entry_points(group=ENTRY_POINTS).names
 
     @property
     def begins_trained(self) -> bool:

@@ -57,6 +57,7 @@ def train_supernet(run: RunFolder, report: Reporter, world: World) -> None:
     supernet, score = run.new_supernet(), run.recipe.score
     world.share(lambda: check_beginning(run, world.size))
     world.share(lambda: load_first_weights(run, supernet, report))  # the others get them when training begins
+    world.share(lambda: _initialise(run, supernet, report))
     if isinstance(run.recipe.training, NoTrainingSettings):
         report.say("  nothing to train")
         if world.is_first:
@@ -85,6 +86,15 @@ def load_first_weights(run: RunFolder, supernet: AnySupernet, report: Reporter |
     load_weights(supernet, weights_file(given))
     if report is not None and weights is not None:
         report.say(f"  beginning with {weights['file']}, SHA-256 {weights['sha256']}")
+
+
+def _initialise(run: RunFolder, supernet: AnySupernet, report: Reporter) -> None:
+    """Have a new supernet that can begin in closed form, such as with fitted stitches, do so from training images."""
+    initialise, score = getattr(supernet, "initialise", None), run.recipe.score
+    if initialise is None or run.has_begun or run.recipe.supernet.weights is not None:
+        return
+    initialise(run.data.calibration_batches(score.calibration_images, score.batch_size))
+    report.say(f"  begun in closed form, from {score.calibration_images} training images")
 
 
 def baseline_weights(run: RunFolder, name: str) -> Path:

@@ -28,7 +28,7 @@ from supernet.plugins import nearest
 from supernet.registry import register_supernet
 from supernet.space import SearchSpace
 
-__all__ = ["elastic"]
+__all__ = ["create_model", "elastic"]
 
 
 class _Family(NamedTuple):
@@ -79,7 +79,7 @@ def elastic(
     if family not in (None, "own", "traced"):
         raise ValueError(f"family {family!r}: possible are 'own' and 'traced'")
     if isinstance(model, str):
-        model = _create(model, pretrained, model_args or {})
+        model = create_model(model, pretrained, model_args or {})
     elif pretrained or model_args:
         raise ValueError("pretrained and model_args are for models given by name; this one has been built already")
     else:
@@ -167,7 +167,7 @@ def _elastic(
     )
 
 
-def _create(name: str, pretrained: bool, model_args: Mapping[str, Any]) -> nn.Module:
+def create_model(name: str, pretrained: bool, model_args: Mapping[str, Any]) -> nn.Module:
     if ":" not in name and not timm.is_model(name.split(".")[0]):  # with a colon it is an address for timm to resolve
         close = difflib.get_close_matches(name, timm.list_models(), n=1)
         raise ValueError(f"timm has no model {name!r}" + (f"; did you mean {close[0]!r}?" if close else ""))
