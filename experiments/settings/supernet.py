@@ -111,8 +111,8 @@ class SupernetSettings(Section):
     weights: str | None = None
     """What to begin with: a published checkpoint, a supernet.safetensors or the folder of a run; default none."""
     options: dict[str, Any] = {}
-    """Arguments of the factory of a supernet of one's own, of `supernet.stitching.stitched` for 'stitched', or the sizes
-    of 'multi_stage_vit'."""
+    """Arguments of the factory of a supernet of one's own, or of 'stitched' (`supernet.stitching.stitched`), or the
+    sizes of 'multi_stage_vit'."""
     experts: ExpertSettings | None = None
     """Experts whose weights are mixed for every sub-network; default none."""
 
