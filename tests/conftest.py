@@ -162,6 +162,13 @@ def finished_run(recipe_path: Path, tmp_path_factory: pytest.TempPathFactory) ->
     return folder
 
 
+@pytest.fixture
+def copied_run(finished_run: Path, tmp_path: Path) -> Path:
+    """A copy of the finished run, for what measures, scores or writes in it."""
+    shutil.copytree(finished_run, tmp_path / "copied run")
+    return tmp_path / "copied run"
+
+
 @pytest.fixture(scope="session")
 def node() -> str:
     """A Node.js: that of the machine, else the one that pyright brings."""

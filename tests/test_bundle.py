@@ -112,12 +112,12 @@ def test_the_script_makes_of_an_image_file_what_scoring_makes_of_it(tmp_path, in
 
 @pytest.mark.slow
 @pytest.mark.parametrize("beside", [False, True])
-def test_a_bundle_says_how_it_is_used_and_answers_for_an_image(command, finished_run, tmp_path, monkeypatch, beside):
+def test_a_bundle_says_how_it_is_used_and_answers_for_an_image(command, copied_run, tmp_path, monkeypatch, beside):
     if beside:  # as if a file could hold no more
         monkeypatch.setattr(bundle, "export_onnx_of_any_size", partial(export_onnx_of_any_size, at_most=1000))
-    plan = json.loads((finished_run / "plans" / "initial.json").read_text())
+    plan = json.loads((copied_run / "plans" / "initial.json").read_text())
     arch, out = plan["architectures"][0]["id"], tmp_path / "bundle"
-    command("export", finished_run, "--arch", arch, "--device", "eight", "--batch", "any", "--out", out)
+    command("export", copied_run, "--arch", arch, "--device", "eight", "--batch", "any", "--out", out)
     card = json.loads((out / "card.json").read_text())
     assert card["input"]["mean"] == [0.375] and card["input"]["shape"][0] == "any"
     assert card["classes"] == [str(n) for n in range(10)] and card["task"] == "classification"

@@ -45,10 +45,10 @@ def test_networks_that_take_as_long_make_no_cascade(known):
     assert best_cascades(known[0], np.ones(3)) == []
 
 
-def test_cascades_of_a_run_by_the_command(command, finished_run, tmp_path):
+def test_cascades_of_a_run_by_the_command(command, copied_run, tmp_path):
     out = tmp_path / "cascade"
-    printed = command("cascade", finished_run, "--device", "one", "--latency", "1s", "--out", out).stdout
-    found = json.loads((finished_run / "cascade.json").read_text())
+    printed = command("cascade", copied_run, "--device", "one", "--latency", "1s", "--out", out).stdout
+    found = json.loads((copied_run / "cascade.json").read_text())
     assert found["device"] == "one" and found["images"] == {"validation": 200, "test": 200}
     fastest, best = found["front"][0], found["front"][-1]
     assert fastest["validation"]["seconds"] < best["validation"]["seconds"] and best["small"] in printed
@@ -60,4 +60,4 @@ def test_cascades_of_a_run_by_the_command(command, finished_run, tmp_path):
         (["--device", "one", "--latency", "1us"], "no cascade takes"),
         (["--device", "one", "--out", out], "--out needs --latency"),
     ):
-        assert why in command("cascade", finished_run, *wrong, check=2).stderr
+        assert why in command("cascade", copied_run, *wrong, check=2).stderr

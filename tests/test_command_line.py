@@ -52,14 +52,15 @@ def test_a_run_leaves_every_artefact(finished_run):
     assert provenance["seed"] == 0 and provenance["libraries"]["torch"] == torch.__version__.partition("+")[0]
 
 
-def test_a_finished_run_is_left_alone(command, finished_run, recipe_path):
-    before = {path: path.stat().st_mtime_ns for path in finished_run.rglob("*") if path.is_file()}
-    done = command("run", recipe_path, "--out", finished_run)
+def test_a_finished_run_is_left_alone(command, copied_run, recipe_path):
+    before = {path: path.stat().st_mtime_ns for path in copied_run.rglob("*") if path.is_file()}
+    done = command("run", recipe_path, "--out", copied_run)
     assert "is finished already; nothing to do" in done.stdout
     assert "report.html" in done.stdout and done.stdout.count("supernet ") >= 3
-    after = {path: path.stat().st_mtime_ns for path in finished_run.rglob("*") if path.is_file()}
-    assert {p: t for p, t in after.items() if "sqlite-" not in p.name and p.name != ".in-use"} == {
-        p: t for p, t in before.items() if p.name != ".in-use"
+    after = {path: path.stat().st_mtime_ns for path in copied_run.rglob("*") if path.is_file()}
+    passing = (".in-use", "origin.json")  # the lock, and where the recipe lay that was named last
+    assert {p: t for p, t in after.items() if "sqlite-" not in p.name and p.name not in passing} == {
+        p: t for p, t in before.items() if p.name not in passing
     }
 
 
@@ -227,10 +228,10 @@ def test_help_and_query_come_at_once(command, finished_run):
     assert min(seconds("query", finished_run, "--device", "one") for _ in range(3)) < 1
 
 
-def test_a_bundle_runs_without_anything_of_ours(command, finished_run, tmp_path):
-    arch = front(finished_run)["goals"]["eight"]["front"]["candidates"][0]
+def test_a_bundle_runs_without_anything_of_ours(command, copied_run, tmp_path):
+    arch = front(copied_run)["goals"]["eight"]["front"]["candidates"][0]
     out = tmp_path / "bundle"
-    printed = command("export", finished_run, "--arch", arch["id"], "--device", "eight", "--out", out).stdout
+    printed = command("export", copied_run, "--arch", arch["id"], "--device", "eight", "--out", out).stdout
     assert arch["id"] in printed and "on test" in printed
     card = json.loads((out / "card.json").read_text())
     assert card["accuracy"]["validation"] == pytest.approx(arch["values"]["accuracy"])
@@ -244,7 +245,7 @@ def test_a_bundle_runs_without_anything_of_ours(command, finished_run, tmp_path)
     with torch.no_grad():
         expected = subnet(torch.from_numpy(images)).numpy()
     np.testing.assert_allclose(np.asarray(logits), expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
-    again = command("export", finished_run, "--arch", arch["id"], "--out", out, check=2)
+    again = command("export", copied_run, "--arch", arch["id"], "--out", out, check=2)
     assert "exists and is not empty" in again.stderr
 
 
@@ -262,7 +263,8 @@ def test_an_interrupted_step_is_done_again_and_no_more(command, finished_run, tm
         assert {c["id"] for c in results["candidates"]} == before.keys()
         for candidate in results["candidates"]:
             for name, value in before[candidate["id"]].items():
-                near = 0.5 if ".p9" in name else 0.03  # of twenty repeats the slowest are chance
+                by_chance = ".p9" in name or name.startswith("stability")  # the slowest of twenty repeats
+                near = 0.5 if by_chance else 0.03
                 assert candidate["values"][name] == pytest.approx(value, rel=near), name
 
 

@@ -231,9 +231,9 @@ def test_the_best_chain_is_the_best_of_all_chains(seed):
         best_chain(genes, costs, values, 14)
 
 
-def test_levels_of_a_run_by_the_command(command, finished_run, tmp_path):
+def test_levels_of_a_run_by_the_command(command, copied_run, tmp_path):
     out = tmp_path / "levels"
-    command("export", finished_run, "--levels", 2, "--device", "one", "--out", out)
+    command("export", copied_run, "--levels", 2, "--device", "one", "--out", out)
     told = json.loads((out / "levels.json").read_text())
     small, large = told["levels"]
     assert small["latency"]["seconds"] < large["latency"]["seconds"]
@@ -248,5 +248,5 @@ def test_levels_of_a_run_by_the_command(command, finished_run, tmp_path):
         (["--archs", f"{small['id']},no"], "no architecture"),
         (["--levels", 40], "the longest such chain has"),
     ):
-        message = command("export", finished_run, *wrong, "--device", "one", "--out", tmp_path / "no", check=2).stderr
+        message = command("export", copied_run, *wrong, "--device", "one", "--out", tmp_path / "no", check=2).stderr
         assert why in message and not (tmp_path / "no").exists()

@@ -1,5 +1,7 @@
 """Sessions and measurements: what is said of networks out of all sessions, and what people should know of these."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -41,6 +43,14 @@ def test_a_measurement_is_on_the_common_level_with_its_repeats():
     assert found["35", 32].sessions == (second.id,) and "clock_hz" not in found["35", 32].extras
     assert found["5", 32].extras["clock_hz"] == 2.0
     assert "5 at 32 px: 5." in str(found["5", 32]) and "on test, 30 repeats" in str(found["5", 32])
+
+
+def test_an_exported_file_does_not_change_the_size_of_the_network():
+    first, later = session(range(1, 20)), session(range(1, 20), began=1)
+    networks = tuple(replace(one, extras={"file_bytes": 9.0, "peak_memory_bytes": 7.0}) for one in later.networks)
+    exported = replace(later, networks=networks, purpose="export")
+    assert Measurements(DEVICE, [first, exported])["5", 32].extras == {"file_bytes": 5.0, "peak_memory_bytes": 7.0}
+    assert Measurements(DEVICE, [first, replace(exported, purpose="again")])["5", 32].extras["file_bytes"] == 9.0
 
 
 def test_the_level_is_of_what_is_compared_else_of_the_largest_session_unless_told():

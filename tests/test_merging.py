@@ -43,11 +43,11 @@ def test_copies_of_something_else_and_shares_that_leave_nothing_are_refused():
             breadcrumbs(base, tuned, ["w"], **shares)
 
 
-def test_runs_are_merged_by_the_command_and_scored_on_the_data_of_each(command, finished_run, tmp_path):
+def test_runs_are_merged_by_the_command_and_scored_on_the_data_of_each(command, copied_run, tmp_path):
     generator = torch.Generator().manual_seed(0)
-    first = load_file(finished_run / "supernet.safetensors")
+    first = load_file(copied_run / "supernet.safetensors")
     for name in ("a", "b"):
-        shutil.copytree(finished_run, tmp_path / name)
+        shutil.copytree(copied_run, tmp_path / name)
         changed = {
             key: tensor + 0.02 * torch.randn(tensor.shape, generator=generator)
             if tensor.is_floating_point()
@@ -56,7 +56,7 @@ def test_runs_are_merged_by_the_command_and_scored_on_the_data_of_each(command, 
         }
         save_file(changed, tmp_path / name / "supernet.safetensors")
     out = tmp_path / "merged.safetensors"
-    told = command("merge", finished_run, tmp_path / "a", tmp_path / "b", "--out", out, "--largest", "2%").stdout
+    told = command("merge", copied_run, tmp_path / "a", tmp_path / "b", "--out", out, "--largest", "2%").stdout
     assert told.count("largest") == 2 and told.count("%") == 12
     merged = load_file(out)
     assert merged.keys() == first.keys()
@@ -67,5 +67,5 @@ def test_runs_are_merged_by_the_command_and_scored_on_the_data_of_each(command, 
         (["--out", tmp_path / "c.safetensors", "--scale", "-1"], "must be above 0"),
         (["--out", tmp_path / "c.safetensors", "--smallest", "100%"], "leaves nothing"),
     ):
-        assert why in command("merge", finished_run, tmp_path / "a", *wrong, check=2).stderr
+        assert why in command("merge", copied_run, tmp_path / "a", *wrong, check=2).stderr
     assert not (tmp_path / "c.safetensors").exists()

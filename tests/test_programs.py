@@ -120,7 +120,9 @@ def test_a_space_over_operators_goes_the_whole_way(command, recipe_path, tmp_pat
     text = f'{text[:start]}[supernet]\nname = "operators:create"\n{text[stop : text.index("[baselines]")]}'
     (tmp_path / "operators.toml").write_text(text.replace('[[devices]]\nname = "eight"\nbatch_size = 8\n', ""))
     run = tmp_path / "run"
-    command("run", tmp_path / "operators.toml", "--out", run)
+    command("train", tmp_path / "operators.toml", "--out", run)
+    for verb in ("profile", "score", "fit", "search"):
+        command(verb, run)
     found = json.loads((run / "front.json").read_text())["goals"]["one"]
     blocks = [block for one in found["candidates"] for block in one["arch"]["stages"][1]]
     assert {block["operator"] for block in blocks} == {0, 1, 2} and len(found["candidates"]) >= 12

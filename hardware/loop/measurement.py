@@ -161,7 +161,9 @@ class Measurements(Mapping[Network, Measurement]):
         for number in numbers:
             session = self.sessions[number]
             place = session.places[network]
-            extras |= {**session.extras, **session.networks[session.measured[place]].extras}
+            own_extras = {**session.extras, **session.networks[session.measured[place]].extras}
+            # A file that was exported has metadata, or its weights elsewhere: another size than the network's own.
+            extras = {**own_extras, **extras} if session.purpose == "export" else {**extras, **own_extras}
             own = session.fit.levels[place]
             repeats.append(session.repeats(network) * np.exp(level - own))
         return Measurement(
