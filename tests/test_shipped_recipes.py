@@ -16,7 +16,7 @@ from supernet.registry import AnySupernet, open_supernet
 from supernet.training import (
     AttentionRelation,
     Attentive,
-    InPlaceDistillation,
+    Distillation,
     Largest,
     MacBins,
     Nested,
@@ -141,8 +141,8 @@ def test_the_options_of_transformers() -> None:
         built("digits_pathways")[2][-1].pathways == Pathways(4) and built("digits_pathways")[2][0].pathways is not None
     )
     first, last = built("digits_relations")[2]
-    assert first.loss.teacher == "none" and isinstance(last.loss, InPlaceDistillation)
-    assert last.loss.relation == AttentionRelation(2)
+    assert first.loss.teacher == "none" and isinstance(last.loss, Distillation)
+    assert last.loss.teacher == "frozen" and last.loss.relation == AttentionRelation(2, 0.1)
     mixture = built("digits_experts")[1].mixture
     assert mixture is not None and (mixture.n, len(mixture.layers)) == (2, 12)
 
