@@ -20,7 +20,8 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from experiments.benchmarks.shrinking import Bench, Settings, cost, gradual
+from experiments.benchmarks.shrinking import Settings
+from experiments.benchmarks.trainings import Bench, cost, gradual
 from experiments.provenance import provenance
 from experiments.settings.recipe import load_recipe
 from supernet import Architecture, elastic

@@ -6,8 +6,9 @@ order ranges open, labels, the phase of the largest network alone, sorting, whom
 transformer (`--recipe experiments/recipes/digits_pathways.toml`) also what only these can have.
 
 Cost is counted and not timed: the multiply-accumulates of every sub-network that a step trains, three times for forward
-and backward, and once those of a frozen teacher. Where images are composed (`source = "digits"`) an epoch of every
-training has as many as make its cost that of the first one; elsewhere epochs are alike and the cost is in the table.
+and backward, and once those of a frozen teacher. An epoch of every training has as many images as make its cost that of
+single stage with `--images`. "each alone" is not a training of a supernet: every sub-network by itself from fresh
+weights, for all epochs and images, at the same highest rate; give it first, and differences are to it.
 Accuracy is the mean over sub-networks spread evenly over the MACs, smallest and largest included, on validation and on
 test. Differences are to the first training with the same seed; their interval (90 %) takes the spread among seeds from
 all trainings together. Interrupted, the same command carries on.
@@ -20,9 +21,8 @@ import math
 import re
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,9 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from scipy.stats import t as student
+from torch import nn
 
+from experiments.benchmarks.trainings import ALL, AVERAGED, TRAININGS, Bench, cost, single
 from experiments.data import create_data
 from experiments.data.image_data import ImageData
 from experiments.provenance import provenance
@@ -39,194 +41,14 @@ from experiments.settings.recipe import Recipe, load_recipe
 from experiments.settings.training import NoTrainingSettings
 from supernet import Architecture, create_supernet
 from supernet.files import read_json, write_json
-from supernet.networks.masking import union
 from supernet.networks.timm_supernet import TimmSupernet
 from supernet.scoring.calibration import evaluate, recalibrate
 from supernet.space.sampling import sample_in_bins
-from supernet.training import (
-    AttentionRelation,
-    InPlaceDistillation,
-    Pathways,
-    Phase,
-    Sandwich,
-    Schedule,
-    Trainer,
-    Uniform,
-    gradual_shrinking,
-    progressive_shrinking,
-    random_sampling,
-    single_stage,
-    with_pathways,
-)
-from supernet.training.shrinking import keep_largest
+from supernet.training import Phase, Schedule, Static, Trainer, plain
 
 _RECIPE = Path(__file__).parents[1] / "recipes" / "digits.toml"
-_LARGEST_FIRST = 2  # epochs
 _SPLITS = ("validation", "test")
-
-
-@dataclass(frozen=True)
-class Bench:
-    """What all trainings have in common: the supernet, epochs and the highest learning rate of the recipe."""
-
-    supernet: TimmSupernet[Any]
-    epochs: int
-    peak_lr: float
-
-    def schedules(self, largest: int = _LARGEST_FIRST) -> tuple[Schedule | None, Schedule]:
-        """Of the largest network alone, and of the rest of the epochs; the first one warms up."""
-        if not largest:
-            return None, Schedule(self.epochs, self.peak_lr, 1)
-        return Schedule(largest, self.peak_lr, min(1, largest / 2)), Schedule(self.epochs - largest, self.peak_lr)
-
-
-def single(bench: Bench, largest: int = _LARGEST_FIRST, **changes: Any) -> tuple[Phase, ...]:
-    """Single stage: all open from the start."""
-    first, schedule = bench.schedules(largest)
-    return single_stage(bench.supernet.space, schedule, warmup=first, **{"label_weight": (1.0, 0.5), **changes})
-
-
-def gradual(bench: Bench, largest: int = _LARGEST_FIRST, **changes: Any) -> tuple[Phase, ...]:
-    """Shrinking inside one schedule."""
-    first, schedule = bench.schedules(largest)
-    return gradual_shrinking(bench.supernet.space, schedule, first, **changes)
-
-
-def one_curve(bench: Bench, largest: int = _LARGEST_FIRST) -> tuple[Phase, ...]:
-    """The same with the largest network's epochs in that schedule, too: its rate does not start again after them."""
-    (whole,) = gradual(bench, 0)
-    alone, space = largest / bench.epochs, bench.supernet.space
-    one = replace(space, resolutions=space.resolutions[-1:])
-    one = keep_largest(one, {gene.name: 1 for gene in space.genes if gene.name != "resolution"})
-    return (replace(whole, opening=((alone, one), *((alone + until, part) for until, part in whole.opening))),)
-
-
-def gradual_without_smallest(bench: Bench) -> tuple[Phase, ...]:
-    """The same without the smallest of what is open in every step: three random ones."""
-    first, last = gradual(bench)
-    return first, replace(last, sampler=Sandwich(3, smallest=False))
-
-
-def published(bench: Bench, sandwich: bool = False) -> tuple[Phase, ...]:
-    """Progressive shrinking in phases; with higher rates than published after the first, since there are few epochs."""
-    rate = bench.peak_lr
-    phases = progressive_shrinking(
-        bench.supernet.space,
-        largest=Schedule(6, 2 * rate, 1),
-        full=Schedule(3, 2 * rate),
-        step=Schedule(1, 0.6 * rate),
-        last_step=Schedule(3, 1.2 * rate),
-        subnets={"kernel": 1, "depth": 2, "middle_width": 2},
-    )
-    if not sandwich:
-        return phases
-    inside = gradual(bench)[-1]
-    return (
-        phases[0],
-        *(
-            replace(p, sampler=inside.sampler, loss=inside.loss, clip=inside.clip, regularise="largest")
-            for p in phases[1:]
-        ),
-    )
-
-
-def published_in_one_schedule(bench: Bench) -> tuple[Phase, ...]:
-    """The published sub-networks, teacher and loss, with ranges that open over half of one schedule."""
-    phases, inside = published(bench), gradual(bench, largest=4, opening=0.5)
-    last = phases[-1]
-    return inside[0], replace(inside[1], sampler=Uniform(2), loss=last.loss, regularise="all", clip=None)
-
-
-_WIDTH_FIRST = (("middle_width", "heads"), ("depth", "switch"), ("outer_width", "embedding"))
-_TOGETHER = (("depth", "switch", "middle_width", "heads", "outer_width", "embedding"),)
-_KERNEL_LAST = (("depth", "switch"), ("middle_width", "heads"), ("outer_width", "embedding"), ("kernel",))
-
-Make = Callable[[Bench], tuple[Phase, ...]]
-TRAININGS: dict[str, Make] = {
-    "single stage": single,
-    "one schedule": gradual,
-    "one schedule, largest within": one_curve,
-    "published phases": published,
-    "opening: over 1/3": partial(gradual, opening=1 / 3),
-    "opening: over 2/3": partial(gradual, opening=2 / 3),
-    "order: expansion before depth": partial(gradual, step_by_step=_WIDTH_FIRST),
-    "order: depth and expansion together": partial(gradual, step_by_step=_TOGETHER),
-    "order: kernel last": partial(gradual, at_once=(), step_by_step=_KERNEL_LAST),
-    "labels: fade": partial(gradual, label_weight=(1.0, 0.0)),
-    "labels: half": partial(gradual, label_weight=(0.5, 0.5)),
-    "labels: alone": partial(gradual, label_weight=(1.0, 1.0)),
-    "largest first: not at all": partial(gradual, largest=0),
-    "largest first: 1 epoch": partial(gradual, largest=1),
-    "largest first: 4 epochs": partial(gradual, largest=4),
-    "sorted after the largest": partial(gradual, sort=True),
-    "without the smallest": gradual_without_smallest,
-    "published phases with the sandwich": partial(published, sandwich=True),
-    "published steps in one schedule": published_in_one_schedule,
-    "average of weights": gradual,
-    "single stage, labels fade": partial(single, label_weight=(1.0, 0.0)),
-    "single stage, labels at half": partial(single, label_weight=(0.5, 0.5)),
-}
-
-
-def _related_in_place(phases: Sequence[Phase], weight: float) -> tuple[Phase, ...]:
-    """What `with_relation` refuses, to show why."""
-    relation = AttentionRelation(heads=2, weight=weight)
-    return tuple(
-        replace(phase, loss=replace(phase.loss, relation=relation))
-        if isinstance(phase.loss, InPlaceDistillation)
-        else phase
-        for phase in phases
-    )
-
-
-_AVERAGED = {"average of weights": 0.998}
-TRANSFORMERS: dict[str, Make] = {
-    "attention to 1 of 4": lambda bench: with_pathways(gradual(bench), Pathways(4)),
-    "attention to 1 of 4, near ones": lambda bench: with_pathways(gradual(bench), Pathways(4, window=6)),
-    "relations among tokens": lambda bench: _related_in_place(gradual(bench), 1.0),
-    "relations among tokens, a hundredth": lambda bench: _related_in_place(gradual(bench), 0.01),
-}
-"""What only transformers can have; attention counts as dense in the cost."""
-
-
-def shared_out(bench: Bench, multi_architecture: bool) -> tuple[Phase, ...]:
-    """Four drawn sub-networks per step, each on a quarter of the images."""
-    largest, schedule = bench.schedules()
-    return random_sampling(
-        bench.supernet.space, schedule, 4, largest=largest, clip=1.0, split_batch=True,
-        multi_architecture=multi_architecture,
-    )  # fmt: skip
-
-
-SHARED: dict[str, Make] = {
-    "images shared out": partial(shared_out, multi_architecture=False),
-    "several architectures per batch": partial(shared_out, multi_architecture=True),
-}
-"""What gives each sub-network its own images; the latter is for supernets that mask (digits_multi_stage_vit)."""
-_ALL = TRAININGS | TRANSFORMERS | SHARED
-
-
-def cost(supernet: TimmSupernet[Any], phases: Sequence[Phase], steps_per_epoch: int, seed: int) -> float:
-    """Multiply-accumulates for one image of every step, summed over all of them."""
-    space, total = supernet.space, 0.0
-    whole = int(supernet.macs(space.encode([space.largest]))[0])
-    step = 0
-    for phase in phases:
-        n_steps = phase.schedule.epochs * steps_per_epoch
-        archs = []
-        for i in range(n_steps):
-            archs += phase.sampler(phase.space_at(i / n_steps), seed, step + i)  # type: ignore[operator]
-        if phase.one_pass:  # what is masked is computed
-            n = len(archs) // n_steps
-            archs = [union(space, archs[i : i + n]) for i in range(0, len(archs), n)]
-        macs = supernet.macs(space.encode(archs))
-        total += 3.0 * float(macs.sum()) * n_steps / (len(archs) if phase.split_batch else n_steps)
-        if phase.loss.teacher == "frozen":  # once for every step, at the resolution that its sub-networks share
-            per_step = len(archs) // n_steps
-            sizes = np.array([arch.resolution for arch in archs[::per_step]]) / space.largest.resolution
-            total += whole * float((sizes**2).sum())
-        step += n_steps
-    return total
+ALONE = "each alone"
 
 
 @dataclass(frozen=True)
@@ -248,6 +70,28 @@ class Settings:
         digits = self.recipe.data.source == "digits"
         settings = self.recipe.supernet.settings
         return create_supernet(self.recipe.supernet.name, 10, 1 if digits else 3, seed=seed, **settings)
+
+    def train(
+        self, network: Any, phases: Sequence[Phase], data: ImageData, seed: int, name: str, ema: float | None = None
+    ) -> None:
+        """Train with the recipe's engine; a checkpoint that was left is gone on from, and removed in the end."""
+        folder = self.out / name
+        optimisation = self.recipe.optimisation
+        Trainer(
+            network, phases, data, seed=seed, weight_decay=optimisation.weight_decay, momentum=optimisation.momentum,
+            engine=replace(self.recipe.engine.engine(10), ema=ema), folder=folder, save_seconds=60, keep=1,
+        ).run()  # fmt: skip
+        shutil.rmtree(folder, ignore_errors=True)
+
+    def score(
+        self, arch: Architecture, network: nn.Module, supernet: TimmSupernet[Any], data: ImageData
+    ) -> dict[str, Any]:
+        """Its MACs and accuracies."""
+        row: dict[str, Any] = {"id": arch.id, "macs": int(supernet.macs(supernet.space.encode([arch]))[0])}
+        for split in _SPLITS:
+            images = data.evaluation_batches(split, self.recipe.score.batch_size)
+            row[split] = evaluate(network, images, arch.resolution).value
+        return row
 
     def bench(self, seed: int, epochs: int | None) -> Bench:
         """The supernet, with epochs and rate of the recipe."""
@@ -274,38 +118,56 @@ def run(name: str, seed: int, settings: Settings, options: argparse.Namespace) -
     if path.exists():
         return read_json(path)
     bench = settings.bench(seed, options.epochs)
-    supernet, phases = bench.supernet, _ALL[name](bench)
     batch, n_images = settings.recipe.data.batch_size, options.images
-    base = cost(supernet, single(bench), n_images // batch, seed)
-    work = cost(supernet, phases, n_images // batch, seed)
-    if settings.recipe.data.source == "digits":
-        n_images = max(1, round(n_images / batch * base / work)) * batch
-        work = cost(supernet, phases, n_images // batch, seed)
-    data = settings.data(seed, n_images)
-    folder = path.with_suffix("")
+    base = cost(bench.supernet, single(bench), n_images // batch, seed)
     started = time.process_time()
-    engine = replace(settings.recipe.engine.engine(10), ema=_AVERAGED.get(name))
-    optimisation = settings.recipe.optimisation
-    Trainer(
-        supernet, phases, data, seed=seed, weight_decay=optimisation.weight_decay, momentum=optimisation.momentum,
-        engine=engine, folder=folder, save_seconds=60, keep=1,
-    ).run()  # fmt: skip
-    seconds = time.process_time() - started
+    train = alone if name == ALONE else together
+    rows, n_images, work = train(name, seed, bench, settings, n_images, base)
+    result = {
+        "training": name, "seed": seed, "images": n_images, "epochs": bench.epochs, "cost": work / base,
+        "work": work, "cpu_seconds": time.process_time() - started, "rows": rows,
+    }  # fmt: skip
+    write_json(path, result)
+    return result
+
+
+Rows = list[dict[str, Any]]
+
+
+def together(
+    name: str, seed: int, bench: Bench, settings: Settings, n_images: int, base: float
+) -> tuple[Rows, int, float]:
+    """Train the supernet, for as many images as make it cost `base`; the accuracies, these images, and the cost."""
+    supernet, phases = bench.supernet, ALL[name](bench)
+    batch, averaged = settings.recipe.data.batch_size, AVERAGED.get(name)
+    n_images = max(1, round(n_images / batch * base / cost(supernet, phases, n_images // batch, seed))) * batch
+    data = settings.data(seed, n_images)
+    settings.train(supernet, phases, data, seed, f"{re.sub('[^a-z0-9]+', '-', name)}-{seed}", averaged)
     score, rows = settings.recipe.score, []
     calibration = list(data.calibration_batches(score.calibration_images, score.batch_size))
     for arch in spread(supernet, settings.n_archs):
         subnet = recalibrate(supernet.extract(arch), calibration, arch.resolution).eval()
-        row: dict[str, Any] = {"id": arch.id, "macs": int(supernet.macs(supernet.space.encode([arch]))[0])}
-        for split in _SPLITS:
-            row[split] = evaluate(subnet, data.evaluation_batches(split, score.batch_size), arch.resolution).value
-        rows.append(row)
-    result = {
-        "training": name, "seed": seed, "images": n_images, "epochs": sum(p.schedule.epochs for p in phases),
-        "cost": work / base, "cpu_seconds": seconds, "rows": rows,
-    }  # fmt: skip
-    write_json(path, result)
-    shutil.rmtree(folder, ignore_errors=True)
-    return result
+        rows.append(settings.score(arch, subnet, supernet, data))
+    return rows, n_images, cost(supernet, phases, n_images // batch, seed)
+
+
+def alone(
+    name: str, seed: int, bench: Bench, settings: Settings, n_images: int, base: float
+) -> tuple[Rows, int, float]:
+    """Train every one of the sub-networks by itself, from fresh weights, for all epochs at the same rate."""
+    data, rows, work = settings.data(seed, n_images), [], 0.0
+    schedule = Schedule(bench.epochs, bench.peak_lr, 1)
+    for i, arch in enumerate(spread(bench.supernet, settings.n_archs)):
+        kept = settings.out / "alone" / f"{arch.id}-{seed}.json"
+        if not kept.exists():
+            network = settings.supernet(seed + 1000 * (i + 1)).extract(arch)
+            static = Static(network, arch.resolution)
+            phases = plain(static.space, schedule, clip=single(bench)[-1].clip)
+            settings.train(static, phases, data, seed, f"{arch.id}-{seed}")
+            write_json(kept, settings.score(arch, network.eval(), bench.supernet, data))
+        rows.append(read_json(kept))
+        work += 3.0 * rows[-1]["macs"] * bench.epochs * (n_images // settings.recipe.data.batch_size)
+    return rows, n_images, work
 
 
 def summarise(results: Sequence[dict[str, Any]], split: str) -> list[dict[str, Any]]:
@@ -357,11 +219,12 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, help="of every training but the published phases; default the recipe's")
     parser.add_argument("--archs", type=int, default=12, help="sub-networks, smallest and largest included")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="of data, weights and sub-networks")
-    parser.add_argument("--only", nargs="+", metavar="TRAINING", help=f"some of: {', '.join(_ALL)}")
+    parser.add_argument("--only", nargs="+", metavar="TRAINING", help=f"some of: {', '.join((ALONE, *ALL))}")
     parser.add_argument("--show", action="store_true", help="print what is there, train nothing")
     options = parser.parse_args()
-    if unknown := [name for name in options.only or () if name not in _ALL]:
-        parser.error(f"no training is called {unknown[0]!r}; there are {', '.join(_ALL)}")
+    known = (ALONE, *ALL)
+    if unknown := [name for name in options.only or () if name not in known]:
+        parser.error(f"no training is called {unknown[0]!r}; there are {', '.join(known)}")
     torch.set_num_threads(1)
     recipe = load_recipe(options.recipe)
     if options.data:
