@@ -406,8 +406,8 @@ def test_a_wrong_space_is_refused():
     supernet = TracedSupernet(model, IMAGE[..., :16, :16])
     with pytest.raises(ValueError, match="fractions 2: possible are above 0 up to 1"):
         elastic(model, example_input=IMAGE[..., :16, :16], fractions=(2,))
-    with pytest.raises(ValueError, match="has no choice 'kernels'"):
-        elastic(model, example_input=IMAGE[..., :16, :16], kernels=(3,))
+    with pytest.raises(ValueError, match="has no choice 'strides'"):
+        elastic(model, example_input=IMAGE[..., :16, :16], strides=(3,))
     other = elastic("test_efficientnet").space
     with pytest.raises(ValueError, match="the network has 1 rows of blocks; the space 2 stages"):
         TracedSupernet(model, IMAGE[..., :16, :16], other)

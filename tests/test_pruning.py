@@ -146,7 +146,7 @@ def test_what_is_marked_shrinks_in_a_straight_line_and_stays_zero_under_any_opti
 def test_a_budget_of_multiply_accumulates_is_kept():
     supernet = supernet_of()
     cost = share_of_macs(supernet)
-    full = [group.n_units for group in supernet.graph.groups]
+    full = supernet.graph.full
     assert cost(full) == pytest.approx(1)
     pruner = Hesso(Units(supernet), Plan(0.6, 1, 6, 3, cost))
     optimizer = sgd(supernet)

@@ -162,7 +162,7 @@ def test_erased_operators_leave_the_output_as_it_is_and_the_network_connected():
     same(small, supernet)
     assert len(small[3]) == len(small[4].ways) == 1
     again: Any = elastic(small, example_input=IMAGES[:2], multiple_of=1, importance=None)
-    macs = [counted(net, "macs")([g.n_units for g in net.graph.groups]) for net in (again, supernet)]
+    macs = [counted(net, "macs")(net.graph.full) for net in (again, supernet)]
     assert macs[0] / macs[1] == pytest.approx(operators.priced(share_of_macs(supernet), pruner.gone))
 
 
@@ -242,7 +242,7 @@ def test_a_shape_is_found_near_its_target_and_learned_by_the_task(optimizer):
     small = tas.network()
     same(small, supernet)
     again: Any = elastic(small, example_input=IMAGES[:2], multiple_of=1, importance=None)
-    macs = [counted(net, "macs")([g.n_units for g in net.graph.groups]) for net in (again, supernet)]
+    macs = [counted(net, "macs")(net.graph.full) for net in (again, supernet)]
     assert macs[0] / macs[1] == pytest.approx(left)
 
 
@@ -274,7 +274,7 @@ def test_a_latency_is_what_the_table_of_costs_gives_for_what_the_space_knows():
 def test_every_rule_keeps_a_budget_of_latency_and_goes_on_where_it_stopped(by, tmp_path):
     first = supernet_of()
     prices = prices_of(first)
-    whole = float(prices.of(first)([group.n_units for group in first.graph.groups]))
+    whole = float(prices.of(first)(first.graph.full))
     settings = Pruning(0.7 * whole, by=by, of="latency", absolute=True, prices=prices, begin=0.05, end=0.9, periods=4)
 
     def begun(supernet: Any) -> tuple[Any, Pruner, Any]:

@@ -27,7 +27,7 @@ def explain(
     model: str,
     family: str | None,
     size: str | None,
-    widths: tuple[float, ...],
+    choices: dict[str, Any],
     all_rows: bool,
     picture: Path | None = None,
 ) -> None:
@@ -37,7 +37,7 @@ def explain(
         model: the name of one of timm's, or ``package.module:function`` that returns a network.
         family: as `elastic` takes it.
         size: of the input with its batch, such as ``1x3x224x224``; default what the network says.
-        widths: shares of the widths that residual connections hold together, for the general way.
+        choices: further ones for `elastic`, such as ``widths`` and ``kernels``.
         all_rows: print every group, not the first ones alone.
         picture: where the graph is drawn, an SVG file.
 
@@ -53,11 +53,10 @@ def explain(
         network = called(imported(model), model, {}, {})
         if not isinstance(network, torch.nn.Module):
             raise ValueError(f"{model} returns a {type(network).__name__}, not an nn.Module")
-    choices: dict[str, Any] = {"widths": widths} if widths else {}
     if size is not None:
         if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", size):
             raise ValueError(f"--size {size!r} is not of the form 1x3x224x224")
-        choices["example_input"] = torch.zeros([int(edge) for edge in size.split("x")])
+        choices = {**choices, "example_input": torch.zeros([int(edge) for edge in size.split("x")])}
     # Numbers are not needed: nothing is sorted, and what timm draws at random is not drawn.
     with torch.device("meta" if isinstance(network, str) else "cpu"):
         supernet = elastic(network, family=family, importance=None, **choices)  # pyright: ignore[reportArgumentType]

@@ -224,6 +224,10 @@ def explain(
         list[str] | None,
         typer.Option("--width", help="A share of the widths between blocks as well, such as 50%; may be given again."),
     ] = None,
+    kernels: Annotated[
+        list[int] | None,
+        typer.Option("--kernel", help="A smaller size of kernels as well, such as 3; may be repeated."),
+    ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Every group of parameters.")] = False,
     draw: Annotated[Path | None, typer.Option("--draw", help="An SVG of which layers shrink together.")] = None,
 ) -> None:
@@ -231,7 +235,8 @@ def explain(
     from experiments.budgets import read_share
     from experiments.commands.explain import explain as show
 
-    show(model, family, size, tuple(read_share(width) for width in widths or ()), everything, draw)
+    choices = {"widths": tuple(read_share(width) for width in widths or ()), "kernels": tuple(kernels or ())}
+    show(model, family, size, {name: given for name, given in choices.items() if given}, everything, draw)
 
 
 def _write_first_recipe(folder: Path, out: Path, budget: str | None) -> None:

@@ -85,7 +85,7 @@ def _prices(run: RunFolder, device: str, report: Reporter) -> dict[str, object]:
         tables.append(tuple(map(tuple, prices.tolist())))
         intercepts.append(float(intercept + of_resolution[-1]))
     learned = Prices(tuple(tables), tuple(intercepts))
-    whole = float(learned.of(supernet)([group.n_units for group in supernet.graph.groups]))
+    whole = float(learned.of(supernet)(supernet.graph.full))
     report.say(
         f"  {device}: {len(found)} sub-networks of {format_seconds(y.min())} to {format_seconds(y.max())}; a line in "
         f"their costs is {error:.1%} off on those it has not seen, and says {format_seconds(whole)} for the whole one"

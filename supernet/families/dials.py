@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from supernet.architecture import Number
 from supernet.graph.blocks import Run
 from supernet.graph.groups import DependencyGraph, Group
+from supernet.graph.kernels import Kernel
 from supernet.graph.rehearsal import Rehearsal
 from supernet.networks.choices import own_and_below
 from supernet.space import SearchSpace, Stage
@@ -22,7 +23,7 @@ _OUTER: tuple[Role, ...] = ("outer_width", "embedding")
 
 @dataclass(frozen=True, eq=False)
 class Dial:
-    """What one choice turns: groups that shrink together, by their share or by the number of heads."""
+    """What one choice turns: groups that shrink together, by their share or by the number of heads; or kernels."""
 
     name: str
     role: Role
@@ -30,6 +31,7 @@ class Dial:
     stage: int | None = None
     block: int | None = None
     leaders: Mapping[int, Group] = field(default_factory=dict)  # whose number of units a group that is tied keeps
+    kernels: tuple[Kernel, ...] = ()
 
     @property
     def label(self) -> str:
@@ -39,6 +41,8 @@ class Dial:
     @property
     def full(self) -> Number:
         """The value of the largest network."""
+        if self.role == "kernel":
+            return max(kernel.size for kernel in self.kernels)
         return max(group.n_units for group in self.groups) if self.role == "heads" else 1.0
 
     def kept(self, group: Group, value: Number, multiple_of: int) -> int:
@@ -47,7 +51,9 @@ class Dial:
         return stands.kept(value / self.full if self.role == "heads" else value, multiple_of)
 
     def choices(self, shares: Sequence[float], multiple_of: int) -> tuple[Number, ...]:
-        """The values for shares of the largest that make a difference, and the largest."""
+        """The values for shares of the largest that make a difference, and the largest; kernels have sizes."""
+        if self.role == "kernel":
+            return own_and_below(int(self.full), shares)
         if self.role == "heads":
             return own_and_below(int(self.full), (math.ceil(int(self.full) * share) for share in shares))
         found: dict[tuple[int, ...], float] = {}
@@ -90,7 +96,22 @@ def dials_of(graph: DependencyGraph, rehearsal: Rehearsal, runs: Sequence[Run]) 
         dials.append(Dial(f"{names_of[role]}{counts[role]}", role, tuple(groups), leaders=leaders))
     for (stage, block, role), groups in sorted(inside.items(), key=lambda item: item[0]):
         dials.append(Dial("heads" if role == "heads" else "expand", role, tuple(groups), stage, block, leaders))
-    return tuple(dials)
+    return (*dials, *_kernel_dials(rehearsal.kernels, blocks))
+
+
+def _kernel_dials(kernels: Sequence[Kernel], blocks: Mapping[str, tuple[int, int]]) -> Iterator[Dial]:
+    """One dial for the kernels of every block, and one for every other kernel."""
+    inside: dict[tuple[int, int], list[Kernel]] = defaultdict(list)
+    outside = 0
+    for kernel in kernels:
+        place = next((place for path, place in blocks.items() if kernel.name.startswith(path)), None)
+        if place is None:
+            outside += 1
+            yield Dial(f"kernel{outside}", "kernel", (), kernels=(kernel,))
+        else:
+            inside[place].append(kernel)
+    for (stage, block), found in sorted(inside.items()):
+        yield Dial("kernel", "kernel", (), stage, block, kernels=tuple(found))
 
 
 def space_of(
@@ -106,7 +127,7 @@ def space_of(
     for s, run in enumerate(runs):
         blocks: list[dict[str, tuple[Number, ...]]] = [{} for _ in run.names]
         for dial in dials:
-            if dial.stage == s:
-                blocks[dial.block or 0][dial.name] = choices(dial)
+            if dial.stage == s and (len(found := choices(dial)) > 1 or dial.role != "kernel"):
+                blocks[dial.block or 0][dial.name] = found
         stages.append(Stage(tuple(depths[s]), tuple(blocks)))
     return SearchSpace(resolutions, tuple(stages) or (Stage((1,), ({},)),), settings)

@@ -22,7 +22,7 @@ from torch import nn
 from supernet.architecture import Architecture, Block
 from supernet.networks.choices import check_choices, default_resolutions, depth_choices, own_and_below
 from supernet.networks.counting import Part, layer_costs
-from supernet.networks.elastic_kernel import KernelTransform
+from supernet.networks.elastic_kernel import KernelTransform, keep_absent_transforms
 from supernet.networks.importance import Importance, l1_importance, scores_of
 from supernet.networks.slicing import bare_copy, narrow_conv, narrow_norm, shell
 from supernet.networks.sorting import descending, permute
@@ -74,7 +74,7 @@ class InvertedResidualSupernet(TimmSupernet[MobileNetV3 | EfficientNet]):
                 kernels = {**stage.shared, **stage.blocks[b]}["kernel"]
                 if len(kernels) > 1:
                     self.kernel_transforms[f"{s}_{b}"] = KernelTransform([int(k) for k in kernels])
-        self.register_load_state_dict_pre_hook(_keep_absent_transforms)
+        self.register_load_state_dict_pre_hook(keep_absent_transforms)
 
     block_classes = (InvertedResidual,)
 
@@ -351,12 +351,3 @@ def _sort_block(module: _Block, importance: Importance, trained_widths: Sequence
     permute(expand.weight, inner, dim=1)
     permute(reduce.weight, inner)
     permute(reduce.bias, inner)
-
-
-def _keep_absent_transforms(module: nn.Module, state: dict[str, Any], prefix: str, *_: object) -> None:
-    """A state dict of timm has no kernel matrices; loading it keeps those there are."""
-    own = {
-        f"{prefix}kernel_transforms.{k}": v for k, v in cast(nn.Module, module.kernel_transforms).state_dict().items()
-    }
-    if not own.keys() & state.keys():
-        state.update(own)

@@ -20,6 +20,7 @@ from supernet.graph.groups import DependencyGraph, Group, as_inputs, on_meta
 from supernet.graph.rehearsal import Rehearsal
 from supernet.networks.choices import check_choices, depth_choices
 from supernet.networks.counting import COUNTS, Part
+from supernet.networks.elastic_kernel import KernelTransform, keep_absent_transforms
 from supernet.networks.importance import Criterion, Importance, l1_importance
 from supernet.networks.sorting import descending, permute
 from supernet.networks.timm_supernet import TimmSupernet
@@ -36,21 +37,28 @@ class TracedSupernet(TimmSupernet[Any]):
 
     A sub-network keeps the first units of every group and the first blocks of every row; it is of the network's own
     class, with the attributes set that must follow. Settings of a block are ``expand``, the share of its inner channels
-    that it keeps, and ``heads``; what belongs to no single block is a setting of the whole network: ``middle1``,
-    ``heads1``, ``width1`` and ``embed1``, counted separately in the order of the network.
+    that it keeps, ``heads`` and ``kernel``; what belongs to no single block is a setting of the whole network:
+    ``middle1``, ``heads1``, ``width1``, ``embed1`` and ``kernel1``, counted separately in the order of the network.
 
     Args:
         model: the largest network.
         example_input: what it is called with; a tuple is several arguments.
         space: the choices; None for those of the model alone.
         multiple_of: widths are rounded to multiples of this many channels where they are at least twice as wide.
+        kernel_transforms: smaller kernels are learned maps of the centre of larger ones (Cai et al. 2020), not that
+            itself; they begin as that.
 
     Raises:
         ValueError: the network cannot be watched, nothing of it is elastic, or the space does not fit it.
     """
 
     def __init__(
-        self, model: nn.Module, example_input: Any, space: SearchSpace | None = None, multiple_of: int = 8
+        self,
+        model: nn.Module,
+        example_input: Any,
+        space: SearchSpace | None = None,
+        multiple_of: int = 8,
+        kernel_transforms: bool = False,
     ) -> None:
         graph = DependencyGraph.of(model, example_input)
         rehearsal = Rehearsal(
@@ -75,6 +83,26 @@ class TracedSupernet(TimmSupernet[Any]):
         for name, tensor in model.named_buffers(recurse=False):
             self.register_buffer(name, tensor, persistent=name not in model._non_persistent_buffers_set)
         self._check_space()
+        self.has_transforms = kernel_transforms
+        if kernel_transforms and space is not None:
+            self._add_transforms()
+
+    def _add_transforms(self) -> None:
+        """Learned maps between the sizes that kernels can have, beside the parameters of the network."""
+        sizes: dict[str, set[int]] = defaultdict(set)
+        chosen = {gene.label: gene.choices for gene in self.space.genes if len(gene.choices) > 1}
+        for dial in self.dials:
+            for kernel in dial.kernels:
+                sizes[kernel.name] |= {min(kernel.size, int(size)) for size in chosen.get(dial.label, ())}
+        self.kernel_transforms = nn.ModuleDict(
+            {name.replace(".", "/"): KernelTransform(sorted(found)) for name, found in sizes.items() if len(found) > 1}
+        )
+        self.register_load_state_dict_pre_hook(keep_absent_transforms)
+
+    def _transforms(self) -> dict[str, KernelTransform]:
+        if not self.has_transforms:
+            return {}
+        return {name.replace("/", "."): cast(KernelTransform, one) for name, one in self.kernel_transforms.items()}
 
     @staticmethod
     def _refuse_nothing(model: nn.Module, graph: DependencyGraph, rehearsal: Rehearsal) -> None:
@@ -128,8 +156,8 @@ class TracedSupernet(TimmSupernet[Any]):
         return self._mixed(arch)._assemble(arch, copy=True)
 
     def kept(self, arch: Architecture) -> list[int]:
-        """How many units of every group of the graph a sub-network keeps."""
-        kept = [group.n_units for group in self.graph.groups]
+        """How many units of every group of the graph a sub-network keeps, and the sizes of its kernels."""
+        kept = self.graph.full
         for dial in self.dials:
             if dial.stage is None:
                 value = arch.settings.get(dial.name)
@@ -139,6 +167,8 @@ class TracedSupernet(TimmSupernet[Any]):
             if value is not None and value != dial.full:
                 for group in dial.groups:
                     kept[group.index] = dial.kept(group, value, self.multiple_of)
+                for kernel in dial.kernels:
+                    kept[kernel.index] = min(kernel.size, int(value))
         return kept
 
     def sort_channels(self, importance: Importance = l1_importance, within: SearchSpace | None = None) -> None:
@@ -192,7 +222,9 @@ class TracedSupernet(TimmSupernet[Any]):
     def _assemble(self, arch: Architecture, copy: bool) -> Any:
         self.space.encode([arch])  # refuses what is not in the space, by name
         depths = {run: len(stage) for run, stage in zip(self.runs, arch.stages, strict=False)}
-        model = self._plan.assemble(self._template[0], self.kept(arch), depths, copy, root=self)
+        model = self._plan.assemble(
+            self._template[0], self.kept(arch), depths, copy, root=self, transforms=self._transforms()
+        )
         model.training = self.training
         self._compile(model, copy)
         return model
@@ -212,7 +244,7 @@ class TracedSupernet(TimmSupernet[Any]):
     def _members(self) -> dict[Any, list[list[Term]]]:
         """Terms, one per resolution, by the part that they belong to: its place and the genes that it depends on."""
         columns = {gene.label: i for i, gene in enumerate(self.space.genes)}
-        turned = {g.index: columns[d.label] for d in self.dials if d.label in columns for g in d.groups}
+        turned = {g.index: columns[d.label] for d in self.dials if d.label in columns for g in (*d.groups, *d.kernels)}
         places = {f"{path}.": (s, b) for s, run in enumerate(self.runs) for b, path in enumerate(run.paths)}
         n_choices = self.space.n_choices
         together: dict[Any, list[list[Term]]] = defaultdict(list)
@@ -259,6 +291,8 @@ def elastic_traced(
     fractions: Sequence[float] = (0.5, 0.75),
     heads: Sequence[float] = (0.5, 0.75),
     widths: Sequence[float] = (),
+    kernels: Sequence[int] = (),
+    kernel_transforms: bool = False,
     multiple_of: int = 8,
 ) -> TracedSupernet:
     """Any network as a supernet. What the network has is always a choice, and its largest one.
@@ -272,6 +306,9 @@ def elastic_traced(
         heads: shares of attention heads, rounded up.
         widths: shares of the channels that residual connections hold together, of those that see the image, and of
             those that the classifier sees; default: as they are.
+        kernels: odd sizes of smaller kernels, one choice for all kernels of a block and one for each that is in none;
+            default: as they are.
+        kernel_transforms: see `TracedSupernet`.
         multiple_of: widths are rounded to multiples of this many channels where they are at least twice as wide.
 
     Raises:
@@ -279,10 +316,15 @@ def elastic_traced(
     """
     for name, shares in (("fractions", fractions), ("heads", heads), ("widths", widths)):
         check_choices(name, shares, lambda share: 0 < share <= 1, "above 0 up to 1")
+    check_choices("kernels", kernels, lambda size: size >= 3 and size % 2 == 1, "odd numbers from 3")
     check_choices("multiple_of", (multiple_of,), lambda m: m >= 1, "whole numbers from 1")
     if example_input is None:
         example_input = example_of(model, max(resolutions) if resolutions else None)
-    supernet = TracedSupernet(model, example_input, None, multiple_of)
+    supernet = TracedSupernet(model, example_input, None, multiple_of, kernel_transforms)
+    if kernels and not any(dial.kernels for dial in supernet.dials):
+        raise ValueError(f"a {type(model).__name__} has no kernel that can shrink; leave out `kernels`")
+    if kernel_transforms and not kernels:
+        raise ValueError("kernel_transforms are between sizes of kernels; give `kernels`")
     runs = supernet.runs
     own = [len(run.names) for run in runs]
     lowest = supernet.lowest
@@ -292,7 +334,7 @@ def elastic_traced(
         else []
     )
     of_role: dict[Role, Sequence[float]] = {
-        "heads": heads, "middle_width": fractions, "outer_width": widths, "embedding": widths
+        "heads": heads, "middle_width": fractions, "outer_width": widths, "embedding": widths, "kernel": kernels
     }  # fmt: skip
 
     def choices(dial: Dial) -> tuple[Number, ...]:
@@ -302,6 +344,8 @@ def elastic_traced(
     supernet.space = space_of(supernet.dials, runs, sizes, choices, stage_depths)
     for size in sizes[:-1]:
         supernet._graph_at(size)
+    if kernel_transforms:
+        supernet._add_transforms()
     return supernet
 
 

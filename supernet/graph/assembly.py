@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from supernet.graph.blocks import Run
 from supernet.graph.groups import DependencyGraph, Group, Quantity
+from supernet.graph.kernels import fit_kernel
+from supernet.networks.elastic_kernel import KernelTransform
 from supernet.networks.slicing import bare_copy, clone
 
 __all__ = ["Assembler", "Fit"]
@@ -71,7 +73,7 @@ class Assembler:
             *self._runs,
             *fits,
             *(path for run in graph.runs for path in run.paths),
-            *(name.rpartition(".")[0] for name in self._cuts),
+            *(name.rpartition(".")[0] for name in (*self._cuts, *graph.kernels)),
         }
         self._touched = {""} | {p[:i] for path in touched for p in [f"{path}."] for i in _dots(p)}
 
@@ -86,6 +88,7 @@ class Assembler:
         copy: bool,
         root: nn.Module | None = None,
         gone: Collection[str] = (),
+        transforms: Mapping[str, KernelTransform] | None = None,
     ) -> Any:
         """The network with the first `kept` units of each group and that many blocks of each row.
 
@@ -94,10 +97,11 @@ class Assembler:
             copy: with weights of its own; otherwise its tensors are views, and what is whole is shared.
             root: whose own tensors are used in place of those of `model` itself.
             gone: names of modules that are left out of what contains them.
+            transforms: what makes smaller kernels, by the name of the weight; others are the centre of the whole.
         """
-        return _Assembly(self, kept, depths, copy, gone).build(model, "", root)
+        return _Assembly(self, kept, depths, copy, gone, transforms or {}).build(model, "", root)
 
-    def cut(self, tensor: Tensor, name: str, kept: Sequence[int]) -> Tensor:
+    def cut(self, tensor: Tensor, name: str, kept: Sequence[int], transform: KernelTransform | None = None) -> Tensor:
         """What is left of a parameter; a view where the units that stay lie side by side."""
         for axis, groups in self._cuts.get(name, ()):
             numbers = tuple(kept[group.index] for group in groups)
@@ -112,14 +116,22 @@ class Assembler:
                 tensor = parts[0] if len(parts) == 1 else torch.cat(parts, axis)
             else:
                 tensor = tensor.index_select(axis, torch.from_numpy(pieces).to(tensor.device))
-        return tensor
+        kernel = self.graph.kernels.get(name)
+        return tensor if kernel is None else kernel.cut(tensor, kept[kernel.index], transform)
 
 
 class _Assembly:
     def __init__(
-        self, plan: Assembler, kept: Sequence[int], depths: Mapping[Run, int], copy: bool, gone: Collection[str]
+        self,
+        plan: Assembler,
+        kept: Sequence[int],
+        depths: Mapping[Run, int],
+        copy: bool,
+        gone: Collection[str],
+        transforms: Mapping[str, KernelTransform],
     ) -> None:
         self.plan, self.kept, self.depths, self.copy = plan, kept, depths, copy
+        self.transforms = transforms
         self.gone = frozenset(gone)
         self.touched = {name[:i] for name in gone for i in _dots(name)} | ({""} if gone else set())
         self.modules: dict[int, nn.Module] = {}
@@ -166,7 +178,7 @@ class _Assembly:
             return None
         found = self.tensors.get(id(tensor))
         if found is None:
-            found = self.plan.cut(tensor, name, self.kept)
+            found = self.plan.cut(tensor, name, self.kept, self.transforms.get(name))
             if self.copy:
                 found = nn.Parameter(clone(found), tensor.requires_grad) if parameter else clone(found)
             self.tensors[id(tensor)] = found
@@ -200,6 +212,8 @@ def _fit_layer(module: nn.Module, before: Mapping[str, torch.Size]) -> None:
         outs, ins = (1, 0) if module.transposed else (0, 1)
         own["out_channels"] = shape[outs] * (module.groups if module.transposed else 1)
         own["in_channels"] = shape[ins] * (1 if module.transposed else module.groups)
+        if shape[2:] != full[2:]:
+            fit_kernel(module, shape[2])
     elif isinstance(module, nn.Linear):
         own["out_features"], own["in_features"] = shape
     elif isinstance(module, nn.Embedding):

@@ -67,7 +67,7 @@ def _of_step(graph: DependencyGraph, step: Step) -> Iterator[Term]:
     columns = [COUNTS.index("macs")]
     convolution = len(factors) == 2
     if step.weights or convolution:
-        full = [group.n_units for group in graph.groups]
+        full = graph.full
         channels = 1 if convolution else len(written) - 1
         inputs, outputs = factors[0](full), written[channels](full)
         if math.prod(q(full) for i, q in enumerate(written) if i != channels) == 1:
@@ -78,6 +78,9 @@ def _of_step(graph: DependencyGraph, step: Step) -> Iterator[Term]:
             columns.append(COUNTS.index("widening" if outputs > inputs else "narrowing"))
         yield Term(step.module, (COUNTS.index("activations"),), tuple(written))
         yield Term(step.module, (COUNTS.index("layers"),), ())
+    kernel = next((graph.kernels[name] for name in step.weights if name in graph.kernels), None)
+    if kernel is not None:
+        factors = [factors[0], *(Quantity(0, ((kernel.index, 1),)) for _ in range(len(base) - 2))]
     yield Term(step.module, tuple(columns), (*base, *factors))
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from supernet.graph.blocks import Run, runs_of
 from supernet.graph.checking import check_module
+from supernet.graph.kernels import Kernel, kernels_of
 from supernet.graph.labels import Labelled, compact
 from supernet.graph.tracing import Step, Tracer, plain_attention, tensors_in, watched
 
@@ -84,6 +85,7 @@ class DependencyGraph:
         readers: the axis along which a layer's weight reads its input, by the weight's name.
         steps: what the network did when it was watched, in order.
         last_steps: the steps that made what it puts out.
+        kernels: what could shrink to its centre, by the name of the weight; their sizes stand behind the groups' units.
     """
 
     groups: tuple[Group, ...]
@@ -94,6 +96,7 @@ class DependencyGraph:
     inputs: tuple[Any, ...] = field(repr=False)
     device: str
     last_steps: tuple[int, ...] = field(repr=False)
+    kernels: Mapping[str, Kernel] = field(repr=False)
     _group_of: NDArray[np.int64] = field(repr=False)
 
     @classmethod
@@ -172,7 +175,14 @@ class DependencyGraph:
         runs = runs_of(network, tracer)
         # Labels are roots from here on.
         readers = _readers(tracer)
-        return cls(tuple(groups), reasons, runs, readers, tuple(tracer.steps), inputs, device, tracer.ends, group_of)
+        steps = tuple(tracer.steps)
+        kernels = {kernel.name: kernel for kernel in kernels_of(network, steps, len(groups))}
+        return cls(tuple(groups), reasons, runs, readers, steps, inputs, device, tracer.ends, kernels, group_of)
+
+    @property
+    def full(self) -> list[int]:
+        """What the whole network keeps: units of every group, then sizes of kernels."""
+        return [*(group.n_units for group in self.groups), *(kernel.size for kernel in self.kernels.values())]
 
     @property
     def batch(self) -> int:
@@ -194,6 +204,8 @@ class DependencyGraph:
 
     def axis(self, name: str, axis: int, size: int) -> Quantity:
         """The size of a parameter along an axis."""
+        if axis >= 2 and name in self.kernels:
+            return Quantity(0, ((self.kernels[name].index, 1),))
         per_unit = tuple((g.index, g.spots[name, axis].shape[1]) for g in self._on.get((name, axis), ()))
         return Quantity(size - sum(self.groups[g].n_units * n for g, n in per_unit), per_unit)
 

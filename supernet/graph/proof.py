@@ -76,7 +76,7 @@ def _removal(supernet: Any, inputs: Any, rng: np.random.Generator) -> float:
         return 0.0
     zeroed = copy.deepcopy(supernet)
     tensors: dict[str, Tensor] = {**dict(zeroed.named_parameters()), **dict(zeroed.named_buffers())}
-    kept = [group.n_units for group in supernet.graph.groups]
+    kept = supernet.graph.full
     for dial in dials:
         share = rng.choice([0.5, 0.75])
         value = max(1, int(dial.full * share)) if dial.role == "heads" else share

@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from supernet.graph.assembly import Assembler, Fit
 from supernet.graph.blocks import Run
 from supernet.graph.groups import DependencyGraph, Quantity, moved
+from supernet.graph.kernels import Kernel
 from supernet.graph.rules import shapes_of
 from supernet.graph.tracing import performed, plain_attention
 
@@ -64,6 +65,7 @@ class Rehearsal:
         fixed: groups that cannot shrink after all, with the reason.
         ties: groups that must keep the same share, as the group that stands for each.
         lowest: the fewest blocks of every row with which the code of the network still works.
+        kernels: those that can shrink.
     """
 
     def __init__(self, graph: DependencyGraph, model: nn.Module, multiple_of: int = 8) -> None:
@@ -74,6 +76,7 @@ class Rehearsal:
         self.fixed: dict[int, str] = {}
         self.ties: dict[int, int] = {}
         self.lowest: dict[Run, int] = {}
+        self.kernels: tuple[Kernel, ...] = ()
         self.fits = dict(self._fits())
         self.assembler = Assembler(graph, self.fits, model)
         self._sizes = [[graph.sizes(o) for o in step.outputs] for step in graph.steps]
@@ -98,20 +101,30 @@ class Rehearsal:
                 tries = dict.fromkeys((low, *(max(low, k) for k in (-(-n // 2), -(-3 * n // 4), n - 2, n - 1)), n))
                 fits = (d for d in tries if d == n or not self._fails(self._full(), {**everything, run: d}))
                 self.lowest[run] = next(fits)
+        self.kernels = self._shrinking(tuple(self.graph.kernels.values()), everything)
+
+    def _shrinking(self, kernels: tuple[Kernel, ...], depths: Mapping[Run, int]) -> tuple[Kernel, ...]:
+        """Those kernels of which the centre alone changes the shape of nothing."""
+        kept = self._full()
+        for kernel in kernels:
+            kept[kernel.index] = 3
+        if not kernels or self._fails(kept, depths) is None:
+            return kernels
+        half = len(kernels) // 2
+        return (*self._shrinking(kernels[:half], depths), *self._shrinking(kernels[half:], depths)) if half else ()
 
     # -- one trial ----------------------------------------------------------------------------------------------------
 
     def _kept(self, shares: Sequence[float]) -> list[int]:
-        return [
-            group.n_units
-            if group.index in self.fixed
-            else self.graph.groups[leader].kept(shares[leader], self.multiple_of)
-            for group in self.graph.groups
-            for leader in [self.leader(group.index)]
-        ]
+        kept = self._full()
+        for group in self.graph.groups:
+            leader = self.leader(group.index)
+            if group.index not in self.fixed:
+                kept[group.index] = self.graph.groups[leader].kept(shares[leader], self.multiple_of)
+        return kept
 
     def _full(self) -> list[int]:
-        return [group.n_units for group in self.graph.groups]
+        return self.graph.full
 
     def leader(self, group: int) -> int:
         """The group whose share this one has."""

@@ -88,7 +88,7 @@ def elastic(
     if family == "own" and own is None:
         known = ", ".join(m.__name__ for f in _FAMILIES for m in f.models)
         raise ValueError(f"a {type(model).__name__} has no family of its own; these have: {known}")
-    if space is not None and choices.keys() - {"multiple_of"}:
+    if space is not None and choices.keys() - {"multiple_of", "kernel_transforms"}:
         raise ValueError(f"space says all there is to choose; remove {', '.join(choices)}")
     whole = SearchSpace.from_dict(space) if space is not None and not isinstance(space, SearchSpace) else space
     if family != "traced" and own is not None:
@@ -106,6 +106,8 @@ def elastic(
     supernet.definition = _definition(model, supernet.space)
     if supernet.definition is not None and isinstance(supernet, TracedSupernet):
         supernet.definition |= {"family": "traced", "multiple_of": supernet.multiple_of}
+        if supernet.has_transforms:
+            supernet.definition["kernel_transforms"] = True
     return supernet
 
 

@@ -171,7 +171,7 @@ class ConsensusGates(nn.Module):
         """The cost of a network that keeps the expected number of units, over that of the whole one."""
         if self.cost is None:
             return means.mean()
-        expected: list[Any] = [group.n_units for group in self.units.supernet.graph.groups]
+        expected: list[Any] = self.units.supernet.graph.full
         whole = float(self.cost(expected))
         for one in self.units.sets:
             for group in one.groups:

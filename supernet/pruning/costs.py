@@ -33,7 +33,7 @@ def share_of_macs(supernet: TracedSupernet) -> Cost:
 
 def share_of(supernet: TracedSupernet, cost: Cost) -> Cost:
     """A cost over that of the largest network."""
-    whole = cost([group.n_units for group in supernet.graph.groups])
+    whole = cost(supernet.graph.full)
     return lambda kept, present=None: cost(kept, present) / whole
 
 

@@ -64,7 +64,7 @@ class Operators(Removable):
     def _found(self, supernet: TracedSupernet) -> list[str]:
         model = _tried(supernet)
         inputs = _inputs(supernet)
-        kept = [group.n_units for group in supernet.graph.groups]
+        kept = supernet.graph.full
         found: list[str] = []
         with torch.no_grad():
             for path, container in model._template[0].named_modules():
@@ -117,7 +117,7 @@ class Operators(Removable):
 
     def left(self, gone: Tensor) -> tuple[list[int], dict[str, float]]:
         """See `Removable`."""
-        kept = [group.n_units for group in self.supernet.graph.groups]
+        kept = self.supernet.graph.full
         return kept, dict.fromkeys(self.erased(gone), 0.0)
 
     def erased(self, gone: Tensor) -> list[str]:

@@ -170,7 +170,7 @@ class Tas(Pruner):
 
     def _cost(self, shares: Sequence[Tensor]) -> Any:
         units = self._widths_of
-        expected: list[Any] = [group.n_units for group in units.supernet.graph.groups]
+        expected: list[Any] = units.supernet.graph.full
         total: Any = units.n
         for (number, widths), share in zip(self.widths.items(), shares, strict=False):
             mean = (share * share.new_tensor(widths)).sum()

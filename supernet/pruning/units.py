@@ -136,7 +136,7 @@ class Units(Removable):
 
     def kept(self, gone: Tensor) -> list[int]:
         """How many units of every group of the graph stay."""
-        kept = [group.n_units for group in self.supernet.graph.groups]
+        kept = self.supernet.graph.full
         for one in self.sets:
             for group in one.groups:
                 kept[group.index] = one.n - int(gone[one.first : one.first + one.n].sum())
