@@ -28,7 +28,7 @@ from supernet.plugins import nearest
 from supernet.registry import register_supernet
 from supernet.space import SearchSpace
 
-__all__ = ["create_model", "elastic"]
+__all__ = ["FAMILIES", "create_model", "elastic"]
 
 
 class _Family(NamedTuple):
@@ -37,7 +37,7 @@ class _Family(NamedTuple):
     with_space: Callable[[Any, SearchSpace], TimmSupernet[Any]]
 
 
-_FAMILIES = (
+FAMILIES = (
     _Family((MobileNetV3, EfficientNet), elastic_inverted_residual, InvertedResidualSupernet),
     _Family((ResNet,), elastic_resnet, ResidualSupernet),
     _Family((VisionTransformer,), elastic_transformer, TransformerSupernet),
@@ -84,9 +84,9 @@ def elastic(
         raise ValueError("pretrained and model_args are for models given by name; this one has been built already")
     else:
         model = copy.deepcopy(model)
-    own = None if example_input is not None else next((f for f in _FAMILIES if isinstance(model, f.models)), None)
+    own = None if example_input is not None else next((f for f in FAMILIES if isinstance(model, f.models)), None)
     if family == "own" and own is None:
-        known = ", ".join(m.__name__ for f in _FAMILIES for m in f.models)
+        known = ", ".join(m.__name__ for f in FAMILIES for m in f.models)
         raise ValueError(f"a {type(model).__name__} has no family of its own; these have: {known}")
     if space is not None and choices.keys() - {"multiple_of", "kernel_transforms"}:
         raise ValueError(f"space says all there is to choose; remove {', '.join(choices)}")
