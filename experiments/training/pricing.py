@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from experiments.budgets import format_seconds
 from experiments.measuring.measure import measure_architectures, measured_architectures, profilers
@@ -15,13 +17,14 @@ from experiments.run_folder import RunFolder
 from experiments.settings.training import PruningSettings
 from predictors.cost_terms import CostTerms
 from predictors.ridge import RidgePredictor
+from supernet.architecture import Architecture
 from supernet.families.traced import TracedSupernet
 from supernet.files import read_json, write_json
 from supernet.pruning.costs import Prices
 from supernet.space.design import covering_design
 from supernet.training import Phase, World
 
-__all__ = ["priced", "prices_file"]
+__all__ = ["fitted_prices", "priced", "prices_file"]
 
 _FEWEST = 8  # architectures that a line is fitted to
 
@@ -75,16 +78,8 @@ def _prices(run: RunFolder, device: str, report: Reporter) -> dict[str, object]:
             f"{len(found)} sub-networks could be measured on {device}, and a latency is predicted from {_FEWEST} at "
             "least: give more choices, or take a target of macs"
         )
-    genes, y = supernet.space.encode(list(found)), np.array([one.latency for one in found.values()])
-    features = CostTerms(supernet.space, supernet.cost_table)
-    ridge = RidgePredictor(features, "relative", seed=run.recipe.seed).fit(genes, y)
-    error = float(np.abs(ridge.out_of_fold_ / y - 1).mean())
-    tables, intercepts = [], []
-    for coefficients, intercept in zip(ridge.coefficients_, ridge.intercepts_, strict=True):
-        prices, of_resolution = features.prices(coefficients)
-        tables.append(tuple(map(tuple, prices.tolist())))
-        intercepts.append(float(intercept + of_resolution[-1]))
-    learned = Prices(tuple(tables), tuple(intercepts))
+    y = np.array([one.latency for one in found.values()])
+    learned, error = fitted_prices(supernet, list(found), y, run.recipe.seed)
     whole = float(learned.of(supernet)(supernet.graph.full))
     report.say(
         f"  {device}: {len(found)} sub-networks of {format_seconds(y.min())} to {format_seconds(y.max())}; a line in "
@@ -93,6 +88,22 @@ def _prices(run: RunFolder, device: str, report: Reporter) -> dict[str, object]:
     write_json(path, {"provenance": run.provenance, "device": profiler.device.to_dict(), "error": error,
                       "n": len(found), "prices": asdict(learned)})  # fmt: skip
     return asdict(learned)
+
+
+def fitted_prices(
+    supernet: TracedSupernet, archs: Sequence[Architecture], latencies: NDArray[np.float64], seed: int = 0
+) -> tuple[Prices, float]:
+    """What a device asks for every operation, by `latencies` (n_archs,) in seconds; and the mean relative error of
+    that line on sub-networks that it was not fitted to."""
+    features = CostTerms(supernet.space, supernet.cost_table)
+    ridge = RidgePredictor(features, "relative", seed=seed).fit(supernet.space.encode(list(archs)), latencies)
+    tables, intercepts = [], []
+    for coefficients, intercept in zip(ridge.coefficients_, ridge.intercepts_, strict=True):
+        prices, of_resolution = features.prices(coefficients)
+        tables.append(tuple(map(tuple, prices.tolist())))
+        intercepts.append(float(intercept + of_resolution[-1]))
+    error = float(np.abs(ridge.out_of_fold_ / latencies - 1).mean())
+    return Prices(tuple(tables), tuple(intercepts)), error
 
 
 def _read(content: dict[str, object]) -> Prices:
