@@ -3,7 +3,10 @@
 What stitching trained networks gives (SN-Net, Pan et al. 2023). The networks of a stitched recipe each learn the data
 alone. They are stitched with random stitches and with fitted ones, and both are trained further by random stitches, as
 is each network alone, at the same rates and for as many steps (the stitched ones run `n` sub-networks in each). Test
-accuracy of every sub-network before and after. Interrupted, the same command carries on with the seed that it was at.
+accuracy of every sub-network before and after. The last row is one elastic supernet of the large network alone, shrunk
+gradually for as many multiply-accumulates as training the networks and then the fitted stitches took: of its
+sub-networks the one of the most MACs up to each stitched one's. Interrupted, the same command carries on with the seed
+that it was at.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from rich.table import Table
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
+from experiments.benchmarks.trainings import cost
 from experiments.data import create_data
 from experiments.data.image_data import SPLITS, ImageData
 from experiments.provenance import provenance
@@ -29,10 +33,11 @@ from experiments.settings.recipe import Recipe, load_recipe
 from experiments.settings.training import RandomSamplingSettings
 from supernet.architecture import Architecture
 from supernet.files import read_json, write_json
-from supernet.registry import open_supernet
+from supernet.registry import create_supernet, open_supernet
 from supernet.scoring.calibration import evaluate, recalibrate
+from supernet.space.roles import roles_of
 from supernet.stitching import StitchedSupernet
-from supernet.training import Phase, Schedule, Static, Trainer, plain, random_sampling
+from supernet.training import Phase, Schedule, Static, Trainer, gradual_shrinking, plain, random_sampling
 
 _RECIPE = Path(__file__).with_suffix(".toml")
 
@@ -78,6 +83,16 @@ def run(recipe: Recipe, seed: int, options: argparse.Namespace) -> dict[str, Any
         for model in _train_alone(recipe, net, ends, further, data, seed + 1000, alone)
     ]
     macs = made.macs(made.space.encode(archs)).tolist()
+    steps = data.steps_per_epoch
+    spent = (
+        3.0
+        * steps
+        * (
+            options.alone * sum(macs[archs.index(arch)] for arch in ends)
+            + options.epochs * training.n * float(np.mean(macs))
+        )
+    )
+    rows["elastic, at equal cost"] = _elastic(recipe, options, data, seed, macs, spent)
     result = {"seed": seed, "macs": macs, "ends": [archs.index(arch) for arch in ends], "accuracies": rows}
     write_json(path, result)
     return result
@@ -93,6 +108,36 @@ def _train_alone(
         static = Static(model.train(), data.resolution)
         _train(recipe, static, plain(static.space, schedule), data, seed)
     return list(models)
+
+
+def _elastic(
+    recipe: Recipe, options: argparse.Namespace, data: ImageData, seed: int, macs: Sequence[int], spent: float
+) -> list[float]:
+    """Accuracies of sub-networks of the large network, shrunk for what the stitching spent, up to each of `macs`."""
+    given, training = recipe.supernet.settings, recipe.training
+    assert isinstance(training, RandomSamplingSettings)
+    settings = {"model": given["models"][-1], "model_args": given["model_args"][-1], "family": "traced"}
+    supernet = create_supernet(
+        "elastic", options.classes, options.channels, seed=seed, **settings, fractions=(0.25, 0.5, 0.75),
+        widths=(0.5, 0.75), multiple_of=4, resolutions=[data.resolution],
+    )  # fmt: skip
+    rate, largest = training.schedule.schedule.peak_lr, Schedule(2, training.schedule.schedule.peak_lr, 1)
+
+    def phases(epochs: int) -> tuple[Phase, ...]:
+        return gradual_shrinking(supernet.space, Schedule(epochs, rate), largest, roles=roles_of(supernet))
+
+    one, two = (cost(supernet, phases(epochs), data.steps_per_epoch, seed) for epochs in (1, 2))
+    epochs = max(1, 1 + round((spent - one) / (two - one)))
+    _train(recipe, supernet, phases(epochs), data, seed)
+    genes = supernet.space.sample_genes(5000, np.random.default_rng(seed))
+    genes = np.concatenate([genes, supernet.space.encode([supernet.space.smallest, supernet.space.largest])])
+    costs = supernet.macs(genes)
+    found = []
+    for limit in macs:
+        within = np.where(costs <= limit, costs, -1)
+        (arch,) = supernet.space.decode(genes[[int(within.argmax() if within.max() > 0 else costs.argmin())]])
+        found.append(_score(recipe, supernet.extract(arch), arch.resolution, data))
+    return found
 
 
 def _take(anchor: nn.Module, model: nn.Module) -> None:
@@ -138,13 +183,15 @@ def main() -> None:
     results = [run(recipe, seed, options) for seed in options.seeds]
     write_json(options.out / "stitching.json", {"provenance": provenance(recipe.digest, 0), "results": results})
     for result in results:
-        table = Table("", *(f"{macs / 1e6:.2f} M" for macs in result["macs"]), title=f"seed {result['seed']}, test, %")
+        table = Table(
+            "", *(f"{macs / 1e6:.2f} M" for macs in result["macs"]), title=f"seed {result['seed']}, test, %", box=None
+        )
         for name, values in result["accuracies"].items():
             cells = [f"{100 * value:.1f}" for value in values]
             if len(cells) < len(result["macs"]):
                 cells = [cells.pop(0) if i in result["ends"] else "" for i in range(len(result["macs"]))]
             table.add_row(name, *cells)
-        Console().print(table)
+        Console(width=150).print(table)
 
 
 if __name__ == "__main__":

@@ -135,6 +135,8 @@ TRAININGS: dict[str, Make] = {
     "one schedule, 4 random": partial(gradual, n_random=4),
     "single stage, 4 random": partial(single, n_random=4),
     "one schedule, 1 random": partial(gradual, n_random=1),
+    "one schedule, half the rate": lambda bench: gradual(replace(bench, peak_lr=bench.peak_lr / 2)),
+    "one schedule, twice the rate": lambda bench: gradual(replace(bench, peak_lr=bench.peak_lr * 2)),
 }
 
 
