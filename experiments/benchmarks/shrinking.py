@@ -125,7 +125,7 @@ def run(name: str, seed: int, settings: Settings, options: argparse.Namespace) -
     rows, n_images, work = train(name, seed, bench, settings, n_images, base)
     result = {
         "training": name, "seed": seed, "images": n_images, "epochs": bench.epochs, "cost": work / base,
-        "work": work, "cpu_seconds": time.process_time() - started, "rows": rows,
+        "cpu_seconds": time.process_time() - started, "rows": rows,
     }  # fmt: skip
     write_json(path, result)
     return result
