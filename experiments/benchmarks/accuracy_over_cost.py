@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.ticker import NullLocator
 from rich.console import Console
 from rich.table import Table
 
@@ -93,6 +94,7 @@ def draw(found: dict[str, Points], split: str, path: Path) -> None:
             axes.set_xscale("log")
             ticks = sorted({cost for of_cost in found.values() for cost in of_cost})
             axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+            axes.xaxis.set_minor_locator(NullLocator())
             axes.set_title(title, fontsize=11)
             axes.set_xlabel(f"cost, epochs of {_FIRST}")
             axes.set_ylabel(f"accuracy on {split}, %" if place == 0 else "")
