@@ -8,7 +8,8 @@ transformer (`--recipe experiments/recipes/digits_pathways.toml`) also what only
 Cost is counted and not timed: the multiply-accumulates of every sub-network that a step trains, three times for forward
 and backward, and once those of a frozen teacher. An epoch of every training has as many images as make its cost that of
 single stage with `--images`. "each alone" is not a training of a supernet: every sub-network by itself from fresh
-weights, for all epochs and images, at the same highest rate; give it first, and differences are to it.
+weights, for all epochs and images, at the recipe's highest rate or a multiple of it; give it first, and differences
+are to it.
 Accuracy is the mean over sub-networks spread evenly over the MACs, smallest and largest included, on validation and on
 test. Differences are to the first training with the same seed; their interval (90 %) takes the spread among seeds from
 all trainings together. Interrupted, the same command carries on.
@@ -33,7 +34,7 @@ from rich.table import Table
 from scipy.stats import t as student
 from torch import nn
 
-from experiments.benchmarks.trainings import ALL, AVERAGED, TRAININGS, Bench, cost, single
+from experiments.benchmarks.trainings import ALL, ALONE, AVERAGED, TRAININGS, Bench, cost, single
 from experiments.data import create_data
 from experiments.data.image_data import ImageData
 from experiments.provenance import provenance
@@ -48,7 +49,6 @@ from supernet.training import Phase, Schedule, Static, Trainer, plain
 
 _RECIPE = Path(__file__).parents[1] / "recipes" / "digits.toml"
 _SPLITS = ("validation", "test")
-ALONE = "each alone"
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def run(name: str, seed: int, settings: Settings, options: argparse.Namespace) -
     batch, n_images = settings.recipe.data.batch_size, options.images
     base = cost(bench.supernet, single(bench), n_images // batch, seed)
     started = time.process_time()
-    train = alone if name == ALONE else together
+    train = alone if name in ALONE else together
     rows, n_images, work = train(name, seed, bench, settings, n_images, base)
     result = {
         "training": name, "seed": seed, "images": n_images, "epochs": bench.epochs, "cost": work / base,
@@ -154,16 +154,16 @@ def together(
 def alone(
     name: str, seed: int, bench: Bench, settings: Settings, n_images: int, base: float
 ) -> tuple[Rows, int, float]:
-    """Train every one of the sub-networks by itself, from fresh weights, for all epochs at the same rate."""
+    """Train every one of the sub-networks by itself, from fresh weights, for all epochs."""
     data, rows, work = settings.data(seed, n_images), [], 0.0
-    schedule = Schedule(bench.epochs, bench.peak_lr, 1)
+    schedule = Schedule(bench.epochs, bench.peak_lr * ALONE[name], 1)
     for i, arch in enumerate(spread(bench.supernet, settings.n_archs)):
-        kept = settings.out / "alone" / f"{arch.id}-{seed}.json"
+        kept = settings.out / "alone" / f"{arch.id}-{ALONE[name]:g}-{seed}.json"
         if not kept.exists():
             network = settings.supernet(seed + 1000 * (i + 1)).extract(arch)
             static = Static(network, arch.resolution)
             phases = plain(static.space, schedule, clip=single(bench)[-1].clip)
-            settings.train(static, phases, data, seed, f"{arch.id}-{seed}")
+            settings.train(static, phases, data, seed, f"{arch.id}-{ALONE[name]:g}-{seed}")
             write_json(kept, settings.score(arch, network.eval(), bench.supernet, data))
         rows.append(read_json(kept))
         work += 3.0 * rows[-1]["macs"] * bench.epochs * (n_images // settings.recipe.data.batch_size)
@@ -219,10 +219,10 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, help="of every training but the published phases; default the recipe's")
     parser.add_argument("--archs", type=int, default=12, help="sub-networks, smallest and largest included")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="of data, weights and sub-networks")
-    parser.add_argument("--only", nargs="+", metavar="TRAINING", help=f"some of: {', '.join((ALONE, *ALL))}")
+    parser.add_argument("--only", nargs="+", metavar="TRAINING", help=f"some of: {', '.join((*ALONE, *ALL))}")
     parser.add_argument("--show", action="store_true", help="print what is there, train nothing")
     options = parser.parse_args()
-    known = (ALONE, *ALL)
+    known = (*ALONE, *ALL)
     if unknown := [name for name in options.only or () if name not in known]:
         parser.error(f"no training is called {unknown[0]!r}; there are {', '.join(known)}")
     torch.set_num_threads(1)
