@@ -8,8 +8,8 @@ transformer (`--recipe experiments/recipes/digits_pathways.toml`) also what only
 Cost is counted and not timed: the multiply-accumulates of every sub-network that a step trains, three times for forward
 and backward, and once those of a frozen teacher. An epoch of every training has as many images as make its cost that of
 single stage with `--images`. "each alone" is not a training of a supernet: every sub-network by itself from fresh
-weights, for all epochs and images, at the recipe's highest rate or a multiple of it; give it first, and differences
-are to it.
+weights, for all epochs and images, at the same highest rate; give it first, and differences are to it. With `--rates`
+every training is done at each of these instead of the recipe's highest rate.
 Accuracy is the mean over sub-networks spread evenly over the MACs, smallest and largest included, on validation and on
 test. Differences are to the first training with the same seed; their interval (90 %) takes the spread among seeds from
 all trainings together. Interrupted, the same command carries on.
@@ -18,6 +18,7 @@ all trainings together. Interrupted, the same command carries on.
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import re
 import shutil
@@ -34,7 +35,7 @@ from rich.table import Table
 from scipy.stats import t as student
 from torch import nn
 
-from experiments.benchmarks.trainings import ALL, ALONE, AVERAGED, TRAININGS, Bench, cost, single
+from experiments.benchmarks.trainings import ALL, AVERAGED, TRAININGS, Bench, cost, single
 from experiments.data import create_data
 from experiments.data.image_data import ImageData
 from experiments.provenance import provenance
@@ -49,6 +50,7 @@ from supernet.training import Phase, Schedule, Static, Trainer, plain
 
 _RECIPE = Path(__file__).parents[1] / "recipes" / "digits.toml"
 _SPLITS = ("validation", "test")
+_ALONE = "each alone"
 
 
 @dataclass(frozen=True)
@@ -93,13 +95,17 @@ class Settings:
             row[split] = evaluate(network, images, arch.resolution).value
         return row
 
-    def bench(self, seed: int, epochs: int | None) -> Bench:
-        """The supernet, with epochs and rate of the recipe."""
+    def bench(self, seed: int, epochs: int | None, rate: float | None = None) -> Bench:
+        """The supernet, with epochs and rate of the recipe where none are given."""
         assert not isinstance(self.recipe.training, NoTrainingSettings)
         supernet = self.supernet(seed)
         phases = self.recipe.training.phases(supernet.space)
         whole = sum(phase.schedule.epochs for phase in phases)
-        return Bench(supernet, epochs or whole, max(phase.schedule.peak_lr for phase in phases))
+        return Bench(supernet, epochs or whole, rate or max(phase.schedule.peak_lr for phase in phases))
+
+    def file(self, label: str, seed: int) -> Path:
+        """Where a result is kept."""
+        return self.out / f"{re.sub('[^a-z0-9.]+', '-', label)}-{seed}.json"
 
 
 def spread(supernet: TimmSupernet[Any], n: int) -> list[Architecture]:
@@ -112,19 +118,20 @@ def spread(supernet: TimmSupernet[Any], n: int) -> list[Architecture]:
     return [space.smallest, *(archs[int(np.abs(macs[1:-1] - step).argmin())] for step in steps), space.largest]
 
 
-def run(name: str, seed: int, settings: Settings, options: argparse.Namespace) -> dict[str, Any]:
+def run(name: str, rate: float | None, seed: int, settings: Settings, options: argparse.Namespace) -> dict[str, Any]:
     """Train, score, and write the result; what is there is read."""
-    path = settings.out / f"{re.sub('[^a-z0-9]+', '-', name)}-{seed}.json"
+    label = name if rate is None else f"{name} at {rate:g}"
+    path = settings.file(label, seed)
     if path.exists():
         return read_json(path)
-    bench = settings.bench(seed, options.epochs)
+    bench = settings.bench(seed, options.epochs, rate)
     batch, n_images = settings.recipe.data.batch_size, options.images
     base = cost(bench.supernet, single(bench), n_images // batch, seed)
     started = time.process_time()
-    train = alone if name in ALONE else together
-    rows, n_images, work = train(name, seed, bench, settings, n_images, base)
+    train = alone if name == _ALONE else together
+    rows, n_images, work = train(name, label, seed, bench, settings, n_images, base)
     result = {
-        "training": name, "seed": seed, "images": n_images, "epochs": bench.epochs, "cost": work / base,
+        "training": label, "seed": seed, "images": n_images, "epochs": bench.epochs, "cost": work / base,
         "cpu_seconds": time.process_time() - started, "rows": rows,
     }  # fmt: skip
     write_json(path, result)
@@ -135,14 +142,14 @@ Rows = list[dict[str, Any]]
 
 
 def together(
-    name: str, seed: int, bench: Bench, settings: Settings, n_images: int, base: float
+    name: str, label: str, seed: int, bench: Bench, settings: Settings, n_images: int, base: float
 ) -> tuple[Rows, int, float]:
     """Train the supernet, for as many images as make it cost `base`; the accuracies, these images, and the cost."""
     supernet, phases = bench.supernet, ALL[name](bench)
     batch, averaged = settings.recipe.data.batch_size, AVERAGED.get(name)
     n_images = max(1, round(n_images / batch * base / cost(supernet, phases, n_images // batch, seed))) * batch
     data = settings.data(seed, n_images)
-    settings.train(supernet, phases, data, seed, f"{re.sub('[^a-z0-9]+', '-', name)}-{seed}", averaged)
+    settings.train(supernet, phases, data, seed, settings.file(label, seed).stem, averaged)
     score, rows = settings.recipe.score, []
     calibration = list(data.calibration_batches(score.calibration_images, score.batch_size))
     for arch in spread(supernet, settings.n_archs):
@@ -152,18 +159,18 @@ def together(
 
 
 def alone(
-    name: str, seed: int, bench: Bench, settings: Settings, n_images: int, base: float
+    name: str, label: str, seed: int, bench: Bench, settings: Settings, n_images: int, base: float
 ) -> tuple[Rows, int, float]:
     """Train every one of the sub-networks by itself, from fresh weights, for all epochs."""
     data, rows, work = settings.data(seed, n_images), [], 0.0
-    schedule = Schedule(bench.epochs, bench.peak_lr * ALONE[name], 1)
+    schedule = Schedule(bench.epochs, bench.peak_lr, 1)
     for i, arch in enumerate(spread(bench.supernet, settings.n_archs)):
-        kept = settings.out / "alone" / f"{arch.id}-{ALONE[name]:g}-{seed}.json"
+        kept = settings.out / "alone" / f"{arch.id}-{bench.peak_lr:g}-{seed}.json"
         if not kept.exists():
             network = settings.supernet(seed + 1000 * (i + 1)).extract(arch)
             static = Static(network, arch.resolution)
             phases = plain(static.space, schedule, clip=single(bench)[-1].clip)
-            settings.train(static, phases, data, seed, f"{arch.id}-{ALONE[name]:g}-{seed}")
+            settings.train(static, phases, data, seed, f"{arch.id}-{bench.peak_lr:g}-{seed}")
             write_json(kept, settings.score(arch, network.eval(), bench.supernet, data))
         rows.append(read_json(kept))
         work += 3.0 * rows[-1]["macs"] * bench.epochs * (n_images // settings.recipe.data.batch_size)
@@ -219,10 +226,11 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, help="of every training but the published phases; default the recipe's")
     parser.add_argument("--archs", type=int, default=12, help="sub-networks, smallest and largest included")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="of data, weights and sub-networks")
-    parser.add_argument("--only", nargs="+", metavar="TRAINING", help=f"some of: {', '.join((*ALONE, *ALL))}")
+    parser.add_argument("--rates", type=float, nargs="+", help="highest learning rates; default the recipe's")
+    parser.add_argument("--only", nargs="+", metavar="TRAINING", help=f"some of: {', '.join((_ALONE, *ALL))}")
     parser.add_argument("--show", action="store_true", help="print what is there, train nothing")
     options = parser.parse_args()
-    known = (*ALONE, *ALL)
+    known = (_ALONE, *ALL)
     if unknown := [name for name in options.only or () if name not in known]:
         parser.error(f"no training is called {unknown[0]!r}; there are {', '.join(known)}")
     torch.set_num_threads(1)
@@ -231,15 +239,18 @@ def main() -> None:
         recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"root": options.data})})
     settings, console = Settings(recipe, options.out, options.archs), Console(width=130)
     results = []
-    for name in options.only or TRAININGS:
-        for seed in options.seeds:
-            there = (options.out / f"{re.sub('[^a-z0-9]+', '-', name)}-{seed}.json").exists()
-            if options.show and not there:
-                continue
-            results.append(result := run(name, seed, settings, options))
-            mean = np.mean([row["validation"] for row in result["rows"]])
-            if not there:
-                console.print(f"{name}, seed {seed}: {mean:.1%}, {result['cpu_seconds']:.0f} s", highlight=False)
+    names: list[str] = options.only or list(TRAININGS)
+    rates: list[float | None] = options.rates or [None]
+    seeds: list[int] = options.seeds
+    for name, rate, seed in itertools.product(names, rates, seeds):
+        there = settings.file(name if rate is None else f"{name} at {rate:g}", seed).exists()
+        if options.show and not there:
+            continue
+        results.append(result := run(name, rate, seed, settings, options))
+        mean = np.mean([row["validation"] for row in result["rows"]])
+        if not there:
+            label, seconds = result["training"], result["cpu_seconds"]
+            console.print(f"{label}, seed {seed}: {mean:.1%}, {seconds:.0f} s", highlight=False)
     tables = {split: summarise(results, split) for split in _SPLITS}
     for split, rows in tables.items():
         show(rows, split, console)

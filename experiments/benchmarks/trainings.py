@@ -27,7 +27,7 @@ from supernet.training import (
 )
 from supernet.training.shrinking import keep_largest
 
-__all__ = ["ALL", "ALONE", "AVERAGED", "TRAININGS", "Bench", "cost", "gradual", "single"]
+__all__ = ["ALL", "AVERAGED", "TRAININGS", "Bench", "cost", "gradual", "single"]
 
 LARGEST_FIRST = 2  # epochs
 
@@ -104,14 +104,6 @@ def published_in_one_schedule(bench: Bench) -> tuple[Phase, ...]:
     return inside[0], replace(inside[1], sampler=Uniform(2), loss=last.loss, regularise="all", clip=None)
 
 
-def _at_rate(make: Callable[[Bench], tuple[Phase, ...]], factor: float, bench: Bench) -> tuple[Phase, ...]:
-    return make(replace(bench, peak_lr=bench.peak_lr * factor))
-
-
-_RATES = {0.5: ", half the rate", 2: ", twice the rate", 4: ", four times the rate"}
-ALONE = {"each alone": 1.0, **{f"each alone{text}": factor for factor, text in _RATES.items()}}
-"""Every sub-network by itself, by the factor of its rate."""
-
 _WIDTH_FIRST = (("middle_width", "heads"), ("depth", "switch"), ("outer_width", "embedding"))
 _TOGETHER = (("depth", "switch", "middle_width", "heads", "outer_width", "embedding"),)
 _KERNEL_LAST = (("depth", "switch"), ("middle_width", "heads"), ("outer_width", "embedding"), ("kernel",))
@@ -143,8 +135,6 @@ TRAININGS: dict[str, Make] = {
     "one schedule, 4 random": partial(gradual, n_random=4),
     "single stage, 4 random": partial(single, n_random=4),
     "one schedule, 1 random": partial(gradual, n_random=1),
-    **{f"one schedule{text}": partial(_at_rate, gradual, factor) for factor, text in _RATES.items()},
-    **{f"single stage{text}": partial(_at_rate, single, factor) for factor, text in _RATES.items()},
 }
 
 
