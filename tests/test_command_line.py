@@ -6,8 +6,6 @@ import json
 import re
 import shutil
 import sqlite3
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -404,11 +402,10 @@ def test_wrong_weights_are_refused(command, finished_run, tmp_path, damage):
 
 @pytest.mark.parametrize("verb", ["train", "run"])
 @pytest.mark.slow
-def test_a_disk_that_takes_no_more_is_one_line_and_no_half_files(recipe_path, tmp_path, verb):
+def test_a_disk_that_takes_no_more_is_one_line_and_no_half_files(commands, recipe_path, tmp_path, verb):
     # A limit on the size of files fails like a full disk: in the middle of a write.
     run = tmp_path / "run"
-    command = f"ulimit -f 40; exec {sys.executable} -m experiments {verb} {recipe_path} --out {run}"
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    done = commands.begin(verb, recipe_path, "--out", run, file_bytes=40 * 1024).end()
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
     assert not list(run.rglob("*.safetensors")) and not list(run.rglob("step-*.pt"))
 

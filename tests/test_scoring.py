@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import sqlite3
-import subprocess
-import sys
 import time
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -111,21 +111,37 @@ def test_a_recipe_has_the_layers_corrected_and_scores_are_told_apart(unscored):
     assert after < 0.8 * before
 
 
-def test_two_processes_score_what_one_does_and_a_kill_loses_little(unscored):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command += ["-m", "experiments", "score", str(unscored.path)]
-    process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        deadline = time.monotonic() + 120
-        while not rows(unscored.path) and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.02)
-    finally:
+@pytest.fixture
+def begin_two(commands, monkeypatch):
+    """Begins two processes of one command, which find each other as torchrun has it."""
+
+    def begin(*arguments):
+        with closing(socket.socket()) as free:
+            free.bind(("127.0.0.1", 0))
+            monkeypatch.setenv("MASTER_PORT", str(free.getsockname()[1]))
+        monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        both = []
+        for rank in "01":
+            monkeypatch.setenv("RANK", rank)
+            monkeypatch.setenv("LOCAL_RANK", rank)
+            both.append(commands.begin(*arguments))
+        return both
+
+    return begin
+
+
+def test_two_processes_score_what_one_does_and_a_kill_loses_little(unscored, begin_two):
+    both = begin_two("score", unscored.path)
+    while not rows(unscored.path) and not any(process.has_ended for process in both):
+        time.sleep(0.02)
+    for process in both:
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        process.end()
     before = rows(unscored.path)
     assert before
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
-    assert done.returncode == 0, done.stderr
+    for done in [process.end() for process in begin_two("score", unscored.path)]:
+        assert done.returncode == 0, done.stderr
     after = rows(unscored.path)
     assert before.items() <= after.items()  # what was there is neither lost nor made again
     planned = [arch for plan in unscored.all_plans() for arch in plan.archs if plan.kind not in ("random", "uniform")]
