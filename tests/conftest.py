@@ -5,11 +5,12 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
@@ -62,6 +63,7 @@ batch_size = 8
 [measure]
 n_architectures = 12
 max_turns = 20
+quantization_images = 16
 relative_half_width = 0.1
 [score]
 n_architectures = 12
@@ -77,6 +79,13 @@ model_calls = 64
 [baselines]
 timm_models = ["lcnet_035"]
 """
+
+
+def with_one_device(recipe: str) -> str:
+    """The small recipe where a second device proves no more."""
+    second = '[[devices]]\nname = "eight"\nbatch_size = 8\n'
+    assert second in recipe
+    return recipe.replace(second, "")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -116,10 +125,16 @@ class Commands:
         self._begun: list[Command] = []
 
     def begin(
-        self, *arguments: object, path: Sequence[object] = (), seconds: int = 300, file_bytes: int = 0
+        self,
+        *arguments: object,
+        program: Path | None = None,
+        path: Sequence[object] = (),
+        seconds: int = 300,
+        file_bytes: int = 0,
     ) -> Command:
-        """The command line in this folder and environment, with folders to find modules in before all others. It is
-        killed after these seconds, and if `file_bytes` are given, it can write no larger file."""
+        """The command line, or another program of Python, in this folder and environment, with folders to find modules
+        in before all others. It is killed after these seconds; if `file_bytes` are given, it can write no larger
+        file."""
         if self._process is None:
             command = [sys.executable, Path(__file__).with_name("forking.py")]
             self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -130,6 +145,7 @@ class Commands:
         request = {
             "arguments": list(map(str, arguments)), "path": list(map(str, path)), "folder": str(folder),
             "cwd": str(Path.cwd()), "environ": dict(os.environ), "seconds": seconds, "file_bytes": file_bytes,
+            "program": program and str(program),
         }  # fmt: skip
         self._process.stdin.write(f"{json.dumps(request)}\n")
         self._process.stdin.flush()
@@ -257,6 +273,33 @@ def node() -> str:
 def commands() -> Commands:
     """Command lines that are begun and, by the test, ended."""
     return _COMMANDS
+
+
+@pytest.fixture
+def begin_two(commands: Commands, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Command]]:
+    """Begins one command in two processes, which find each other as those do that torchrun starts."""
+
+    def begin(*arguments: object) -> list[Command]:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        both = []
+        for rank in range(2):
+            for name, value in {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_PORT": port}.items():
+                monkeypatch.setenv(name, str(value))
+            monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+            both.append(commands.begin(*arguments))
+        for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT", "MASTER_ADDR"):
+            monkeypatch.delenv(name)
+        return both
+
+    return begin
+
+
+@pytest.fixture(scope="session")
+def one_device() -> Callable[[str], str]:
+    """`with_one_device`, for tests that cannot import this file."""
+    return with_one_device
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ program in a process of its own, to its end. `Commands` in conftest.py writes th
 import json
 import os
 import resource
+import runpy
 import signal
 import sys
 from contextlib import suppress
@@ -23,8 +24,9 @@ IMPORTED = (  # and with them torch, timm, scikit-learn, pandas, matplotlib and 
 )  # fmt: skip
 
 
-def serve() -> None:
-    """Forks for each line of stdin. It returns in the process of a command; the others leave at their ends."""
+def serve() -> str | None:
+    """Forks for each line of stdin. It returns in the process of a command, with its program where this is no command
+    line; the other processes leave at their ends."""
     for line in sys.stdin:
         request = json.loads(line)
         if os.fork() == 0:
@@ -35,7 +37,7 @@ def serve() -> None:
     sys.exit()
 
 
-def watch(request: dict[str, Any]) -> None:
+def watch(request: dict[str, Any]) -> str | None:
     """Forks once more, and writes down who the child is and how it ends. It returns in the child."""
     pid = os.fork()
     if pid == 0:
@@ -49,7 +51,7 @@ def watch(request: dict[str, Any]) -> None:
     os._exit(0)
 
 
-def become(request: dict[str, Any]) -> None:
+def become(request: dict[str, Any]) -> str | None:
     os.setpgid(0, 0)
     signal.alarm(request["seconds"])  # which kills it, should it hang
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -62,13 +64,17 @@ def become(request: dict[str, Any]) -> None:
     sys.argv = ["supernet", *request["arguments"]]
     if request["file_bytes"]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (request["file_bytes"],) * 2)
+    return request["program"]
 
 
 if __name__ == "__main__":  # which it is not where a command spawns another
     sys.path[0] = str(Path(__file__).parents[1])
     for module in IMPORTED:
         import_module(module)
-    serve()
-    from experiments.cli import main
+    program = serve()
+    if program is None:
+        from experiments.cli import main
 
-    main()
+        main()
+    else:
+        runpy.run_path(program, run_name="__main__")

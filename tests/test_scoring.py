@@ -5,10 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import sqlite3
 import time
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -109,26 +107,6 @@ def test_a_recipe_has_the_layers_corrected_and_scores_are_told_apart(unscored):
         )
     before, after = ((one - wanted).norm() for one in found)
     assert after < 0.8 * before
-
-
-@pytest.fixture
-def begin_two(commands, monkeypatch):
-    """Begins two processes of one command, which find each other as torchrun has it."""
-
-    def begin(*arguments):
-        with closing(socket.socket()) as free:
-            free.bind(("127.0.0.1", 0))
-            monkeypatch.setenv("MASTER_PORT", str(free.getsockname()[1]))
-        monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
-        monkeypatch.setenv("WORLD_SIZE", "2")
-        both = []
-        for rank in "01":
-            monkeypatch.setenv("RANK", rank)
-            monkeypatch.setenv("LOCAL_RANK", rank)
-            both.append(commands.begin(*arguments))
-        return both
-
-    return begin
 
 
 def test_two_processes_score_what_one_does_and_a_kill_loses_little(unscored, begin_two):
