@@ -175,6 +175,7 @@ def finished(commands, installed, recipe_path, tmp_path_factory):
     devices, rest = text.index("[[devices]]"), text.index("[measure]")
     device = sections("new-device.md")[1]
     text = (text[:devices] + device + text[rest:]).replace('["ridge"]', '["nearest"]')
+    text = text.replace("= 12", "= 8").replace("epochs = 2", "epochs = 1").replace("640", "128")
     text = text[: text.index("[baselines]")].replace(
         "[search]\n", '[search]\ntactic = "mixtures"\noptions = { log = "asked.txt" }\n'
     )
