@@ -30,12 +30,12 @@ def recipe_with(text: str, weights: object, training: str | None = NONE, models:
 
 
 @pytest.fixture
-def write(recipe_path, tmp_path):
+def write(recipe_path, one_device, tmp_path):
     """Writes a recipe with first weights; returns its path."""
 
     def written(weights: object, name: str = "begun", **others: Any) -> Path:
         path = tmp_path / f"{name}.toml"
-        path.write_text(recipe_with(recipe_path.read_text(), weights, **others))
+        path.write_text(recipe_with(one_device(recipe_path.read_text()), weights, **others))
         return path
 
     return written

@@ -73,7 +73,7 @@ def test_too_few_images_are_told_for_calibration_and_for_int8(begun, tmp_path):
     shutil.rmtree(tmp_path / "run")
     run = begun(
         ("batch_size = 1\n", 'batch_size = 1\nprecision = "int8"\n'),
-        ("max_turns = 20", "max_turns = 20\nquantization_images = 641"),
+        ("quantization_images = 16", "quantization_images = 641"),
     )
     with pytest.raises(ValueError, match=r"measure.quantization_images 641 are more than the 640 training images"):
         check_beginning(run)

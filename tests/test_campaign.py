@@ -2,12 +2,11 @@
 
 import io
 import json
+import os
 import re
 import shutil
 import signal
 import sqlite3
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -96,13 +95,12 @@ def test_time_that_is_up_ends_a_campaign_which_says_how_to_go_on(command, run):
     assert "56 are planned and not measured yet" in command("measurements", "list", run).stdout
 
 
-def test_a_campaign_that_is_killed_carries_on_and_measures_nothing_twice(run):
-    command = [sys.executable, "-m", "experiments", "profile", str(run), "--device", "eight", "--n", "66"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    while process.poll() is None and not ((run / "store.sqlite").exists() and "turns" in tables(run) and turns(run)):
+def test_a_campaign_that_is_killed_carries_on_and_measures_nothing_twice(commands, run):
+    process = commands.begin("profile", run, "--device", "eight", "--n", "66")
+    while not process.has_ended and not ((run / "store.sqlite").exists() and "turns" in tables(run) and turns(run)):
         time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    os.kill(process.pid, signal.SIGKILL)
+    process.end()
     before, n_turns = measured(run), len(turns(run))
     assert n_turns > 0 and len(names(before)) in (0, 66)
     run_campaign(RunFolder(run), Reporter(), device="eight", n=66)

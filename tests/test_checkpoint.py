@@ -1,9 +1,9 @@
 """Checkpoints: killed training ends with the same bits; damage falls back; another run is refused."""
 
 import json
+import os
 import random
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -39,7 +39,7 @@ from supernet.training.records import Epoch, Log
 
 pytestmark = pytest.mark.slow
 
-CHILD = "import runpy, sys; runpy.run_path(sys.argv[1])['_child'](sys.argv[2])"
+CHILD = "import runpy, sys; runpy.run_path(sys.argv[1])['_child'](sys.argv[2])\n"
 
 
 class Noise:
@@ -131,26 +131,20 @@ def _run_until(trainer: Trainer, step: int) -> None:
 
 
 def test_killed_training_ends_with_the_same_bits(
-    tmp_path: Path, undisturbed: tuple[dict[str, Tensor], list[dict[str, float]]]
+    commands: Any, tmp_path: Path, undisturbed: tuple[dict[str, Tensor], list[dict[str, float]]]
 ) -> None:
     weights, losses = undisturbed
+    (program := tmp_path.with_suffix(".py")).write_text(CHILD)
     rng, reached = random.Random(0), 0
     ends = {signal.SIGKILL: -signal.SIGKILL, signal.SIGUSR1: 143, signal.SIGINT: -signal.SIGINT}
     for how, last in zip(ends, (rng.randint(4, 18), rng.randint(19, 26), rng.randint(29, 39)), strict=True):
-        with subprocess.Popen(
-            [sys.executable, "-c", CHILD, __file__, str(tmp_path)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        ) as child:
-            assert child.stdout is not None
-            for line in child.stdout:
-                reached = int(line)
-                if reached == last:
-                    child.send_signal(how)
-            assert child.stderr is not None
-            said = child.stderr.read()
-        assert child.returncode == ends[how] and reached >= last
+        child = commands.begin(__file__, tmp_path, program=program)
+        while not child.has_ended and f"{last}\n" not in child.said().splitlines(keepends=True):
+            time.sleep(0.005)
+        os.kill(child.pid, how)
+        done = child.end()
+        reached, said = int(done.stdout.split()[-1]), done.stderr
+        assert done.returncode == ends[how] and reached >= last, said
         if how == signal.SIGUSR1:  # where Ctrl-C is one line, the command line says it
             assert f"stopped after step {reached} of 50" in said and "carries on from here" in said
         if how != signal.SIGKILL:  # asked, and not killed, it has saved the very step that it stopped after

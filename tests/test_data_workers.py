@@ -7,8 +7,6 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterable, Iterator
 from itertools import chain
@@ -26,7 +24,6 @@ from experiments.data.digits import ComposedDigits
 from experiments.data.image_data import ImageData
 from experiments.settings.sections import DataSettings
 
-ROOT = Path(__file__).parents[1]
 STRONG = {"auto_augment": "rand-m9-mstd0.5", "color_jitter": 0.4, "random_erasing": 0.5}
 
 
@@ -164,7 +161,7 @@ def test_decoded_images_are_kept_shared_and_made_again_when_files_change(folder,
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("asked", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_to_the_whole_group_leaves_a_checkpoint_and_no_process(tmp_path, recipe_path, asked, code):
+def test_a_signal_to_the_whole_group_leaves_a_checkpoint_and_no_process(commands, tmp_path, recipe_path, asked, code):
     """Slurm sends SIGTERM, a terminal SIGINT to all processes of a group, also to those that read images."""
     for name in ("ant", "bee"):
         (tmp_path / "d" / name).mkdir(parents=True)
@@ -176,17 +173,13 @@ def test_a_signal_to_the_whole_group_leaves_a_checkpoint_and_no_process(tmp_path
     )
     text = text.replace("calibration_images = 128", "calibration_images = 64").replace("epochs = 2", "epochs = 500")
     (tmp_path / "r.toml").write_text(text + "[engine]\nvalidate_every = 0\nsave_seconds = 1000.0\n")
-    command = [sys.executable, "-m", "experiments", "run", str(tmp_path / "r.toml"), "--out", str(tmp_path / "run")]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, cwd=ROOT
-    ) as training:
-        assert training.stdout is not None and training.stderr is not None
-        for line in training.stdout:
-            if "epoch 2" in line:
-                break
-        os.killpg(training.pid, asked)
-        _, errors = training.communicate(timeout=60)
-    assert training.returncode == code, errors
+    training = commands.begin("run", tmp_path / "r.toml", "--out", tmp_path / "run")
+    while not training.has_ended and "epoch 2" not in training.said():
+        time.sleep(0.02)
+    os.killpg(training.pid, asked)
+    done = training.end()
+    errors = done.stderr
+    assert done.returncode == code, errors
     assert errors.strip().splitlines()[-1].endswith("the same command carries on from here"), errors
     assert "Traceback" not in errors
     folder = tmp_path / "run" / "checkpoints"

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,6 @@ from supernet.training.step import Stepper, StepResult
 pytestmark = pytest.mark.slow
 
 N = 2
-_TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={N}"]
 
 
 def _supernet() -> TimmSupernet:
@@ -167,16 +166,34 @@ def _gradients(world: World, out: Path) -> None:
         agree(world, net, 8, (), torch.zeros(1))
     except ValueError as error:
         found["disagreement"] = str(error)
-    _train(world, out)
-    found["weights"] = torch.load(out / f"weights-{world.rank}.pt", weights_only=True)
     torch.save(found, out / f"rank-{world.rank}.pt")
 
 
+def _processes(world: World, out: Path) -> None:
+    """What two processes do: the steps, a whole run, and one in which some kill themselves and are started again."""
+    if os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+        _gradients(world, out)
+        _train(world, out / "undisturbed")
+    _train(world, out / "killed", {"0": [1, 13], "1": [0, 16]})
+
+
 @pytest.fixture(scope="module")
-def two_processes(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    out = tmp_path_factory.mktemp("gradients")
-    _torchrun("gradients", out)
-    return [torch.load(out / f"rank-{rank}.pt", weights_only=True) for rank in range(N)]
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where two processes did all of that; one torchrun, since each takes many seconds to begin."""
+    out = tmp_path_factory.mktemp("processes")
+    for name in ("undisturbed", "killed"):
+        (out / name).mkdir()
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={N}"]
+    command += ["--max-restarts=2", __file__, str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return out
+
+
+@pytest.fixture(scope="module")
+def two_processes(folder: Path) -> list[dict[str, Any]]:
+    """What each found in the steps."""
+    return [torch.load(folder / f"rank-{rank}.pt", weights_only=True) for rank in range(N)]
 
 
 CASES = list(_phases(_supernet()))
@@ -257,10 +274,9 @@ def _trainer(world: World, folder: Path | None) -> Trainer:
     return Trainer(net, phases, Noise(), seed=3, engine=engine, world=world, folder=folder, save_steps=2)
 
 
-def _train(world: World, out: Path) -> None:
-    """What two processes do for the tests of a run; some kill themselves, as ``kills.json`` says for each attempt."""
-    kills = json.loads((out / "kills.json").read_text()) if (out / "kills.json").exists() else {}
-    kill = kills.get(os.environ["TORCHELASTIC_RESTART_COUNT"])
+def _train(world: World, out: Path, kills: Mapping[str, list[int]] | None = None) -> None:
+    """A whole run; in each attempt one process kills itself, as `kills` say: which, and before which step."""
+    kill = (kills or {}).get(os.environ["TORCHELASTIC_RESTART_COUNT"])
     trainer = _trainer(world, out / "checkpoints" if world.is_first else out / "not written to")
 
     class Deadly(Noise):
@@ -285,50 +301,54 @@ def _train(world: World, out: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(two_processes: list[dict[str, Any]]) -> dict[str, Tensor]:
+def undisturbed(folder: Path) -> dict[str, Tensor]:
     """Weights after a whole run that nothing happened to."""
-    first, second = (process["weights"] for process in two_processes)
+    paths = (folder / "undisturbed" / f"weights-{rank}.pt" for rank in range(N))
+    first, second = (torch.load(path, weights_only=True) for path in paths)
     for name, value in first.items():
         if not name.endswith(("running_mean", "running_var")):
             assert torch.equal(second[name], value), name
     return first
 
 
-def test_torchrun_recovers_from_killed_processes(tmp_path: Path, undisturbed: dict[str, Tensor]) -> None:
-    (tmp_path / "kills.json").write_text(json.dumps({"0": [1, 13], "1": [0, 16]}))
-    done = _torchrun("train", tmp_path, "--max-restarts=2")
-    weights = torch.load(tmp_path / "weights-0.pt", weights_only=True)
+def test_torchrun_recovers_from_killed_processes(folder: Path, undisturbed: dict[str, Tensor]) -> None:
+    out = folder / "killed"
+    weights = torch.load(out / "weights-0.pt", weights_only=True)
     for name, value in undisturbed.items():
         assert torch.equal(weights[name], value), name
-    steps = [int(line) for line in (tmp_path / "steps.txt").read_text().split()]
+    steps = [int(line) for line in (out / "steps.txt").read_text().split()]
     # Saved every second step and at the end of each epoch of 5, so at most one step is done again.
-    assert steps == [*range(1, 14), 13, 14, 15, 16, 17, 18, 19, 20], done.stderr
-    assert [json.loads(line)["epoch"] for line in (tmp_path / "checkpoints/epochs.jsonl").open()] == [0, 1, 2, 3]
-    assert not (tmp_path / "not written to").exists()  # the first process alone writes, and alone needs to read
+    assert steps == [*range(1, 14), 13, 14, 15, 16, 17, 18, 19, 20]
+    assert [json.loads(line)["epoch"] for line in (out / "checkpoints/epochs.jsonl").open()] == [0, 1, 2, 3]
+    assert not (out / "not written to").exists()  # the first process alone writes, and alone needs to read
 
 
-def test_sigterm_stops_all_processes_after_a_step_and_fewer_carry_on(recipe_path: Path, tmp_path: Path) -> None:
+def test_sigterm_stops_all_processes_after_a_step_and_fewer_carry_on(
+    begin_two: Callable[..., list[Any]], command: Any, recipe_path: Path, tmp_path: Path
+) -> None:
     recipe, run = tmp_path / "recipe.toml", tmp_path / "run"
-    recipe.write_text(recipe_path.read_text().replace("schedule = { epochs = 2", "schedule = { epochs = 6"))
-    verb = ["-m", "experiments", "train", str(recipe), "--out", str(run)]
-    process = subprocess.Popen([*_TORCHRUN, *verb], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    recipe.write_text(recipe_path.read_text().replace("schedule = { epochs = 2", "schedule = { epochs = 4"))
+    verb = ("train", str(recipe), "--out", str(run))
+    both = begin_two(*verb)
     while not (run / "checkpoints" / "epochs.jsonl").exists():
-        assert process.poll() is None
+        assert not any(process.has_ended for process in both), [process.end() for process in both]
         time.sleep(0.02)
-    process.send_signal(signal.SIGTERM)  # torchrun passes it on
-    output, errors = process.communicate(timeout=120)
-    said = [line for line in errors.splitlines() if line.startswith("supernet: stopped after step")]
-    assert process.returncode and len(said) == 1, output + errors
+    for process in both:  # torchrun passes it on to all
+        os.kill(process.pid, signal.SIGTERM)
+    first, second = (process.end() for process in both)
+    said = [line for line in first.stderr.splitlines() if line.startswith("supernet: stopped after step")]
+    assert (first.returncode, second.returncode) == (143, 143) and len(said) == 1, (first, second)
+    assert "supernet:" not in second.stderr
     step = int(said[0].split()[4])
-    assert step < 70 and sorted((run / "checkpoints").glob(f"step-{step:09d}-*.pt")), said
+    assert step < 50 and sorted((run / "checkpoints").glob(f"step-{step:09d}-*.pt")), said
     assert not (run / "supernet.safetensors").exists()
-    assert output.count("train\n") == 1  # the first process alone talks
-    done = subprocess.run([sys.executable, *verb], capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0 and (run / "supernet.safetensors").exists(), done.stdout + done.stderr
-    assert f"carrying on from step {step} of 70" in done.stdout
+    assert first.stdout.count("train\n") == 1 and not second.stdout  # the first process alone talks
+    done = command(*verb)
+    assert (run / "supernet.safetensors").exists(), done.stdout + done.stderr
+    assert f"carrying on from step {step} of 50" in done.stdout
     assert "the checkpoint is by 2 processes, now there are 1" in done.stdout
     lines = [json.loads(line) for line in (run / "checkpoints" / "epochs.jsonl").read_text().splitlines()]
-    assert [line["epoch"] for line in lines] == list(range(7))
+    assert [line["epoch"] for line in lines] == list(range(5))
     assert all(line["validation"].keys() == {"largest", "middle", "smallest"} for line in lines)
 
 
@@ -356,14 +376,7 @@ def test_a_process_that_waits_for_a_dead_one_leaves_after_sigterm() -> None:
     assert errors.count("\n") == 1
 
 
-def _torchrun(what: str, out: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    command = [*_TORCHRUN, *options, __file__, what, str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done
-
-
 if __name__ == "__main__":
     torch.set_num_threads(1)
     with join() as joined:
-        {"gradients": _gradients, "train": _train}[sys.argv[1]](joined, Path(sys.argv[2]))
+        _processes(joined, Path(sys.argv[1]))

@@ -10,6 +10,7 @@ import pytest
 
 pytestmark = pytest.mark.slow
 
+VERBS = ("profile", "score", "fit", "search")
 DOCS = Path(__file__).parents[1] / "docs"
 
 NEAREST = '''
@@ -168,20 +169,23 @@ def test_the_page_searches_by_hand(installed, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def finished(installed, recipe_path, tmp_path_factory):
+def finished(commands, installed, recipe_path, tmp_path_factory):
     """The folder of the small run with all three."""
     text = recipe_path.read_text()
     devices, rest = text.index("[[devices]]"), text.index("[measure]")
     device = sections("new-device.md")[1]
     text = (text[:devices] + device + text[rest:]).replace('["ridge"]', '["nearest"]')
+    text = text.replace("= 12", "= 8").replace("epochs = 2", "epochs = 1").replace("640", "128")
     text = text[: text.index("[baselines]")].replace(
         "[search]\n", '[search]\ntactic = "mixtures"\noptions = { log = "asked.txt" }\n'
     )
     folder = tmp_path_factory.mktemp("extended")
     (folder / "recipe.toml").write_text(text)
-    run(installed, folder, "-m", "experiments", "train", "recipe.toml", "--out", "run")
-    for verb in ("profile", "score", "fit", "search"):
-        run(installed, folder, "-m", "experiments", verb, "run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for asked in (("train", "recipe.toml", "--out", "run"), *((v, "run") for v in VERBS)):
+            done = commands.begin(*asked, path=[installed[0]]).end()
+            assert done.returncode == 0, done.stdout + done.stderr
     return folder / "run"
 
 

@@ -3,8 +3,6 @@
 import json
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import onnxruntime
@@ -88,12 +86,11 @@ def test_a_sub_network_is_trained_alone_and_its_bundle_says_so(run, command, tmp
     assert not (tmp_path / "no").exists()
 
 
-def test_killed_it_carries_on_and_ends_with_the_same_weights(run):
+def test_killed_it_carries_on_and_ends_with_the_same_weights(run, commands, tmp_path):
     recipe = run / "recipe.toml"
     recipe.write_text(recipe.read_text() + "[engine]\nsave_seconds = 0.001\n")
-    child = subprocess.run(
-        [sys.executable, "-c", KILLED, str(run)], cwd=Path(__file__).parents[1], capture_output=True, check=False
-    )
+    (tmp_path / "killed.py").write_text(KILLED)
+    child = commands.begin(run, program=tmp_path / "killed.py", path=[Path(__file__).parents[1]]).end()
     assert child.returncode == -signal.SIGKILL, child.stderr
     (folder,) = (path for path in (run / "finetuned").iterdir() if path.is_dir())
     steps = sorted(int(path.name.split("-")[1].split(".")[0]) for path in folder.glob("step-*.pt"))

@@ -5,8 +5,7 @@ import os
 import random
 import signal
 import sqlite3
-import subprocess
-import sys
+import time
 
 import pytest
 
@@ -27,32 +26,28 @@ def rows(run, table):
         return database.execute(f"SELECT * FROM {table} ORDER BY rowid").fetchall()
 
 
-def test_a_run_that_is_killed_again_and_again_ends_the_same(finished_run, recipe_path, tmp_path):
+def test_a_run_that_is_killed_again_and_again_ends_the_same(commands, finished_run, recipe_path, tmp_path):
     run = tmp_path / "run"
-    command = [sys.executable, "-m", "experiments", "run", str(recipe_path), "--out", str(run)]
+    command = ("run", recipe_path, "--out", run)
     rng = random.Random(0)
     kept = {"turns": [], "scores": []}
     kills = 0
     for artefact in ARTEFACTS:
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        while process.poll() is None and not (run / artefact).exists():
-            try:
-                process.wait(0.02)
-            except subprocess.TimeoutExpired:
-                continue
-        try:
-            process.wait(rng.uniform(0, 0.6))  # somewhere in what follows the artefact
-        except subprocess.TimeoutExpired:
+        process = commands.begin(*command)
+        while not process.has_ended and not (run / artefact).exists():
+            time.sleep(0.02)
+        time.sleep(rng.uniform(0, 0.6))  # somewhere in what follows the artefact
+        if not process.has_ended:
             os.kill(process.pid, signal.SIGKILL)
             kills += 1
-        process.communicate()
+        process.end()
         if (run / "store.sqlite").exists():
             for table, before in kept.items():
                 now = rows(run, table)
                 assert now[: len(before)] == before  # what was measured stays, to the turn
                 kept[table] = now
     assert kills >= len(ARTEFACTS) - 2
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = commands.begin(*command).end()
     assert done.returncode == 0, done.stdout + done.stderr
 
     for name in ("supernet.safetensors", "baselines/lcnet_035.safetensors"):

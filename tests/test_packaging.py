@@ -14,6 +14,17 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ["supernet", "search", "predictors", "hardware", "experiments"]
+SEVERAL = """
+import sys
+from supernet_nas.experiments.cli import main
+
+for arguments in {asked}:
+    sys.argv = ["supernet", *arguments]
+    try:
+        main()
+    except SystemExit as end:
+        assert not end.code, end
+"""
 HEAVY = ["torch", "timm", "onnxruntime", "onnx", "xgboost", "sklearn", "pymoo", "matplotlib"]
 
 
@@ -96,9 +107,14 @@ def test_a_wheel_lives_beside_folders_of_the_same_names(installed, tmp_path, rec
     assert "runs/digits" in run(command, "demo", "--help")
     if as_packages:
         return  # what runs beside plain folders runs beside these
-    run(installed, "-m", "supernet_nas", "train", recipe_path, "--out", tmp_path / "run")
-    run(command, "profile", tmp_path / "run", "--device", "one")
-    run(command, "device", "kit", tmp_path / "run", "--device", "board", "--n", "1", "--out", tmp_path / "kit")
+    (tmp_path / "r.toml").write_text(recipe_path.read_text().replace("epochs = 2", "epochs = 1").replace("640", "192"))
+    made, kit = str(tmp_path / "run"), str(tmp_path / "kit")
+    asked = (
+        ["train", str(tmp_path / "r.toml"), "--out", made],
+        ["profile", made, "--device", "one"],
+        ["device", "kit", made, "--device", "board", "--n", "1", "--out", kit],
+    )
+    run(installed, "-c", SEVERAL.format(asked=asked))
     run(sys.executable, tmp_path / "kit" / "measure.py")
     assert (tmp_path / "kit" / "results.jsonl").exists()
     imported = re.compile(r"^\s*(from|import) (experiments|hardware|predictors|search)\b", re.MULTILINE)

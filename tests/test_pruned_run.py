@@ -17,7 +17,7 @@ seed = 0
 [data]
 source = "digits"
 batch_size = 64
-train_images = 640
+train_images = 320
 validation_images = 200
 test_images = 200
 

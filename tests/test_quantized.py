@@ -21,12 +21,12 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def run(finished_run, tmp_path_factory):
-    """A finished run with one more device."""
+def run(finished_run, one_device, tmp_path_factory):
+    """A finished run with another second device."""
     folder = tmp_path_factory.mktemp("int8") / "run"
     shutil.copytree(finished_run, folder)
-    with (folder / "recipe.toml").open("a") as recipe:
-        recipe.write('\n[[devices]]\nname = "int8"\nprecision = "int8"\n')
+    recipe = folder / "recipe.toml"
+    recipe.write_text(one_device(recipe.read_text()) + '\n[[devices]]\nname = "int8"\nprecision = "int8"\n')
     return folder
 
 

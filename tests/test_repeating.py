@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def compared(command, finished_run, recipe_path, tmp_path_factory):
+def compared(command, finished_run, one_device, tmp_path_factory):
     """The finished run, compared with more controls, with a file, and over two seeds."""
     run = tmp_path_factory.mktemp("repeats") / "run"
     shutil.copytree(finished_run, run)
@@ -35,7 +35,7 @@ def compared(command, finished_run, recipe_path, tmp_path_factory):
         free_batch(export_onnx(supernet.extract(supernet.space.largest).eval(), shape), shape)
     )
     more = f'timm_models = []\nonnx = ["{run / "own.onnx"}"]\ncontrols = ["random search, filtered", "local search"]'
-    path.write_text(text.replace('timm_models = ["lcnet_035"]', more), encoding="utf-8")
+    path.write_text(one_device(text).replace('timm_models = ["lcnet_035"]', more), encoding="utf-8")
     before = (run / "supernet.safetensors").read_bytes()
     command("compare", run, "--seeds", 2)
     assert (run / "supernet.safetensors").read_bytes() == before

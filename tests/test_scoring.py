@@ -6,8 +6,6 @@ import os
 import shutil
 import signal
 import sqlite3
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -111,21 +109,17 @@ def test_a_recipe_has_the_layers_corrected_and_scores_are_told_apart(unscored):
     assert after < 0.8 * before
 
 
-def test_two_processes_score_what_one_does_and_a_kill_loses_little(unscored):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command += ["-m", "experiments", "score", str(unscored.path)]
-    process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        deadline = time.monotonic() + 120
-        while not rows(unscored.path) and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.02)
-    finally:
+def test_two_processes_score_what_one_does_and_a_kill_loses_little(unscored, begin_two):
+    both = begin_two("score", unscored.path)
+    while not rows(unscored.path) and not any(process.has_ended for process in both):
+        time.sleep(0.02)
+    for process in both:
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        process.end()
     before = rows(unscored.path)
     assert before
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
-    assert done.returncode == 0, done.stderr
+    for done in [process.end() for process in begin_two("score", unscored.path)]:
+        assert done.returncode == 0, done.stderr
     after = rows(unscored.path)
     assert before.items() <= after.items()  # what was there is neither lost nor made again
     planned = [arch for plan in unscored.all_plans() for arch in plan.archs if plan.kind not in ("random", "uniform")]
