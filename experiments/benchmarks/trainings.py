@@ -11,6 +11,7 @@ import numpy as np
 
 from supernet.networks.masking import union
 from supernet.networks.timm_supernet import TimmSupernet
+from supernet.space.roles import roles_of
 from supernet.training import (
     AttentionRelation,
     InPlaceDistillation,
@@ -56,7 +57,7 @@ def single(bench: Bench, largest: int = LARGEST_FIRST, **changes: Any) -> tuple[
 def gradual(bench: Bench, largest: int = LARGEST_FIRST, **changes: Any) -> tuple[Phase, ...]:
     """Shrinking inside one schedule."""
     first, schedule = bench.schedules(largest)
-    return gradual_shrinking(bench.supernet.space, schedule, first, **changes)
+    return gradual_shrinking(bench.supernet.space, schedule, first, roles=roles_of(bench.supernet), **changes)
 
 
 def one_curve(bench: Bench, largest: int = LARGEST_FIRST) -> tuple[Phase, ...]:
