@@ -14,7 +14,7 @@ __all__ = ["correct_widths"]
 
 
 def correct_widths(model: Any, whole: Any, graph: DependencyGraph, kept: Sequence[int]) -> None:
-    """Correct the widths that a sub-network tells, in place: `feature_info`, `num_features` and `head_hidden_size`.
+    """Correct the widths that a sub-network tells, in place: `feature_info`, `num_features` and the like.
 
     Feature extraction and `reset_classifier` rely on them, and no forward pass shows that they have to follow.
 
@@ -26,9 +26,9 @@ def correct_widths(model: Any, whole: Any, graph: DependencyGraph, kept: Sequenc
     if isinstance(known, list):
         model.feature_info = [_corrected(info, graph, kept) for info in known if info["module"] in paths]
     before, after = _head(whole), _head(model)
-    for name in ("num_features", "head_hidden_size"):
+    for name, joined in (("num_features", 2), ("head_hidden_size", 2), ("embed_dim", 1)):  # poolings that a head reads
         n = getattr(whole, name, 0)
-        if before and after and n and before.in_features in (n, 2 * n):  # the head may join two poolings
+        if before and after and n and before.in_features in (n, joined * n):
             model.__dict__[name] = after.in_features * n // before.in_features
 
 

@@ -276,7 +276,13 @@ class TracedSupernet(TimmSupernet[Any]):
         if resolution == self._resolution:
             return self.graph
         inputs = tuple(_resized(value, self._resolution, resolution) for value in self.graph.inputs)
-        return DependencyGraph.of(self._template[0], inputs)
+        try:
+            return DependencyGraph.of(self._template[0], inputs)
+        except ValueError as error:
+            raise ValueError(
+                f"a {type(self._template[0]).__name__} for {self._resolution} pixels does not take {resolution}: leave "
+                "out `resolutions`, or make it for several sizes (timm's ViT: model_args dynamic_img_size = true)"
+            ) from error
 
     def _part(
         self, name: str, members: list[list[Term]], genes: tuple[int, ...], stage: int | None, block: int | None
