@@ -33,7 +33,8 @@ def make(family):
     if family == "inverted residual":
         return create_supernet("mobilenetv3", num_classes=10, in_chans=1, **SPACE).eval()
     if family == "residual":
-        return elastic(timm.create_model("resnet14t", in_chans=1), resolutions=(32, 48)).eval()
+        model = timm.create_model("resnet14t", layers=(2, 1, 1, 2), in_chans=1)
+        return elastic(model, resolutions=(32, 48), fractions=(0.5,)).eval()
     model = timm.create_model("vit_tiny_patch16_224", img_size=64, depth=3, in_chans=1)
     return elastic(model, resolutions=(32, 64), depths=(2, 3), embed_dims=(96, 192)).eval()
 
@@ -124,6 +125,8 @@ def test_a_network_that_is_no_chain_is_refused():
 
     with pytest.raises(ValueError, match=r"body \(Conv2d\) does not run once on one tensor"):
         pieces_of(Twice(), (nn.Conv2d,), torch.zeros(1, 3, 4, 4))
+    with pytest.raises(ValueError, match="no block of a Conv2d can be left out"):
+        pieces_of(Twice().body, (), torch.zeros(1, 3, 4, 4))
 
 
 def test_a_table_of_some_resolutions_says_nothing_of_the_others(mobile):

@@ -14,7 +14,7 @@ FAMILIES = {
         "mobilenetv3", 10, 1, stages=[{"width": 8}, {"width": 8}], depths=[1, 2], stem_width=8, resolutions=[32],
         head_width=16, feature_width=16,
     ),
-    "residual": lambda: elastic("test_resnet", model_args={"num_classes": 10, "in_chans": 1}),
+    "traced": lambda: elastic("test_resnet", model_args={"num_classes": 10, "in_chans": 1}),
     "transformer": lambda: elastic("test_vit", model_args={"num_classes": 10, "in_chans": 1, "img_size": 32}),
 }  # fmt: skip
 IMAGES = torch.randn(4, 1, 32, 32, generator=torch.Generator().manual_seed(0))

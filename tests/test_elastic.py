@@ -168,7 +168,11 @@ OWN = {"family": "own"}
 @pytest.mark.parametrize(
     ("name", "choices", "message"),
     [
-        ("convnext_atto", OWN, "a ConvNeXt has no family of its own; these have: MobileNetV3, EfficientNet, ResNet"),
+        (
+            "convnext_atto",
+            OWN,
+            "a ConvNeXt has no family of its own; these have: MobileNetV3, EfficientNet, VisionTransformer",
+        ),
         ("lcnet_050", OWN, "no stage can be elastic: its blocks are DepthwiseSeparableConv"),
         ("mobilenetv4_conv_small", OWN, "blocks.2.0 is a UniversalInvertedResidual"),
         ("mixnet_s", OWN, "blocks.1.0 has a MixedConv2d"),

@@ -2,16 +2,15 @@
 
 import json
 import re
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from timm.models import ResNet, create_model
 from torch.nn import functional as F
 
 from supernet import create_supernet, load_ofa_checkpoint, load_ofa_specialized
-from supernet.families.residual import elastic_resnet
+from supernet.networks.from_timm import elastic
 from supernet.ofa.config import from_ofa
 
 CLASSES = 10
@@ -426,8 +425,8 @@ def test_only_published_networks_have_published_checkpoints(small_supernet, tmp_
     torch.save(published_state("ofa_mobilenetv3_w1.0"), tmp_path / "checkpoint.pth")
     with pytest.raises(ValueError, match="does not fit this network; unknown: blocks"):
         load_ofa_checkpoint(small_supernet, tmp_path / "checkpoint.pth")
-    with pytest.raises(ValueError, match=r"fit the supernets named ofa_\.\.\.; this is a ResidualSupernet"):
-        load_ofa_checkpoint(elastic_resnet(cast(ResNet, create_model("resnet18"))), tmp_path / "checkpoint.pth")
+    with pytest.raises(ValueError, match=r"fit the supernets named ofa_\.\.\.; this is a TracedSupernet"):
+        load_ofa_checkpoint(elastic("resnet10t"), tmp_path / "checkpoint.pth")
 
 
 @pytest.mark.parametrize("name", ["ofa_mobilenetv3_w1.2", "ofa_proxyless_w1.3", "ofa_resnet50d"])

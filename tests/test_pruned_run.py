@@ -26,7 +26,6 @@ name = "elastic"
 
 [supernet.timm]
 model = "test_resnet"
-family = "traced"
 resolutions = [32]
 
 [training]
@@ -92,7 +91,7 @@ def test_what_cannot_be_pruned_is_refused_before_the_training(tmp_path, command)
     recipe = tmp_path / "small.toml"
     for i, (old, new, why) in enumerate(
         (
-            ('family = "traced"\n', "", "family = 'traced'"),
+            ('model = "test_resnet"', 'model = "test_efficientnet"', "family = 'traced'"),
             ('target = "latency@cpu-b4 <= 75%"', "target = 0.01", "cannot be reached"),
             ('target = "latency@cpu-b4 <= 75%"', "target = 1.5", "not between 0 and 1"),
             ("periods = 4", "begin = 0.9", "begin must be below end"),

@@ -102,7 +102,7 @@ def test_a_timm_model_takes_what_its_family_takes(tmp_path, model, choices):
     recipe = load(tmp_path, f"{text}{choices}\n{SMALL[end:]}")
     net = create_supernet("elastic", num_classes=10, in_chans=1, **recipe.supernet.settings)
     names = {gene.name for gene in net.space.genes if len(gene.choices) > 1}
-    assert names >= {"resnet26": {"width", "expand"}, "test_vit": {"embed_dim"}}.get(model, {"expand"})
+    assert names >= {"resnet26": {"width1", "expand"}, "test_vit": {"embed_dim"}}.get(model, {"expand"})
     first = choices.partition(" ")[0]
     wrong = load(tmp_path, f"{text}{first}s = [1]\n{SMALL[end:]}")
     with pytest.raises(ValueError, match=f"has no choice '{first}s'; did you mean '{first}'"):

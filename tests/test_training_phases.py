@@ -147,8 +147,8 @@ def test_every_choice_of_the_families_has_a_role() -> None:
     nets = [elastic(name, **choices) for name, choices in models]
     nets += [create_supernet(name) for name in ("ofa_mobilenetv3_w1.0", "ofa_proxyless_w1.3", "ofa_resnet50d")]
     for net in nets:
-        assert {gene.name for gene in net.space.genes} <= ROLES.keys()
-        assert progressive_shrinking(net.space)[-1].space == net.space
+        assert {gene.name for gene in net.space.genes} <= roles_of(net).keys()
+        assert progressive_shrinking(net.space, roles=roles_of(net))[-1].space == net.space
 
 
 def test_keep_largest_keeps_what_is_not_named() -> None:

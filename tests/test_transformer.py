@@ -171,3 +171,23 @@ def test_the_space_must_fit_the_model():
     space = elastic(vit()).space
     with pytest.raises(ValueError, match="the largest architecture must be the model"):
         TransformerSupernet(vit(num_heads=3), space)
+
+
+@torch.no_grad()
+def test_the_general_way_has_the_same_choices_where_the_model_takes_several_sizes():
+    sizes: Any = {"resolutions": (16, 32), "widths": (0.5,), "family": "traced"}
+    supernet: Any = elastic(vit(dynamic_img_size=True), **sizes).eval()
+    for chosen in (supernet.space.smallest, supernet.space.restrict(resolution=(16,)).largest):
+        subnet, x = supernet.extract(chosen), images(chosen.resolution)
+        assert torch.equal(subnet(x), supernet(x, chosen))
+        genes = supernet.space.encode([chosen])
+        with FlopCounterMode(display=False) as counter:
+            subnet(x[:1])
+        assert supernet.macs(genes) == counter.get_total_flops() // 2
+        assert supernet.n_parameters(genes) == sum(p.numel() for p in subnet.parameters())
+        _, features = subnet.forward_intermediates(x)
+        assert [f.shape[1] for f in features] == [info["num_chs"] for info in subnet.feature_info]
+        subnet.reset_classifier(3)
+        assert subnet(x).shape == (2, 3) and subnet.embed_dim == subnet.num_features == features[0].shape[1]
+    with pytest.raises(ValueError, match="for 32 pixels does not take 16: leave out `resolutions`, or"):
+        elastic(vit(), **sizes)

@@ -30,9 +30,6 @@ from supernet.networks.timm_supernet import TimmSupernet
 from supernet.testing import randomize
 
 MODELS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "resnet18": ({}, {}),
-    "resnet50d": ({}, {}),
-    "seresnet50": ({}, {}),
     "vit_tiny_patch16_224": ({}, {}),
     "deit_tiny_distilled_patch16_224": ({}, {}),
     "mobilenetv3_large_100": ({"kernels": (3, 5)}, {"kernels": (3,)}),

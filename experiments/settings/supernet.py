@@ -71,8 +71,8 @@ class MobileNetV3Space(Section):
 
 class TimmModel(Section):
     """A timm model as the largest network. All other keys are what can be chosen in its family, such as `depths`: the
-    parameters of `elastic_inverted_residual`, `elastic_resnet`, `elastic_transformer`, or of `elastic_traced` for any
-    other network, with their defaults."""
+    parameters of `elastic_inverted_residual`, `elastic_transformer`, or of `elastic_traced` for any other network, with
+    their defaults."""
 
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, tuple[int | float | tuple[int, ...], ...]]  # pyright: ignore[reportIncompatibleVariableOverride]

@@ -15,8 +15,10 @@ from torch import Tensor, nn
 
 from supernet.architecture import Architecture, Number
 from supernet.families.dials import Dial, dials_of, space_of
+from supernet.families.own_widths import correct_widths
 from supernet.graph.costs import Term, terms_of
 from supernet.graph.groups import DependencyGraph, Group, as_inputs, on_meta
+from supernet.graph.modules import groups_within
 from supernet.graph.rehearsal import Rehearsal
 from supernet.networks.choices import check_choices, depth_choices
 from supernet.networks.counting import COUNTS, Part
@@ -152,7 +154,9 @@ class TracedSupernet(TimmSupernet[Any]):
             ValueError: `arch` is not in the space.
         """
         if hasattr(self._template[0], "pretrained_cfg"):
-            return super().extract(arch)
+            model = super().extract(arch)
+            correct_widths(model, self._template[0], self.graph, self.kept(arch))
+            return model
         return self._mixed(arch)._assemble(arch, copy=True)
 
     def kept(self, arch: Architecture) -> list[int]:
@@ -237,6 +241,14 @@ class TracedSupernet(TimmSupernet[Any]):
             for ((stage, block), genes), members in self._members().items()
         ]
 
+    def owner_of(self, members: Sequence[str]) -> tuple[tuple[int, ...], int | None, int | None]:
+        within = groups_within(self.graph, members)
+        turned = {d.label for d in self.dials if within & {one.index for one in (*d.groups, *d.kernels)}}
+        genes = tuple(i for i, gene in enumerate(self.space.genes) if gene.label in turned)
+        places = {path: (s, b) for s, run in enumerate(self.runs) for b, path in enumerate(run.paths)}
+        stage, block = places.get(members[0], (None, None))
+        return genes, stage, block
+
     def part_terms(self) -> list[list[Term]]:
         """What every part of the cost table is made of, at the network's own resolution."""
         return [[terms[-1] for terms in members] for members in self._members().values()]
@@ -264,7 +276,13 @@ class TracedSupernet(TimmSupernet[Any]):
         if resolution == self._resolution:
             return self.graph
         inputs = tuple(_resized(value, self._resolution, resolution) for value in self.graph.inputs)
-        return DependencyGraph.of(self._template[0], inputs)
+        try:
+            return DependencyGraph.of(self._template[0], inputs)
+        except ValueError as error:
+            raise ValueError(
+                f"a {type(self._template[0]).__name__} for {self._resolution} pixels does not take {resolution}: leave "
+                "out `resolutions`, or make it for several sizes (timm's ViT: model_args dynamic_img_size = true)"
+            ) from error
 
     def _part(
         self, name: str, members: list[list[Term]], genes: tuple[int, ...], stage: int | None, block: int | None

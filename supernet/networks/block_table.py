@@ -12,8 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from supernet.architecture import Architecture
-from supernet.networks.counting import Part
-from supernet.networks.pieces import Piece, pieces_of
+from supernet.networks.pieces import pieces_of
 from supernet.networks.timm_supernet import TimmSupernet
 from supernet.space import Genes, SearchSpace
 
@@ -112,7 +111,7 @@ def block_table(
         )
     space = supernet.space
     largest = pieces_of(supernet.extract(space.largest).eval(), supernet.block_classes, _image(space.largest, channels))
-    owners = {piece.name: _part_of(piece, supernet.parts) for piece in largest}
+    owners = {piece.name: supernet.owner_of(piece.members) for piece in largest}
     tables = {
         name: np.full((len(space.resolutions), *(len(space.genes[i].choices) for i in genes)), -1)
         for name, (genes, _, _) in owners.items()
@@ -140,17 +139,6 @@ def block_table(
 
 def _image(arch: Architecture, channels: int) -> torch.Tensor:
     return torch.zeros(1, channels, arch.resolution, arch.resolution)
-
-
-def _part_of(piece: Piece, parts: tuple[Part, ...]) -> tuple[tuple[int, ...], int | None, int | None]:
-    """The genes that a piece depends on, and its stage and block, from the parts whose costs are counted."""
-    for part in parts:
-        if part.block is not None and part.name == piece.name:
-            return part.genes, part.stage, part.block
-    fixed = [part for part in parts if part.block is None]
-    named = [part for part in fixed if any(f"{member}.".startswith(f"{part.name}.") for member in piece.members)]
-    genes = {gene for part in named or fixed for gene in part.genes}
-    return tuple(sorted(genes)), None, None
 
 
 def _covering(space: SearchSpace, groups: list[tuple[int, ...]], rng: np.random.Generator) -> Iterator[Genes]:

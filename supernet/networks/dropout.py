@@ -16,7 +16,7 @@ def set_dropout(model: nn.Module, drop_rate: float = 0.0, drop_path_rate: float 
     """Set both rates of a timm model, in place; they are in force in train mode alone, and have no weights.
 
     Args:
-        model: inverted residual, residual or transformer, as `elastic` takes them.
+        model: one of timm's, as `elastic` takes it.
         drop_rate: of the features before the classifier.
         drop_path_rate: probability that an image skips the last block, by its shortcut; it grows linearly from 0 at the
             first block (stochastic depth, Huang et al. 2016).

@@ -13,12 +13,10 @@ import timm
 import torch
 from timm.models.efficientnet import EfficientNet
 from timm.models.mobilenetv3 import MobileNetV3
-from timm.models.resnet import ResNet
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from supernet.families.inverted_residual import InvertedResidualSupernet, elastic_inverted_residual
-from supernet.families.residual import ResidualSupernet, elastic_resnet
 from supernet.families.traced import TracedSupernet, elastic_traced, example_of
 from supernet.families.transformer import TransformerSupernet, elastic_transformer
 from supernet.graph.groups import on_meta
@@ -39,7 +37,6 @@ class _Family(NamedTuple):
 
 FAMILIES = (
     _Family((MobileNetV3, EfficientNet), elastic_inverted_residual, InvertedResidualSupernet),
-    _Family((ResNet,), elastic_resnet, ResidualSupernet),
     _Family((VisionTransformer,), elastic_transformer, TransformerSupernet),
 )
 
@@ -68,10 +65,10 @@ def elastic(
             leaves them as they are. Criteria that need gradients are for `sort_channels` inside `gradients_of`.
         space: the choices as a whole, as a `SearchSpace` or its ``to_dict()``; instead of `choices`.
         example_input: what a network that is not timm's is called with: a tensor, a list, or a tuple of arguments.
-        family: "own" for one of the families made by hand (inverted residual, residual, transformer), "traced" for the
+        family: "own" for one of the families made by hand (inverted residual, transformer), "traced" for the
             general way; default: the first where it takes the model and `example_input` is not given.
-        **choices: what can be chosen, such as ``depths=(2, 3)``; see `elastic_inverted_residual`, `elastic_resnet`,
-            `elastic_transformer` and `elastic_traced` for what there is, what it means and what the defaults are.
+        **choices: what can be chosen, such as ``depths=(2, 3)``; see `elastic_inverted_residual`, `elastic_transformer`
+            and `elastic_traced` for what there is, what it means and what the defaults are.
 
     Raises:
         ValueError: a model that cannot be a supernet or a choice that is impossible; the message says what is possible.

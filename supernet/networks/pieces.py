@@ -43,7 +43,7 @@ def pieces_of(network: nn.Module, block_classes: tuple[type[nn.Module], ...], im
     (flattening, adding a position embedding) belongs to no piece.
 
     Raises:
-        ValueError: a piece gets several tensors, or runs more than once.
+        ValueError: a piece gets several tensors, or runs more than once; or there is no block.
     """
     calls: list[tuple[str, nn.Module, Tensor, Tensor]] = []  # tensors are kept so that identities stay unique
 
@@ -65,6 +65,10 @@ def pieces_of(network: nn.Module, block_classes: tuple[type[nn.Module], ...], im
         for handle in handles:
             handle.remove()
     is_block = [isinstance(module, block_classes) for _, module, _, _ in calls]
+    if not any(is_block):
+        raise ValueError(
+            f"no block of a {type(network).__name__} can be left out, so it cannot be taken apart into blocks"
+        )
     first, last = is_block.index(True), len(is_block) - 1 - is_block[::-1].index(True)
     pieces: list[list[int]] = []
     for i, (_, _, given, _) in enumerate(calls):

@@ -35,7 +35,6 @@ def sort_between(
     readers: Sequence[Any],
     importance: Importance,
     trained_widths: Iterable[int] = (),
-    group: int = 1,
 ) -> None:
     """Sort the channels that run from `writers` to `readers`; what the network computes stays the same.
 
@@ -44,12 +43,10 @@ def sort_between(
         readers: convolutions and linear layers (their inputs move). The scores of a channel are added over them.
         importance: scores (n_inputs,) of the inputs of a reader's weight, or of the scales of the norms.
         trained_widths: only channels between two neighbours of these widths change places.
-        group: channels that stay together, such as those of one group of a grouped convolution.
     """
     norms = [writer.weight for writer in writers if writer.weight is not None and writer.weight.ndim == 1]
     scores = scores_of(importance, [reader.weight for reader in readers], norms)
-    order = descending(scores.view(-1, group).sum(dim=1), [width // group for width in trained_widths])
-    order = (order[:, None] * group + torch.arange(group, device=order.device)).flatten()
+    order = descending(scores, trained_widths)
     for writer in writers:
         tensors = (writer.weight, writer.bias, *(writer._buffers.get(name) for name in ("running_mean", "running_var")))
         for tensor in tensors:

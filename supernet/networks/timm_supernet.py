@@ -159,6 +159,15 @@ class TimmSupernet(nn.Module, Generic[_M]):
         """The pieces whose costs add up to those of a network, and the genes that each depends on."""
         return self.cost_table.parts
 
+    def owner_of(self, members: Sequence[str]) -> tuple[tuple[int, ...], int | None, int | None]:
+        """The genes that the modules at these paths depend on, and the stage and block where they are one block."""
+        for part in self.parts:
+            if part.block is not None and part.name == members[0]:
+                return part.genes, part.stage, part.block
+        fixed = [part for part in self.parts if part.block is None]
+        named = [part for part in fixed if any(f"{member}.".startswith(f"{part.name}.") for member in members)]
+        return tuple(sorted({gene for part in named or fixed for gene in part.genes})), None, None
+
     # -- for families -------------------------------------------------------------------------------------------------
 
     def _narrow_child(self, name: str, child: nn.Module, arch: Architecture, copy: bool) -> nn.Module:

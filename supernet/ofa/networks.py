@@ -13,7 +13,7 @@ from timm.models.mobilenetv3 import MobileNetV3
 from torch import nn
 
 from supernet.families.inverted_residual import expanded_width
-from supernet.ofa.resnet50d import resnet_d
+from supernet.ofa.resnet_d import resnet_d
 
 __all__ = ["build_specialized"]
 

@@ -13,7 +13,7 @@ Role = Literal["resolution", "depth", "switch", "kernel", "middle_width", "heads
 ROLES: Mapping[str, Role] = {
     "resolution": "resolution",
     "depth": "depth",
-    # inverted residual and residual networks
+    # inverted residual networks and the published ResNet50-D
     "kernel": "kernel",
     "expand": "middle_width",
     "width": "outer_width",
