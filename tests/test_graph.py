@@ -34,7 +34,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "eva02_tiny_patch14_224": {"img_size": 28, "depth": 3},
     "beit_base_patch16_224": {"img_size": 32, "depth": 3, "embed_dim": 48, "num_heads": 4},
     "cait_xxs24_224": {"img_size": 32, "depth": 3},
-    "xcit_nano_12_p16_224": {"img_size": 32, "depth": 3},
+    "xcit_nano_12_p16_224": {"img_size": 32, "depth": 2, "cls_attn_layers": 1},
+    "davit_tiny": {"embed_dims": (24, 48), "num_heads": (2, 4), "depths": (1, 2)},
     "mobilenetv4_conv_small": {},
     "mixnet_s": {},
     "ghostnet_050": {},
@@ -50,6 +51,11 @@ SMALL: dict[str, dict[str, Any]] = {
     "vit_tiny_patch16_224": {"img_size": 32, "depth": 3, "embed_dim": 48, "num_heads": 4},
     "resnet10t": {},
 }
+HEADS = {  # modules of attention, each with heads of its own; coatnet_nano and levit_128s have theirs in the shapes
+    "swin_tiny_patch4_window7_224": 4, "swinv2_tiny_window8_256": 4, "eva02_tiny_patch14_224": 3,
+    "beit_base_patch16_224": 3, "cait_xxs24_224": 5, "xcit_nano_12_p16_224": 3, "davit_tiny": 6,
+    "vit_tiny_patch16_224": 3,
+}  # fmt: skip
 SIZES = {
     "convnext_atto": 64,
     "coatnet_nano_rw_224": 224,
@@ -75,6 +81,8 @@ def test_a_network_of_timm_is_proved(name):
     assert proof.holds, proof
     roles = {supernet.roles.get(gene.name, "depth") for gene in supernet.space.genes if len(gene.choices) > 1}
     assert "middle_width" in roles
+    heads = [gene for gene in supernet.space.genes if supernet.roles.get(gene.name) == "heads"]
+    assert sum(len(gene.choices) > 1 for gene in heads) >= HEADS.get(name, 0)
     arch = supernet.space.sample(1, np.random.default_rng(1))[0]
     subnet = supernet.extract(arch).requires_grad_(False)
     with FlopCounterMode(display=False) as counter, plain_attention():
@@ -417,7 +425,7 @@ def test_a_wrong_space_is_refused():
 # -- beyond the module ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["convnext_atto", "swin_tiny_patch4_window7_224", "regnety_002", "mixnet_s"])
+@pytest.mark.parametrize("name", ["convnext_atto", "swinv2_tiny_window8_256", "beit_base_patch16_224", "mixnet_s"])
 def test_a_traced_subnet_is_exported_with_parity(name):
     torch.manual_seed(0)
     model = randomize(timm.create_model(name, num_classes=4, **SMALL[name]))
