@@ -35,6 +35,8 @@ SMALL: dict[str, dict[str, Any]] = {
     "beit_base_patch16_224": {"img_size": 32, "depth": 3, "embed_dim": 48, "num_heads": 4},
     "cait_xxs24_224": {"img_size": 32, "depth": 3},
     "xcit_nano_12_p16_224": {"img_size": 32, "depth": 2, "cls_attn_layers": 1},
+    "coat_lite_tiny": {"img_size": 32, "embed_dims": (16, 16, 24, 32), "serial_depths": (2, 2, 1, 1)},
+    "efficientformerv2_s0": {"depths": (1, 1, 2, 2), "embed_dims": (16, 16, 24, 32)},
     "davit_tiny": {"embed_dims": (24, 48), "num_heads": (2, 4), "depths": (1, 2)},
     "mobilenetv4_conv_small": {},
     "mixnet_s": {},
@@ -51,17 +53,27 @@ SMALL: dict[str, dict[str, Any]] = {
     "vit_tiny_patch16_224": {"img_size": 32, "depth": 3, "embed_dim": 48, "num_heads": 4},
     "resnet10t": {},
 }
-HEADS = {  # modules of attention, each with heads of its own; coatnet_nano and levit_128s have theirs in the shapes
-    "swin_tiny_patch4_window7_224": 4, "swinv2_tiny_window8_256": 4, "eva02_tiny_patch14_224": 3,
-    "beit_base_patch16_224": 3, "cait_xxs24_224": 5, "xcit_nano_12_p16_224": 3, "davit_tiny": 6,
+HEADS = {  # how many of them there are to choose, at least
+    "swin_tiny_patch4_window7_224": 4,
+    "swinv2_tiny_window8_256": 4,
+    "coatnet_nano_rw_224": 9,
+    "eva02_tiny_patch14_224": 3,
+    "beit_base_patch16_224": 3,
+    "cait_xxs24_224": 5,
+    "xcit_nano_12_p16_224": 3,
+    "coat_lite_tiny": 12,
+    "efficientformerv2_s0": 1,
+    "davit_tiny": 6,
     "vit_tiny_patch16_224": 3,
-}  # fmt: skip
+}
 SIZES = {
     "convnext_atto": 64,
     "coatnet_nano_rw_224": 224,
     "fastvit_t8": 64,
     "efficientformer_l1": 224,
     "levit_128s": 224,
+    "efficientformerv2_s0": 224,
+    "coat_lite_tiny": 32,
 }
 
 

@@ -1,5 +1,7 @@
 """Attention whose code takes the width of its heads from the width of its input: of these tests' own, and of torch."""
 
+import copy
+import io
 from typing import Any
 
 import pytest
@@ -44,14 +46,16 @@ class Windows(nn.Module):
 
 
 class Checked(nn.Module):
-    """What checks its sizes before it does anything can follow with all uses of a name at once alone."""
+    """What checks its sizes first follows with all uses of a name at once alone; it keeps a tensor, too."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.heads = 4
+        self.heads, self.ones = 4, None
         self.qkv, self.proj = nn.Linear(width, 3 * width), nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.ones is None:
+            self.ones = torch.ones(1, device=x.device)
         width = x.shape[-1]
         qkv, each = self.qkv(x), width // self.heads
         if each * self.heads != width or qkv.shape[-1] != 3 * width:
@@ -148,6 +152,23 @@ def test_heads_and_embedding_are_elastic_apart(name, widths):
         assert onnx_parity(export_onnx(subnet, tuple(x.shape)), subnet, tuple(x.shape)) <= 1e-4
 
 
+def test_a_subnet_is_copied_and_becomes_a_supernet_again():
+    torch.manual_seed(0)
+    model, x = net(Windows, 1, 4, 6)
+    supernet = elastic_traced(randomize(model).eval(), example_input=x, multiple_of=1).eval()
+    subnet = supernet.extract(supernet.space.smallest).eval()
+    file = io.BytesIO()
+    torch.save(subnet, file)
+    file.seek(0)
+    with torch.no_grad():
+        expected = subnet(x)
+        assert torch.equal(copy.deepcopy(subnet)(x), expected)
+        assert torch.equal(torch.load(file, weights_only=False)(x), expected)
+    again = elastic_traced(subnet, example_input=x, multiple_of=1).eval()
+    assert [gene.choices for gene in again.space.genes if again.roles.get(gene.name) == "heads"] == [(1, 2)]
+    assert prove(again, subnet, x).holds
+
+
 def test_what_cannot_follow_says_why():
     torch.manual_seed(0)
     model, x = net(Scaled, 1, 6)
@@ -164,7 +185,7 @@ def test_a_loosened_class_takes_the_sizes_that_are_named():
     assert [type(module) for module in model] == [nn.Linear, Checked, Checked, nn.Linear]
     assert set(sizes) == {"1", "2"}
     name = sizes["1"][0]
-    assert name.value == 24 and len(name.uses) == 4 and name.attribute == f"sizes{name.uses[0]}"
+    assert name.value == 24 and len(name.uses) == 4 and name.attribute == f"extents{name.uses[0]}"
     kind = loosened(Checked, frozenset((use, "all_heads") for use in name.uses))
     assert kind.__name__ == "Checked" and issubclass(kind, Checked)
     made: Any = kind(24)

@@ -43,7 +43,7 @@ class Size:
     @property
     def attribute(self) -> str:
         """What it becomes."""
-        return f"size{self.uses[0]}" if len(self.uses) == 1 else f"sizes{self.uses[0]}"
+        return f"extent{self.uses[0]}" if len(self.uses) == 1 else f"extents{self.uses[0]}"
 
 
 @cache
@@ -54,14 +54,22 @@ def loosened(kind: type[nn.Module], attributes: frozenset[tuple[int, str]]) -> t
     def replace(number: int, _size: ast.expr, module: str) -> ast.expr | None:
         return _attribute(module, of_use[number]) if number in of_use else None
 
-    return _Rewritten(kind, replace).derived({})
+    def reduced(self: nn.Module, _protocol: Any) -> tuple[Any, ...]:
+        return _unfilled, (kind, attributes), self.__dict__
+
+    return _Rewritten(kind, replace).derived({"__reduce_ex__": reduced})
+
+
+def _unfilled(kind: type[nn.Module], attributes: frozenset[tuple[int, str]]) -> nn.Module:
+    """A module of a loosened class as copying and unpickling begin."""
+    return object.__new__(loosened(kind, attributes))
 
 
 def sizes_read(network: nn.Module, kind: type[nn.Module], run: Callable[[], object]) -> dict[str, list[Size]]:
     """The sizes that the code of one class reads, by module: names as a whole first, then single uses.
 
     Args:
-        network: it is as it was when this is done.
+        network: its modules have their classes again when this is done.
         run: runs the network.
     """
     seen: dict[int, dict[int, set[Any]]] = defaultdict(lambda: defaultdict(set))
@@ -128,6 +136,8 @@ class _Rewritten:
             return False
         if not bound:
             tree.args.args.insert(0, ast.arg("_module"))
+        elif not tree.args.posonlyargs + tree.args.args:
+            return False
         visitor = _Sizes(self, function, tree, depth)
         tree.body = [visitor.visit(statement) for statement in tree.body]
         if visitor.changed:

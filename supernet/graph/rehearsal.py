@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from supernet.graph.assembly import Assembler, Fit
 from supernet.graph.attributes import fits_of, follows, known_sizes
 from supernet.graph.blocks import Run
-from supernet.graph.groups import DependencyGraph, moved
+from supernet.graph.groups import DependencyGraph, Quantity, moved
 from supernet.graph.loosening import sizes_read
 from supernet.graph.rules import shapes_of
 from supernet.graph.tracing import Step, numbers_in, performed, plain_attention
@@ -24,7 +24,8 @@ __all__ = ["Rehearsal"]
 
 _MOVES = {"view", "_unsafe_view", "_reshape_alias", "clone", "alias", "contiguous", "detach", "expand", "_to_copy"}
 _FRACTIONS = (0.5, 0.75, 1.0)
-_MOST_TRIALS = 160
+_MOST_TRIALS = 240
+_MOST_OF_SIZES = 120  # trials after which no size that code reads is tried any more
 
 
 class _Differs(Exception):
@@ -169,60 +170,84 @@ class Rehearsal:
         """Whether other values of some attribute of the module's class go further, or of a size that its code reads."""
         while True:
             module = self._modules[path]
-            alike = [p for p, m in self._modules.items() if type(m) is type(module)]
             attributes = [fit for fit in self.fits.get(path, ()) if not fit.uses]
-            if any(self._furthest([fit], alike, found, kept, depths) for fit in attributes):
+            if any(self._furthest([fit], path, found, kept, depths) for fit in attributes):
                 return True
             container = isinstance(module, nn.Sequential | nn.ModuleList)
-            if not container and self._furthest(self._read_sizes(path, alike), alike, found, kept, depths):
-                return True
+            if not container and self._trials < _MOST_OF_SIZES:
+                self._read_sizes(type(module))
+                sizes = [fit for fit in self.fits.get(path, ()) if fit.uses]
+                if self._furthest(sizes, path, found, kept, depths):
+                    return True
             if not path or (module._modules and not container):
                 return False
             path = path.rpartition(".")[0]
 
-    def _furthest(
-        self, fits: Sequence[Fit], alike: Sequence[str], found: _Differs, kept: Any, depths: Mapping[Run, int]
-    ) -> bool:
-        """Change the one attribute with which it goes furthest, if it goes further at all."""
+    def _furthest(self, fits: Sequence[Fit], path: str, found: _Differs, kept: Any, depths: Mapping[Run, int]) -> bool:
+        """Change the one attribute with which it goes furthest, if it goes further at all, in all modules like this."""
         best, step = None, found.step
         for fit in fits:
-            before = fit.chosen
             for option in range(len(fit.options)):
-                if option == before:
+                if option == fit.chosen:
                     continue
-                self._choose(alike, fit, option)
+                before = self._choose(path, fit, option)
                 after = self._fails(kept(), depths)
                 if after is None:
                     return True
                 if after.step > step:
                     best, step = (fit, option), after.step
-                self._choose(alike, fit, before)
+                for other, chosen in before:
+                    other.chosen = chosen
         if best is not None:
-            self._choose(alike, *best)
+            self._choose(path, *best)
         return best is not None
 
-    def _read_sizes(self, path: str, alike: Sequence[str]) -> list[Fit]:
-        """The sizes that the code of a class of modules reads, as attributes; at first they are as the code says."""
-        kind = type(self._modules[path])
-        if kind not in self._read:
-            self._read.add(kind)
-            sizes = sizes_read(self.model, kind, self._run)
-            for other in alike:
-                known = ((size, follows(self.known[other], size.value, self._full())) for size in sizes.get(other, ()))
-                new = (Fit(size.attribute, None, [None, *options], size.uses) for size, options in known if options)
-                self.fits[other] = [*self.fits.get(other, ()), *new]
-            self.assembler.touch(alike)
-        return [fit for fit in self.fits.get(path, ()) if fit.uses]
+    def _choose(self, path: str, chosen: Fit, option: int) -> list[tuple[Fit, int]]:
+        """Set an attribute in all modules like this; what was chosen before.
 
-    def _run(self, network: nn.Module | None = None) -> None:
-        with torch.no_grad(), plain_attention():
-            (network or self.model)(*self._inputs)
-
-    def _choose(self, paths: Sequence[str], chosen: Fit, option: int) -> None:
-        for path in paths:
-            for fit in self.fits.get(path, ()):
-                if (fit.attribute, fit.place) == (chosen.attribute, chosen.place) and option < len(fit.options):
+        What has the same class and other choices follows in sizes that its code reads, unless it has been tried itself.
+        """
+        like, meant = self._options(path), self._heads(chosen.options[option])
+        before = []
+        for other, module in self._modules.items():
+            if type(module) is not like[0]:
+                continue
+            same = self._options(other) == like
+            for fit in self.fits.get(other, ()):
+                if (fit.attribute, fit.place) != (chosen.attribute, chosen.place):
+                    continue
+                before.append((fit, fit.chosen))
+                if same:
                     fit.chosen = option
+                elif fit.uses and not fit.follows:
+                    fit.chosen = next((i for i, q in enumerate(fit.options) if q and self._heads(q) == meant), 0)
+        return before
+
+    def _options(self, path: str) -> tuple[Any, ...]:
+        """What modules that are changed as one have in common: their class, and what there is to choose."""
+        fits = self.fits.get(path, ())
+        choices = [(fit.attribute, fit.place, [self._heads(q) for q in fit.options]) for fit in fits]
+        return type(self._modules[path]), choices
+
+    def _heads(self, quantity: Quantity | None) -> list[bool] | None:
+        """Whether each of the groups that a size depends on is one of heads."""
+        return None if quantity is None else [self.graph.groups[group].heads for group, _ in quantity.per_unit]
+
+    def _read_sizes(self, kind: type[nn.Module]) -> None:
+        """The sizes that the code of a class of modules reads, as attributes; at first they are as the code says."""
+        if kind in self._read:
+            return
+        self._read.add(kind)
+        network = self.assembler.assemble(self.model, self._full(), {}, copy=False)  # it may keep what it computes
+        for path, sizes in sizes_read(network, kind, lambda: self._run(network)).items():
+            known = ((size, follows(self.known[path], size.value, self._full())) for size in sizes)
+            new = (Fit(size.attribute, None, [None, *options], size.uses) for size, options in known if options)
+            self.fits[path] = [*self.fits.get(path, ()), *new]
+            self.assembler.touch([path])
+
+    def _run(self, network: nn.Module) -> None:
+        with torch.no_grad(), plain_attention():
+            network(*self._inputs)
 
     def _involved(self, step: int, kept: Sequence[int]) -> list[int]:
         """Groups that could be to blame: those in the operation that failed, the smallest first, then all others."""
@@ -235,16 +260,31 @@ class Rehearsal:
         return sorted(found, key=lambda g: len(self.graph.groups[g].spots))
 
     def _tie(self, found: _Differs, kept: Any, depths: Mapping[Run, int]) -> bool:
-        """Whether it goes further where all that this operation takes apart keeps the same share, in every block."""
+        """Whether it goes further where groups of the same size keep the same share, in every block.
+
+        These are the groups that this operation takes apart, or those that one attribute of its module stands for.
+        """
         step = self.graph.steps[found.step]
         kind = type(self._modules.get(step.module))
+        taken = [
+            [q for axes in sizes for q in axes]
+            for other, sizes in zip(self.graph.steps, self._sizes, strict=True)
+            if other.name == step.name and type(self._modules.get(other.module)) is kind
+        ]
+        alike = [path for path, module in self._modules.items() if type(module) is kind]
+        named = [[q for q in fit.options if q is not None] for path in alike for fit in self.fits.get(path, ())]
+        return any(self._tied(together, found, kept, depths) for together in (taken, named))
+
+    def _tied(
+        self, together: Sequence[Sequence[Quantity]], found: _Differs, kept: Any, depths: Mapping[Run, int]
+    ) -> bool:
+        """Whether it goes further where groups of one row of quantities keep the same share."""
         before = dict(self.ties)
-        for other, sizes in zip(self.graph.steps, self._sizes, strict=True):
-            if other.name == step.name and type(self._modules.get(other.module)) is kind:
-                inside = sorted({self.leader(g) for axes in sizes for q in axes for g, _ in q.per_unit})
-                for first, second in itertools.pairwise(inside):
-                    if self.graph.groups[first].n_units == self.graph.groups[second].n_units:
-                        self.ties[self.leader(second)] = self.leader(first)
+        for row in together:
+            inside = sorted({self.leader(g) for q in row for g, _ in q.per_unit})
+            for first, second in itertools.pairwise(inside):
+                if self.graph.groups[first].n_units == self.graph.groups[second].n_units:
+                    self.ties[self.leader(second)] = self.leader(first)
         after = self._fails(kept(), depths)
         if self.ties != before and (after is None or after.step > found.step):
             return True
@@ -283,5 +323,6 @@ class Rehearsal:
         key = self._pattern(group)
         return [g.index for g in self.graph.groups if g.index not in self.fixed and self._pattern(g.index) == key]
 
-    def _pattern(self, group: int) -> Any:
-        return sorted({(re.sub(r"\d+", "#", name), axis) for name, axis in self.graph.groups[group].spots})
+    def _pattern(self, index: int) -> Any:
+        group = self.graph.groups[index]
+        return group.heads, sorted({(re.sub(r"\d+", "#", name), axis) for name, axis in group.spots})
