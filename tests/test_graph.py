@@ -310,16 +310,18 @@ def test_sorting_keeps_what_matters():
     assert errors[1] < 0.05 * errors[0]
 
 
-@pytest.mark.parametrize(("name", "choices"), [("test_convnext", {}), ("test_resnet", {"multiple_of": 4})])
+@pytest.mark.parametrize(
+    ("name", "choices"), [("test_convnext", {}), ("test_resnet", {"multiple_of": 4}), ("test_vit_relpos", {})]
+)
 def test_a_traced_subnet_survives_save_and_load(name, choices, tmp_path):
     model = randomize(timm.create_model(name, num_classes=4))
-    supernet = elastic(model, family="traced", **choices)
+    supernet: Any = elastic(model, family="traced", **choices)
     arch = supernet.space.sample(1, np.random.default_rng(2))[0]
     subnet = supernet.extract(arch).eval()
     save_subnet(subnet, arch, supernet.definition, tmp_path)
     loaded = load_subnet(tmp_path)
     with torch.no_grad():
-        x = torch.randn(1, 3, 64, 64)
+        x = torch.randn(supernet.graph.inputs[0].shape)
         assert type(loaded) is type(model) and torch.equal(loaded(x), subnet(x))
 
 
