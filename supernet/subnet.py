@@ -64,6 +64,7 @@ def load_subnet(directory: str | Path, factory: Callable[..., nn.Module] | None 
     try:
         content = json.loads((directory / "arch.json").read_text())
         arch, definition = Architecture.from_dict(content["architecture"]), dict(content["supernet"])
+        weights = load_file(directory / "model.safetensors")
         own = ":" in definition["name"]
         if own and factory is None:
             raise ValueError(
@@ -78,7 +79,8 @@ def load_subnet(directory: str | Path, factory: Callable[..., nn.Module] | None 
         else:
             with torch.device("meta"):  # only the shapes: the weights come from the file
                 model = _cut(create_supernet(**definition), arch, content)
-        weights = load_file(directory / "model.safetensors")
+            if any(name not in weights for name, _ in model.named_buffers()):  # a table that is made with the network
+                model = _cut(create_supernet(**definition), arch, content)
         model.load_state_dict(weights, assign=True)
     except (json.JSONDecodeError, KeyError, TypeError, SafetensorError, RuntimeError) as error:
         raise ValueError(f"the bundle {directory} is damaged: {str(error).splitlines()[0]}") from error

@@ -34,7 +34,10 @@ SMALL: dict[str, dict[str, Any]] = {
     "eva02_tiny_patch14_224": {"img_size": 28, "depth": 3},
     "beit_base_patch16_224": {"img_size": 32, "depth": 3, "embed_dim": 48, "num_heads": 4},
     "cait_xxs24_224": {"img_size": 32, "depth": 3},
-    "xcit_nano_12_p16_224": {"img_size": 32, "depth": 3},
+    "xcit_nano_12_p16_224": {"img_size": 32, "depth": 2, "cls_attn_layers": 1},
+    "coat_lite_tiny": {"img_size": 32, "embed_dims": (16, 16, 24, 32), "serial_depths": (2, 2, 1, 1)},
+    "efficientformerv2_s0": {"depths": (1, 1, 2, 2), "embed_dims": (16, 16, 24, 32)},
+    "davit_tiny": {"embed_dims": (24, 48), "num_heads": (2, 4), "depths": (1, 2)},
     "mobilenetv4_conv_small": {},
     "mixnet_s": {},
     "ghostnet_050": {},
@@ -50,12 +53,27 @@ SMALL: dict[str, dict[str, Any]] = {
     "vit_tiny_patch16_224": {"img_size": 32, "depth": 3, "embed_dim": 48, "num_heads": 4},
     "resnet10t": {},
 }
+HEADS = {  # how many of them there are to choose, at least
+    "swin_tiny_patch4_window7_224": 4,
+    "swinv2_tiny_window8_256": 4,
+    "coatnet_nano_rw_224": 9,
+    "eva02_tiny_patch14_224": 3,
+    "beit_base_patch16_224": 3,
+    "cait_xxs24_224": 5,
+    "xcit_nano_12_p16_224": 3,
+    "coat_lite_tiny": 12,
+    "efficientformerv2_s0": 1,
+    "davit_tiny": 6,
+    "vit_tiny_patch16_224": 3,
+}
 SIZES = {
     "convnext_atto": 64,
     "coatnet_nano_rw_224": 224,
     "fastvit_t8": 64,
     "efficientformer_l1": 224,
     "levit_128s": 224,
+    "efficientformerv2_s0": 224,
+    "coat_lite_tiny": 32,
 }
 
 
@@ -75,6 +93,8 @@ def test_a_network_of_timm_is_proved(name):
     assert proof.holds, proof
     roles = {supernet.roles.get(gene.name, "depth") for gene in supernet.space.genes if len(gene.choices) > 1}
     assert "middle_width" in roles
+    heads = [gene for gene in supernet.space.genes if supernet.roles.get(gene.name) == "heads"]
+    assert sum(len(gene.choices) > 1 for gene in heads) >= HEADS.get(name, 0)
     arch = supernet.space.sample(1, np.random.default_rng(1))[0]
     subnet = supernet.extract(arch).requires_grad_(False)
     with FlopCounterMode(display=False) as counter, plain_attention():
@@ -290,16 +310,18 @@ def test_sorting_keeps_what_matters():
     assert errors[1] < 0.05 * errors[0]
 
 
-@pytest.mark.parametrize(("name", "choices"), [("test_convnext", {}), ("test_resnet", {"multiple_of": 4})])
+@pytest.mark.parametrize(
+    ("name", "choices"), [("test_convnext", {}), ("test_resnet", {"multiple_of": 4}), ("test_vit_relpos", {})]
+)
 def test_a_traced_subnet_survives_save_and_load(name, choices, tmp_path):
     model = randomize(timm.create_model(name, num_classes=4))
-    supernet = elastic(model, family="traced", **choices)
+    supernet: Any = elastic(model, family="traced", **choices)
     arch = supernet.space.sample(1, np.random.default_rng(2))[0]
     subnet = supernet.extract(arch).eval()
     save_subnet(subnet, arch, supernet.definition, tmp_path)
     loaded = load_subnet(tmp_path)
     with torch.no_grad():
-        x = torch.randn(1, 3, 64, 64)
+        x = torch.randn(supernet.graph.inputs[0].shape)
         assert type(loaded) is type(model) and torch.equal(loaded(x), subnet(x))
 
 
@@ -417,7 +439,7 @@ def test_a_wrong_space_is_refused():
 # -- beyond the module ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["convnext_atto", "swin_tiny_patch4_window7_224", "regnety_002", "mixnet_s"])
+@pytest.mark.parametrize("name", ["convnext_atto", "swinv2_tiny_window8_256", "beit_base_patch16_224", "mixnet_s"])
 def test_a_traced_subnet_is_exported_with_parity(name):
     torch.manual_seed(0)
     model = randomize(timm.create_model(name, num_classes=4, **SMALL[name]))

@@ -80,7 +80,7 @@ def dials_of(graph: DependencyGraph, rehearsal: Rehearsal, runs: Sequence[Run]) 
         role: Role = "heads" if all(group.heads for group in groups) else "middle_width"
         if place is not None:
             inside[(*blocks[place], role)] += groups
-        elif places - {None} or any(group.index in ends for group in groups):
+        elif role != "heads" and (places - {None} or any(group.index in ends for group in groups)):
             mixed = any("layer norm" in group.mixed for group in groups)
             outside.append(("embedding" if mixed else "outer_width", groups))
         else:

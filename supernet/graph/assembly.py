@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from supernet.graph.blocks import Run
 from supernet.graph.groups import DependencyGraph, Group, Quantity
 from supernet.graph.kernels import fit_kernel
+from supernet.graph.loosening import loosened
 from supernet.networks.elastic_kernel import KernelTransform
 from supernet.networks.slicing import bare_copy, clone
 
@@ -24,13 +25,24 @@ _MOST_RUNS = 6  # pieces of an axis that are put together; more are picked by nu
 
 
 class Fit:
-    """An attribute of a module that has to follow: ``num_heads``, or one number of ``split_sizes``."""
+    """An attribute of a module that has to follow: ``num_heads``, or one number of ``split_sizes``.
 
-    def __init__(self, attribute: str, place: int | None, options: Sequence[Quantity | None]) -> None:
+    With `uses` it is a size that the code of the module reads (`supernet.graph.loosening`).
+    """
+
+    def __init__(
+        self, attribute: str, place: int | None, options: Sequence[Quantity | None], uses: Sequence[int] = ()
+    ) -> None:
         self.attribute = attribute
         self.place = place
         self.options = options
+        self.uses = uses
         self.chosen = 0
+
+    @property
+    def follows(self) -> bool:
+        """Whether it is set to anything."""
+        return self.options[self.chosen] is not None
 
     def apply(self, module: nn.Module, kept: Sequence[int]) -> None:
         """Set the attribute of a module for the units that each group keeps."""
@@ -75,10 +87,15 @@ class Assembler:
             *(path for run in graph.runs for path in run.paths),
             *(name.rpartition(".")[0] for name in (*self._cuts, *graph.kernels)),
         }
-        self._touched = {""} | {p[:i] for path in touched for p in [f"{path}."] for i in _dots(p)}
+        self._touched = {""}
+        self.touch(touched)
 
     def __deepcopy__(self, memo: Any) -> Assembler:
         return self  # a plan: it holds no weights, and is not changed
+
+    def touch(self, paths: Collection[str]) -> None:
+        """These modules are made anew for every sub-network, and what contains them."""
+        self._touched |= {p[:i] for path in paths for p in [f"{path}."] for i in _dots(p)}
 
     def assemble(
         self,
@@ -154,8 +171,11 @@ class _Assembly:
         attributes["_parameters"] = {n: self._tensor(t, prefix + n, True) for n, t in source._parameters.items()}
         attributes["_buffers"] = {n: self._tensor(t, prefix + n, False) for n, t in source._buffers.items()}
         _fit_layer(bare, before)
-        for fit in self.plan.fits.get(path, ()):
+        fits = self.plan.fits.get(path, ())
+        for fit in fits:
             fit.apply(bare, self.kept)
+        if read := {use: fit.attribute for fit in fits if fit.follows for use in fit.uses}:
+            bare.__class__ = loosened(type(bare), frozenset(read.items()))
         children = {
             name: None if child is None else self.build(child, prefix + name)
             for name, child in module._modules.items()
@@ -165,6 +185,7 @@ class _Assembly:
         if numbered and all(name.isdigit() for name in children):
             children = {str(i): child for i, child in enumerate(children.values())}
         attributes["_modules"] = children
+        _unfuse(bare)
         return bare
 
     def _is_gone(self, path: str, name: str) -> bool:
@@ -201,8 +222,13 @@ def _pieces(
 
 def _fit_layer(module: nn.Module, before: Mapping[str, torch.Size]) -> None:
     """What torch's own layers know of their sizes, after their tensors have been cut."""
-    weight = module._parameters.get("weight")
     own: Any = module.__dict__
+    if isinstance(module, nn.MultiheadAttention):
+        packed, queries = module.in_proj_weight, module.q_proj_weight
+        own["embed_dim"] = queries.shape[0] if packed is None else packed.shape[0] // 3
+        own["num_heads"] = own["embed_dim"] // module.head_dim
+        return
+    weight = module._parameters.get("weight")
     if weight is None or "weight" not in before or weight.shape == before["weight"]:
         return
     shape, full = weight.shape, before["weight"]
@@ -226,6 +252,15 @@ def _fit_layer(module: nn.Module, before: Mapping[str, torch.Size]) -> None:
         own["normalized_shape"] = tuple(shape)
     elif "num_features" in own:
         own["num_features"] = shape[0]
+
+
+def _unfuse(module: nn.Module) -> None:
+    """torch's encoders have fused ways that take all heads to be as wide as the embedding; keep loosened ones off."""
+    if isinstance(module, nn.TransformerEncoderLayer):
+        if hasattr(module.self_attn, "_loosened"):
+            module.__dict__["activation_relu_or_gelu"] = 0
+    elif isinstance(module, nn.TransformerEncoder) and any(hasattr(part, "_loosened") for part in module.modules()):
+        module.__dict__["use_nested_tensor"] = False
 
 
 def _own(module: nn.Module) -> list[str]:

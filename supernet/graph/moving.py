@@ -64,7 +64,16 @@ def _moved(t: Tracer, func: Any, args: Any, kwargs: Any, out: Any) -> list[Label
                 result.layers.append(small)
             elif small.size and small.flat[0] != FIXED:
                 _single(t, small)
+    if func._schema.name == "aten::expand" and not given.free:
+        results[0].layers += _copies(t, given.shape, out)
     return results
+
+
+def _copies(t: Tracer, shape: tuple[int, ...], out: Tensor) -> list[Labels]:
+    """Copies along an axis, such as one mask for all heads, belong to whatever they meet there."""
+    before = (1,) * (out.ndim - len(shape)) + shape
+    grown = [axis for axis, size in enumerate(out.shape) if before[axis] != size]
+    return [placed(t.forest.fresh(out.shape[axis]), axis, out.ndim) for axis in grown]
 
 
 def _single(t: Tracer, layer: Labels) -> None:
@@ -89,10 +98,17 @@ def _copied(t: Tracer, func: Any, args: Any, kwargs: Any, out: Any) -> Labelled:
 
 @rule(
     *("zeros", "ones", "full", "empty", "empty_like", "zeros_like", "ones_like", "full_like", "new_zeros", "new_ones"),
-    *("new_full", "new_empty", "empty_strided", "new_empty_strided", "fill", "zero", "scalar_tensor"),
+    *("new_full", "new_empty", "empty_strided", "new_empty_strided", "scalar_tensor"),
 )
 def _made(t: Tracer, func: Any, args: Any, kwargs: Any, out: Tensor) -> Labelled:
     return Labelled(tuple(out.shape), free=True, computed=False)
+
+
+@rule("fill", "zero")
+def _filled(t: Tracer, func: Any, args: Any, kwargs: Any, out: Tensor) -> Labelled:
+    """One value everywhere, as in a bias without keys; its positions belong to what they did."""
+    layers = t.labelled(args[0]).layers
+    return Labelled(tuple(out.shape), layers, free=not layers, computed=False)
 
 
 @rule("arange", "linspace", "eye", "randn", "rand", "bernoulli", "tril_indices", "randint", "normal", "uniform")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -14,20 +13,20 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from supernet.graph.assembly import Assembler, Fit
+from supernet.graph.attributes import fits_of, follows, known_sizes
 from supernet.graph.blocks import Run
 from supernet.graph.groups import DependencyGraph, Quantity, moved
 from supernet.graph.kernels import Kernel
+from supernet.graph.loosening import sizes_read
 from supernet.graph.rules import shapes_of
-from supernet.graph.tracing import performed, plain_attention
+from supernet.graph.tracing import Step, numbers_in, performed, plain_attention
 
 __all__ = ["Rehearsal"]
 
 _MOVES = {"view", "_unsafe_view", "_reshape_alias", "clone", "alias", "contiguous", "detach", "expand", "_to_copy"}
-_NEVER = re.compile(
-    r"size|window|patch|stride|kernel|depth|length|area|resol|dilat|padd|shift|block|layers|stage|dropout"
-)
 _FRACTIONS = (0.5, 0.75, 1.0)
-_MOST_TRIALS = 80
+_MOST_TRIALS = 240
+_MOST_OF_SIZES = 120  # trials after which no size that code reads is tried any more
 
 
 class _Differs(Exception):
@@ -39,21 +38,26 @@ class _Differs(Exception):
 class _Follower(TorchDispatchMode):
     """Compares what a smaller network does with what the graph expects of it, operation by operation."""
 
-    def __init__(self, expected: Iterator[tuple[int, str, list[tuple[int, ...]]]], whole: bool) -> None:
+    def __init__(self, expected: Iterator[tuple[int, Step, list[tuple[int, ...]]]], whole: bool) -> None:
         super().__init__()
         self.expected = expected
         self.whole = whole  # whether the network must end where the expectation does
-        self.at, self.name, self.shapes = next(expected, (-1, "", []))
+        self._next()
+
+    def _next(self) -> None:
+        self.at, self.step, self.shapes = next(self.expected, (-1, Step("aten::nothing", ""), []))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = performed(func, args, kwargs or {})
         name = func._schema.name.split("::")[1]
         if name not in _MOVES and (self.whole or self.at >= 0):
-            if name != self.name:
-                raise _Differs(self.at, f"{name} instead of {self.name}")
+            if func._schema.name != self.step.name:
+                raise _Differs(self.at, f"{name} instead of {self.step.name.split('::')[1]}")
             if (found := shapes_of(out)[: len(self.shapes)]) != self.shapes:
                 raise _Differs(self.at, f"{name} puts out {found} instead of {self.shapes}")
-            self.at, self.name, self.shapes = next(self.expected, (-1, "", []))
+            if (numbers := numbers_in(args)) != self.step.numbers:
+                raise _Differs(self.at, f"{name} by {numbers} instead of {self.step.numbers}")
+            self._next()
         return out
 
 
@@ -77,7 +81,9 @@ class Rehearsal:
         self.ties: dict[int, int] = {}
         self.lowest: dict[Run, int] = {}
         self.kernels: tuple[Kernel, ...] = ()
-        self.fits = dict(self._fits())
+        self.known = known_sizes(graph, self._modules)
+        self.fits: dict[str, list[Fit]] = fits_of(graph, self._modules, self.known)
+        self._read: set[type[nn.Module]] = set()  # classes whose code has been read for sizes
         self.assembler = Assembler(graph, self.fits, model)
         self._sizes = [[graph.sizes(o) for o in step.outputs] for step in graph.steps]
         self._inputs = moved(graph.inputs, graph.device)
@@ -138,21 +144,23 @@ class Rehearsal:
         follower = _Follower(self._expected(kept, gone), self._n_steps == len(self.graph.steps))
         try:
             network = self.assembler.assemble(self.model, kept, depths, copy=False)
-            with torch.no_grad(), plain_attention(), follower:
-                network(*self._inputs)
+            with follower:
+                self._run(network)
         except _Differs as found:
             return found
         except Exception as error:  # whatever the code of a network may raise
             return _Differs(follower.at, f"{type(error).__name__}: {' '.join(str(error).split())[:120]}")
         return None if follower.at < 0 else _Differs(follower.at, "the network ends early")
 
-    def _expected(self, kept: Sequence[int], gone: tuple[str, ...]) -> Iterator[tuple[int, str, list[tuple[int, ...]]]]:
+    def _expected(
+        self, kept: Sequence[int], gone: tuple[str, ...]
+    ) -> Iterator[tuple[int, Step, list[tuple[int, ...]]]]:
         for i, (step, sizes) in enumerate(zip(self.graph.steps[: self._n_steps], self._sizes, strict=False)):
             name = step.name.split("::")[1]
             if name in _MOVES or f"{step.module}.".startswith(gone or ("\0",)):
                 continue
             found = [tuple(q(kept) for q in axes) for axes in sizes]
-            yield i, name, found
+            yield i, step, found
 
     # -- conclusions --------------------------------------------------------------------------------------------------
 
@@ -172,32 +180,87 @@ class Rehearsal:
             self._fix(groups, step.module, found, kept, depths)
 
     def _refit(self, path: str, found: _Differs, kept: Any, depths: Mapping[Run, int]) -> bool:
-        """Whether other values of some attribute of the module's class go further."""
+        """Whether other values of some attribute of the module's class go further, or of a size that its code reads."""
         while True:
-            module = self._modules.get(path)
-            alike = [p for p, m in self._modules.items() if type(m) is type(module) and p in self.fits]
-            for i, fit in enumerate(self.fits.get(path, ())):
-                before = fit.chosen
-                for option in range(len(fit.options)):
-                    if option == before:
-                        continue
-                    self._choose(alike, i, option)
-                    after = self._fails(kept(), depths)
-                    if after is None or after.step > found.step:
-                        return True
-                    self._choose(alike, i, before)
-            if not path:
+            module = self._modules[path]
+            attributes = [fit for fit in self.fits.get(path, ()) if not fit.uses]
+            if any(self._furthest([fit], path, found, kept, depths) for fit in attributes):
+                return True
+            container = isinstance(module, nn.Sequential | nn.ModuleList)
+            if not container and self._trials < _MOST_OF_SIZES:
+                self._read_sizes(type(module))
+                sizes = [fit for fit in self.fits.get(path, ()) if fit.uses]
+                if self._furthest(sizes, path, found, kept, depths):
+                    return True
+            if not path or (module._modules and not container):
                 return False
-            parent = path.rpartition(".")[0]
-            if not isinstance(self._modules.get(path), nn.Conv2d | nn.Linear | nn.Sequential | nn.ModuleList):
-                return False
-            path = parent
+            path = path.rpartition(".")[0]
 
-    def _choose(self, paths: Sequence[str], place: int, option: int) -> None:
-        for path in paths:
-            fits = self.fits[path]
-            if place < len(fits) and option < len(fits[place].options):
-                fits[place].chosen = option
+    def _furthest(self, fits: Sequence[Fit], path: str, found: _Differs, kept: Any, depths: Mapping[Run, int]) -> bool:
+        """Change the one attribute with which it goes furthest, if it goes further at all, in all modules like this."""
+        best, step = None, found.step
+        for fit in fits:
+            for option in range(len(fit.options)):
+                if option == fit.chosen:
+                    continue
+                before = self._choose(path, fit, option)
+                after = self._fails(kept(), depths)
+                if after is None:
+                    return True
+                if after.step > step:
+                    best, step = (fit, option), after.step
+                for other, chosen in before:
+                    other.chosen = chosen
+        if best is not None:
+            self._choose(path, *best)
+        return best is not None
+
+    def _choose(self, path: str, chosen: Fit, option: int) -> list[tuple[Fit, int]]:
+        """Set an attribute in all modules like this; what was chosen before.
+
+        What has the same class and other choices follows in sizes that its code reads, unless it has been tried itself.
+        """
+        like, meant = self._options(path), self._heads(chosen.options[option])
+        before = []
+        for other, module in self._modules.items():
+            if type(module) is not like[0]:
+                continue
+            same = self._options(other) == like
+            for fit in self.fits.get(other, ()):
+                if (fit.attribute, fit.place) != (chosen.attribute, chosen.place):
+                    continue
+                before.append((fit, fit.chosen))
+                if same:
+                    fit.chosen = option
+                elif fit.uses and not fit.follows:
+                    fit.chosen = next((i for i, q in enumerate(fit.options) if q and self._heads(q) == meant), 0)
+        return before
+
+    def _options(self, path: str) -> tuple[Any, ...]:
+        """What modules that are changed as one have in common: their class, and what there is to choose."""
+        fits = self.fits.get(path, ())
+        choices = [(fit.attribute, fit.place, [self._heads(q) for q in fit.options]) for fit in fits]
+        return type(self._modules[path]), choices
+
+    def _heads(self, quantity: Quantity | None) -> list[bool] | None:
+        """Whether each of the groups that a size depends on is one of heads."""
+        return None if quantity is None else [self.graph.groups[group].heads for group, _ in quantity.per_unit]
+
+    def _read_sizes(self, kind: type[nn.Module]) -> None:
+        """The sizes that the code of a class of modules reads, as attributes; at first they are as the code says."""
+        if kind in self._read:
+            return
+        self._read.add(kind)
+        network = self.assembler.assemble(self.model, self._full(), {}, copy=False)  # it may keep what it computes
+        for path, sizes in sizes_read(network, kind, lambda: self._run(network)).items():
+            known = ((size, follows(self.known[path], size.value, self._full())) for size in sizes)
+            new = (Fit(size.attribute, None, [None, *options], size.uses) for size, options in known if options)
+            self.fits[path] = [*self.fits.get(path, ()), *new]
+            self.assembler.touch([path])
+
+    def _run(self, network: nn.Module) -> None:
+        with torch.no_grad(), plain_attention():
+            network(*self._inputs)
 
     def _involved(self, step: int, kept: Sequence[int]) -> list[int]:
         """Groups that could be to blame: those in the operation that failed, the smallest first, then all others."""
@@ -210,16 +273,31 @@ class Rehearsal:
         return sorted(found, key=lambda g: len(self.graph.groups[g].spots))
 
     def _tie(self, found: _Differs, kept: Any, depths: Mapping[Run, int]) -> bool:
-        """Whether it goes further where all that this operation takes apart keeps the same share, in every block."""
+        """Whether it goes further where groups of the same size keep the same share, in every block.
+
+        These are the groups that this operation takes apart, or those that one attribute of its module stands for.
+        """
         step = self.graph.steps[found.step]
         kind = type(self._modules.get(step.module))
+        taken = [
+            [q for axes in sizes for q in axes]
+            for other, sizes in zip(self.graph.steps, self._sizes, strict=True)
+            if other.name == step.name and type(self._modules.get(other.module)) is kind
+        ]
+        alike = [path for path, module in self._modules.items() if type(module) is kind]
+        named = [[q for q in fit.options if q is not None] for path in alike for fit in self.fits.get(path, ())]
+        return any(self._tied(together, found, kept, depths) for together in (taken, named))
+
+    def _tied(
+        self, together: Sequence[Sequence[Quantity]], found: _Differs, kept: Any, depths: Mapping[Run, int]
+    ) -> bool:
+        """Whether it goes further where groups of one row of quantities keep the same share."""
         before = dict(self.ties)
-        for other, sizes in zip(self.graph.steps, self._sizes, strict=True):
-            if other.name == step.name and type(self._modules.get(other.module)) is kind:
-                inside = sorted({self.leader(g) for axes in sizes for q in axes for g, _ in q.per_unit})
-                for first, second in itertools.pairwise(inside):
-                    if self.graph.groups[first].n_units == self.graph.groups[second].n_units:
-                        self.ties[self.leader(second)] = self.leader(first)
+        for row in together:
+            inside = sorted({self.leader(g) for q in row for g, _ in q.per_unit})
+            for first, second in itertools.pairwise(inside):
+                if self.graph.groups[first].n_units == self.graph.groups[second].n_units:
+                    self.ties[self.leader(second)] = self.leader(first)
         after = self._fails(kept(), depths)
         if self.ties != before and (after is None or after.step > found.step):
             return True
@@ -258,86 +336,6 @@ class Rehearsal:
         key = self._pattern(group)
         return [g.index for g in self.graph.groups if g.index not in self.fixed and self._pattern(g.index) == key]
 
-    def _pattern(self, group: int) -> Any:
-        return sorted({(re.sub(r"\d+", "#", name), axis) for name, axis in self.graph.groups[group].spots})
-
-    # -- attributes ---------------------------------------------------------------------------------------------------
-
-    def _fits(self) -> Iterator[tuple[str, list[Fit]]]:
-        seen: dict[str, list[Quantity]] = defaultdict(list)
-        splits: dict[str, list[list[Quantity]]] = defaultdict(list)
-        for step in self.graph.steps:
-            sizes = [self.graph.sizes(o) for o in step.outputs]
-            for axes in sizes:
-                seen[step.module] += [q for q in axes if q.per_unit]
-            if "split" in step.name:
-                for axis in range(len(sizes[0]) if sizes else 0):
-                    splits[step.module].append([axes[axis] for axes in sizes])
-        tensors: dict[str, list[Quantity]] = defaultdict(list)
-        rows: dict[tuple[str, int], Quantity] = {}
-        for group in self.graph.groups:
-            for name, axis in group.spots:
-                rows.setdefault((name, axis), Quantity(0, ()))
-        for name, axis in rows:
-            quantity = self._row(name, axis)
-            path = name.rpartition(".")[0]
-            while True:
-                tensors[path].append(quantity)
-                if not path:
-                    break
-                path = path.rpartition(".")[0]
-        full = self._full()
-        for path, module in self._modules.items():
-            known = list(dict.fromkeys([*seen[path], *tensors[path]]))
-            fits = []
-            for attribute, place, value in _numbers(module):
-                if place is not None:
-                    matched = _of_split(module.__dict__[attribute], splits[path], full)
-                    if matched is not None:
-                        fits.append(Fit(attribute, place, [matched[place], None]))
-                        continue
-                options = [q for q in known if q(full) == value and q.per_unit]
-                if re.search("head|group", attribute):
-                    counts = [q for q in options if q.fixed == 0 and all(n == 1 for _, n in q.per_unit)]
-                    options = counts or options
-                if options:
-                    fits.append(Fit(attribute, place, [*options[:4], None]))
-            if fits:
-                yield path, fits
-
-    def _row(self, name: str, axis: int) -> Quantity:
-        per_unit = tuple(
-            (group.index, group.spots[name, axis].shape[1])
-            for group in self.graph.groups
-            if (name, axis) in group.spots
-        )
-        full = self._tensor_size(name, axis)
-        return Quantity(full - sum(self.graph.groups[g].n_units * n for g, n in per_unit), per_unit)
-
-    def _tensor_size(self, name: str, axis: int) -> int:
-        path, _, last = name.rpartition(".")
-        module = self._modules[path]
-        tensor = module._parameters.get(last)
-        found: Any = tensor if tensor is not None else module._buffers[last]
-        return int(found.shape[axis])
-
-
-def _numbers(module: nn.Module) -> Iterator[tuple[str, int | None, int]]:
-    """Attributes that may be a width or a number of heads: whole numbers, and those in tuples and lists."""
-    for name, value in module.__dict__.items():
-        if name.startswith("_") or name == "training" or _NEVER.search(name):
-            continue
-        if isinstance(value, int) and not isinstance(value, bool) and value > 1:
-            yield name, None, value
-        elif isinstance(value, tuple | list) and value and all(type(v) is int for v in value):
-            for i, one in enumerate(value):
-                if one > 1:
-                    yield name, i, one
-
-
-def _of_split(numbers: Sequence[int], splits: Sequence[list[Quantity]], full: Sequence[int]) -> list[Quantity] | None:
-    """What the numbers become if the tensor is split by them."""
-    for sizes in splits:
-        if [q(full) for q in sizes] == list(numbers) and any(q.per_unit for q in sizes):
-            return sizes
-    return None
+    def _pattern(self, index: int) -> Any:
+        group = self.graph.groups[index]
+        return group.heads, sorted({(re.sub(r"\d+", "#", name), axis) for name, axis in group.spots})

@@ -17,7 +17,7 @@ from supernet.graph import mixing, moving, multiplying  # noqa: F401  their rule
 from supernet.graph.labels import Forest, Labelled, Labels, compact, placed, vary, vector
 from supernet.graph.rules import apply_rule
 
-__all__ = ["Call", "Step", "Tracer", "performed", "plain_attention", "tensors_in", "watched"]
+__all__ = ["Call", "Step", "Tracer", "numbers_in", "performed", "plain_attention", "tensors_in", "watched"]
 
 
 _KEEP_SHAPE = {
@@ -41,6 +41,7 @@ class Step:
     base: Labelled | None = None  # what is put out, where it is not said
     weights: tuple[str, ...] = ()
     by_value: bool = False  # how much is put out depends on values
+    numbers: tuple[float, ...] = ()  # what it multiplies by, and the like
     sources: tuple[int, ...] = ()  # the steps that made what it reads; -1 for the network's inputs
 
 
@@ -139,7 +140,7 @@ class Tracer(TorchDispatchMode):
         out = performed(func, args, kwargs)
         if weights and func.is_view and isinstance(out, Tensor):
             self._names[out] = weights[0]  # a weight is often read the other way round
-        self._step = Step(func._schema.name, self._inside[-1], weights=tuple(weights))
+        self._step = Step(func._schema.name, self._inside[-1], weights=tuple(weights), numbers=numbers_in(args))
         self._step.by_value = func._schema.name.split("::")[1] in _BY_VALUE or any(
             t.dtype == torch.bool for t in tensors_in(args[1:2]) if func._schema.name == "aten::index"
         )
@@ -235,6 +236,11 @@ def performed(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         ):
             return first if name.endswith("_") else torch.empty_like(first)
     return func(*args, **kwargs)
+
+
+def numbers_in(args: tuple[Any, ...]) -> tuple[float, ...]:
+    """The fractions among the arguments of an operation, such as the scale of attention."""
+    return tuple(value for value in args if type(value) is float)
 
 
 def tensors_in(value: Any) -> list[Tensor]:
