@@ -47,7 +47,7 @@ def points(folders: list[Path], training: str, split: str) -> Points:
     unit: float | None = None
     for folder in folders:
         results = [read_json(path) for path in sorted(folder.glob("*-[0-9]*.json"))]
-        budget = next((r["images"] for r in results if r["training"] == _FIRST), None)
+        budget = next((r["images"] for r in results if r["training"].startswith(_FIRST)), None)
         if budget is None:
             raise SystemExit(f"{folder} has no result of {_FIRST!r}, by which costs are told")
         unit = unit or budget
@@ -61,7 +61,7 @@ def points(folders: list[Path], training: str, split: str) -> Points:
 
 def table(found: dict[str, Points]) -> Table:
     """Accuracy at every cost, and the cost at which the first training's accuracies are reached."""
-    table = Table("training", "cost, epochs", "seeds", "mean", "smallest", f"cost of {_FIRST} for that mean", box=None)
+    table = Table("training", "cost, epochs", "seeds", "mean", "smallest", "cost of the first for that mean", box=None)
     first = found[next(iter(found))]
     known = np.array([(np.log(cost), np.mean([m for m, _ in seeds])) for cost, seeds in first.items()])
     for name, of_cost in found.items():
@@ -96,7 +96,7 @@ def draw(found: dict[str, Points], split: str, path: Path) -> None:
             axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
             axes.xaxis.set_minor_locator(NullLocator())
             axes.set_title(title, fontsize=11)
-            axes.set_xlabel(f"cost, epochs of {_FIRST}")
+            axes.set_xlabel("cost, epochs of single stage at the smallest budget")
             axes.set_ylabel(f"accuracy on {split}, %" if place == 0 else "")
         panels[0].legend(loc="lower right")
         with replacing(path) as temporary:

@@ -6,10 +6,11 @@ order ranges open, labels, the phase of the largest network alone, sorting, whom
 transformer (`--recipe experiments/recipes/digits_pathways.toml`) also what only these can have.
 
 Cost is counted and not timed: the multiply-accumulates of every sub-network that a step trains, three times for forward
-and backward, and once those of a frozen teacher. An epoch of every training has as many images as make its cost that of
-single stage with `--images`. "each alone" is not a training of a supernet: every sub-network by itself from fresh
-weights, for all epochs and images, at the same highest rate; give it first, and differences are to it. With `--rates`
-every training is done at each of these instead of the recipe's highest rate.
+and backward, and once those of a frozen teacher. An epoch of every training has as many composed images as make its
+cost that of single stage with `--images`; on a data set the number of epochs does that, to the nearest. "each alone" is
+not a training of a supernet: every sub-network by itself from fresh weights, for all epochs and images, at the same
+highest rate; give it first, and differences are to it. With `--rates` every training is done at each of these instead
+of the recipe's highest rate.
 Accuracy is the mean over sub-networks spread evenly over the MACs, smallest and largest included, on validation and on
 test. Differences are to the first training with the same seed; their interval (90 %) takes the spread among seeds from
 all trainings together. Interrupted, the same command carries on.
@@ -144,10 +145,17 @@ Rows = list[dict[str, Any]]
 def together(
     name: str, label: str, seed: int, bench: Bench, settings: Settings, n_images: int, base: float
 ) -> tuple[Rows, int, float]:
-    """Train the supernet, for as many images as make it cost `base`; the accuracies, these images, and the cost."""
+    """Train the supernet for what costs `base`; the accuracies, images per epoch, and the cost.
+
+    Where images are composed an epoch has more or fewer of them; a data set has what it has, and is seen less often.
+    """
     supernet, phases = bench.supernet, ALL[name](bench)
     batch, averaged = settings.recipe.data.batch_size, AVERAGED.get(name)
-    n_images = max(1, round(n_images / batch * base / cost(supernet, phases, n_images // batch, seed))) * batch
+    less = base / cost(supernet, phases, n_images // batch, seed)
+    if settings.recipe.data.source == "digits":
+        n_images = max(1, round(n_images / batch * less)) * batch
+    else:
+        phases = ALL[name](replace(bench, epochs=max(1, round(bench.epochs * less))))
     data = settings.data(seed, n_images)
     settings.train(supernet, phases, data, seed, settings.file(label, seed).stem, averaged)
     score, rows = settings.recipe.score, []
