@@ -262,7 +262,7 @@ def test_an_interrupted_step_is_done_again_and_no_more(command, finished_run, tm
         for candidate in results["candidates"]:
             for name, value in before[candidate["id"]].items():
                 by_chance = ".p9" in name or name.startswith("stability")  # the slowest of twenty repeats
-                near = 0.5 if by_chance else 0.03
+                near = 0.5 if by_chance else 0.1  # on another session's level, each known to 10 % in this recipe
                 assert candidate["values"][name] == pytest.approx(value, rel=near), name
 
 
