@@ -136,3 +136,16 @@ def test_a_network_without_kernels_says_so() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(48, 32), nn.ReLU(), nn.Linear(32, 10))
     with pytest.raises(ValueError, match="no kernel that can shrink"):
         elastic(model, example_input=torch.zeros(1, 3, 4, 4), kernels=(3,))
+
+
+def test_kernels_over_signals_stay_their_centre() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv1d(2, 8, 5, padding=2), nn.ReLU(), nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(8, 4)
+    )
+    signals = torch.randn(2, 2, 16)
+    made = elastic(model.eval(), example_input=signals[:1], kernels=(3,), kernel_transforms=True, importance=None)
+    assert isinstance(made, TracedSupernet) and not list(made.kernel_transforms)
+    assert prove(made.eval(), model, signals).holds
+    subnet = made.extract(made.space.smallest)
+    assert subnet[0].weight.shape[2] == 3

@@ -101,7 +101,7 @@ def twin_of(general: TracedSupernet, subnet: nn.Module, missing: Counter[str]) -
         genes[labels[f"stage{s + 1}.depth"]] = choices.index(depth)
     for dial in general.dials:
         gene = general.space.genes[labels[dial.label]] if dial.label in labels else None
-        for index, choice in enumerate(gene.choices) if gene is not None else ():
+        for index in range(len(gene.choices) if gene is not None else 0):
             trial = general.space.decode(_with(genes, labels[dial.label], index))[0]
             kept = general.kept(trial)
             if all(
@@ -112,7 +112,6 @@ def twin_of(general: TracedSupernet, subnet: nn.Module, missing: Counter[str]) -
             ) and all(tensors[one.name].shape[2] == kept[one.index] for one in dial.kernels if one.name in tensors):
                 genes[labels[dial.label]] = index
                 break
-            del choice
     twin = general.space.decode(genes[None])[0]
     shapes = {name: tensor.shape for name, tensor in general.extract(twin).named_parameters()}
     for name, tensor in tensors.items():

@@ -90,11 +90,13 @@ class TracedSupernet(TimmSupernet[Any]):
             self._add_transforms()
 
     def _add_transforms(self) -> None:
-        """Learned maps between the sizes that kernels can have, beside the parameters of the network."""
+        """Learned maps between the sizes that kernels can have, beside the parameters of the network; of kernels over
+        images, where others stay their centre."""
+        tensors = dict(self.named_parameters())
         sizes: dict[str, set[int]] = defaultdict(set)
         chosen = {gene.label: gene.choices for gene in self.space.genes if len(gene.choices) > 1}
         for dial in self.dials:
-            for kernel in dial.kernels:
+            for kernel in (one for one in dial.kernels if tensors[one.name].ndim == 4):
                 sizes[kernel.name] |= {min(kernel.size, int(size)) for size in chosen.get(dial.label, ())}
         self.kernel_transforms = nn.ModuleDict(
             {name.replace(".", "/"): KernelTransform(sorted(found)) for name, found in sizes.items() if len(found) > 1}

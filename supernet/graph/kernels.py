@@ -24,7 +24,6 @@ class Kernel:
     index: int
     path: str
     size: int
-    depth_wise: bool
 
     @property
     def name(self) -> str:
@@ -54,7 +53,7 @@ def kernels_of(network: nn.Module, steps: Sequence[Step], first: int) -> Iterato
             continue
         half = tuple(size // 2 * d for d in module.dilation)
         if isinstance(padding, str) or not any(padding) or tuple(padding) == half:
-            yield Kernel(first, path, size, module.in_channels == module.groups)
+            yield Kernel(first, path, size)
             first += 1
 
 
