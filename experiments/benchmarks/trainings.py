@@ -9,12 +9,15 @@ from typing import Any
 
 import numpy as np
 
+from supernet import Architecture, SearchSpace
 from supernet.networks.masking import union
 from supernet.networks.timm_supernet import TimmSupernet
 from supernet.space.roles import roles_of
 from supernet.training import (
     AttentionRelation,
+    Draw,
     InPlaceDistillation,
+    MacBins,
     Pathways,
     Phase,
     Sandwich,
@@ -24,6 +27,7 @@ from supernet.training import (
     progressive_shrinking,
     random_sampling,
     single_stage,
+    with_draw,
     with_pathways,
 )
 from supernet.training.shrinking import keep_largest
@@ -73,6 +77,26 @@ def gradual_without_smallest(bench: Bench) -> tuple[Phase, ...]:
     """The same without the smallest of what is open in every step: three random ones."""
     first, last = gradual(bench)
     return first, replace(last, sampler=Sandwich(3, smallest=False))
+
+
+@dataclass(frozen=True)
+class Coupled:
+    """Stages that are deep where they are wide (CompOFA, Sahni et al. 2021): each has one rank for both."""
+
+    def __call__(self, space: SearchSpace, n: int, seed: int, step: int) -> list[Architecture]:
+        rng = np.random.default_rng((seed, step))
+        genes = space.sample_genes(n, rng)
+        stages = [gene.stage for gene in space.genes]
+        ranks = rng.random((n, len(space.stages)))
+        for i, (gene, stage) in enumerate(zip(space.genes, stages, strict=True)):
+            if gene.name in ("depth", "expand"):
+                genes[:, i] = np.floor(ranks[:, stage] * len(gene.choices))
+        return space.decode(space.canonical(genes))
+
+
+def drawn(bench: Bench, draw: Draw) -> tuple[Phase, ...]:
+    """Shrinking inside one schedule with other random sub-networks."""
+    return with_draw(gradual(bench), draw)
 
 
 def published(bench: Bench, sandwich: bool = False) -> tuple[Phase, ...]:
@@ -136,6 +160,11 @@ TRAININGS: dict[str, Make] = {
     "one schedule, 4 random": partial(gradual, n_random=4),
     "single stage, 4 random": partial(single, n_random=4),
     "one schedule, 1 random": partial(gradual, n_random=1),
+    "drawn: even over the MACs": lambda bench: drawn(bench, MacBins(bench.supernet)),
+    "drawn: depth and expansion coupled": lambda bench: drawn(bench, Coupled()),
+    "taught by the next larger": partial(gradual, teacher="next larger"),
+    "taught by the average": partial(gradual, teacher="average"),
+    "delayed: largest alone for half": lambda bench: one_curve(bench, bench.epochs // 2),
 }
 
 
@@ -150,7 +179,7 @@ def _related_in_place(phases: Sequence[Phase], weight: float) -> tuple[Phase, ..
     )
 
 
-AVERAGED = {"average of weights": 0.998}
+AVERAGED = {"average of weights": 0.998, "taught by the average": 0.998}
 TRANSFORMERS: dict[str, Make] = {
     "attention to 1 of 4": lambda bench: with_pathways(gradual(bench), Pathways(4)),
     "attention to 1 of 4, near ones": lambda bench: with_pathways(gradual(bench), Pathways(4, window=6)),
@@ -192,7 +221,10 @@ def cost(supernet: TimmSupernet[Any], phases: Sequence[Phase], steps_per_epoch: 
             archs = [union(space, archs[i : i + n]) for i in range(0, len(archs), n)]
         macs = supernet.macs(space.encode(archs))
         total += 3.0 * float(macs.sum()) * n_steps / (len(archs) if phase.split_batch else n_steps)
-        if phase.loss.teacher == "frozen":  # once for every step, at the resolution that its sub-networks share
+        if phase.loss.teacher in (
+            "frozen",
+            "average",
+        ):  # once for every step, at the resolution that its sub-networks share
             per_step = len(archs) // n_steps
             sizes = np.array([arch.resolution for arch in archs[::per_step]]) / space.largest.resolution
             total += whole * float((sizes**2).sum())

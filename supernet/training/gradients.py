@@ -18,9 +18,9 @@ from supernet.scoring.calibration import batch_norms, batch_statistics
 from supernet.scoring.images import resize
 from supernet.training.attention import Attended
 from supernet.training.attention_modes import RecordedAttention
-from supernet.training.losses import Distillation, InPlaceDistillation, Loss
+from supernet.training.losses import OF_THE_STEP, Distillation, InPlaceDistillation, Loss
 
-__all__ = ["accumulate_gradients", "freeze", "mean_losses", "seeded"]
+__all__ = ["accumulate_gradients", "freeze", "mean_losses", "seeded", "teaching"]
 
 
 def accumulate_gradients(
@@ -30,7 +30,7 @@ def accumulate_gradients(
     archs: Sequence[Architecture],
     loss: Loss,
     progress: float = 0.0,
-    teacher: nn.Module | None = None,
+    teacher: Callable[[Tensor], Tensor] | None = None,
     regularise: Literal["all", "largest"] = "all",
     *,
     accumulation: int = 1,
@@ -49,10 +49,12 @@ def accumulate_gradients(
         supernet: `supernet(images, arch)` gives logits (n, n_classes).
         images: (n, channels, height, width); resized to each architecture's resolution.
         labels: (n,) integers, or (n, n_classes) shares.
-        archs: the architectures of the step, in order; the first is the in-place teacher where `loss` wants one.
+        archs: the architectures of the step, in order; where `loss` wants a teacher of the step it is the first of
+            them, or the one before each.
         loss: see `Loss`.
         progress: share of the phase that is done.
-        teacher: a network from `freeze`, for losses that want a frozen one; it is fed the same images.
+        teacher: a network from `freeze` or `teaching`, for losses that want one that is not of the step; it is fed the
+            same images.
         regularise: "largest" trains all architectures but the first without dropout.
         accumulation: the images are taken in so many equal parts, one after the other, and gradients averaged over
             them; every part has BatchNorm statistics of its own.
@@ -66,7 +68,7 @@ def accumulate_gradients(
         ValueError: the images cannot be shared out equally, or a loss wants the logits that a sub-network with other
             images has.
     """
-    if split_batch and loss.teacher == "in place":
+    if split_batch and loss.teacher in OF_THE_STEP:
         raise ValueError("in-place distillation needs all sub-networks of a step on the same images; not split_batch")
     n_shares = accumulation * (len(archs) if split_batch else 1)
     if len(images) % n_shares:
@@ -94,7 +96,7 @@ def _one_after_the_other(
     archs: Sequence[Architecture],
     loss: Loss,
     progress: float,
-    teacher: nn.Module | None,
+    teacher: Callable[[Tensor], Tensor] | None,
     regularise: Literal["all", "largest"],
     n_shares: int,
     split_batch: bool,
@@ -105,8 +107,7 @@ def _one_after_the_other(
     relation = loss.relation if isinstance(loss, Distillation | InPlaceDistillation) else None
     outputs = partial(_outputs, autocast, relation is not None)
     inputs: dict[tuple[int, int], tuple[Tensor, _Outputs]] = {}  # sub-networks of a step often share a resolution
-    in_place = _Outputs()
-    losses = []
+    before, losses = _Outputs(), []
     shares = list(zip(images.chunk(len(archs)), labels.chunk(len(archs)), strict=True)) if split_batch else None
     with ExitStack() as without_dropout:
         for i, arch in enumerate(archs):
@@ -121,14 +122,14 @@ def _one_after_the_other(
             resized, frozen = inputs[key]
             logits, attended = outputs(supernet, resized, arch)
             assert logits is not None
-            taught = in_place if loss.teacher == "in place" else frozen
+            taught = before if loss.teacher in OF_THE_STEP else frozen
             value = loss(logits, own_labels, taught.logits, progress)
             if relation is not None and attended is not None and taught.attended is not None:
                 value = value + relation(attended, taught.attended)
             backward(value / n_shares if n_shares > 1 else value)
             losses.append(value.detach())
-            if i == 0:
-                in_place = _Outputs(logits.detach(), attended)  # whose gradient the relation leaves out
+            if i == 0 or loss.teacher == "next larger":
+                before = _Outputs(logits.detach(), attended)  # whose gradient the relation leaves out
     return torch.stack(losses)
 
 
@@ -139,7 +140,7 @@ def _together(
     archs: Sequence[Architecture],
     loss: Loss,
     progress: float,
-    teacher: nn.Module | None,
+    teacher: Callable[[Tensor], Tensor] | None,
     n_shares: int,
     autocast: torch.dtype | None,
     backward: Callable[[Tensor], None],
@@ -165,7 +166,7 @@ def mean_losses(
     archs: Sequence[Architecture],
     loss: Loss,
     progress: float = 0.0,
-    teacher: nn.Module | None = None,
+    teacher: Callable[[Tensor], Tensor] | None = None,
     *,
     accumulation: int = 1,
     autocast: torch.dtype | None = None,
@@ -200,6 +201,27 @@ def freeze(module: nn.Module) -> nn.Module:
     return module
 
 
+def teaching(supernet: nn.Module, arch: Architecture) -> Callable[[Tensor], Tensor]:
+    """A sub-network as a teacher as it is at every call, such as that of an average of the weights.
+
+    Like a frozen one it has no dropout and the statistics of the batch, and the running statistics are left alone.
+    """
+
+    @torch.no_grad()
+    def teacher(images: Tensor) -> Tensor:
+        norms = [norm for norm in batch_norms(supernet) if norm.track_running_stats]
+        with batch_statistics(supernet):
+            for norm in norms:
+                norm.track_running_stats = False
+            try:
+                return supernet(images, arch)
+            finally:
+                for norm in norms:
+                    norm.track_running_stats = True
+
+    return teacher
+
+
 @contextmanager
 def seeded(device: torch.device, *key: int) -> Iterator[None]:
     """Inside, torch's own random numbers (dropout) follow from the key; outside they go on as if nothing happened."""
@@ -219,7 +241,11 @@ class _Outputs(NamedTuple):
 
 
 def _outputs(
-    autocast: torch.dtype | None, with_attention: bool, network: nn.Module, images: Tensor, *arch: Architecture
+    autocast: torch.dtype | None,
+    with_attention: bool,
+    network: Callable[..., Tensor],
+    images: Tensor,
+    *arch: Architecture,
 ) -> _Outputs:
     """Raises ValueError where attention is asked for and there is none."""
     if not with_attention:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -18,7 +18,7 @@ from supernet.space import SearchSpace
 from supernet.space.roles import roles_of
 from supernet.training.checkpoint import CheckpointFolder, as_plain, first_difference, load_checkpoint
 from supernet.training.collapse import CollapseError
-from supernet.training.gradients import freeze
+from supernet.training.gradients import freeze, teaching
 from supernet.training.interruption import StopSignals, TrainingInterrupted
 from supernet.training.optimisation import Optimisation
 from supernet.training.phases import Phase, check_phases
@@ -118,7 +118,7 @@ class Loop:
                 labels,
                 phase=phase,
                 optimisation=optimisation,
-                teacher=self.teacher if phase.loss.teacher == "frozen" else None,
+                teacher=self._teacher_of(phase),
                 sampler_state=self.sampler_state,
                 step=self.step,
                 step_of_phase=step_of_phase,
@@ -217,6 +217,13 @@ class Loop:
         if self.trainer.engine.channels_last:
             teacher.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return teacher
+
+    def _teacher_of(self, phase: Phase) -> Callable[[torch.Tensor], torch.Tensor] | None:
+        """Who teaches a step of the phase and is not trained in it."""
+        if phase.loss.teacher == "average":
+            assert self.average is not None
+            return teaching(self.average.module, phase.space.largest)
+        return self.teacher if phase.loss.teacher == "frozen" else None
 
     def _new_average(self) -> ModelEmaV3 | None:
         decay = self.trainer.engine.ema
@@ -373,6 +380,10 @@ def _as_module(trainer: Trainer) -> nn.Module:
             forward_of_many(supernet)  # what cannot do it is told here
     if trainer.engine.ema is not None and any(phase.pruning is not None for phase in trainer.phases):
         raise ValueError("an average of the weights keeps what pruning has set to zero; set ema to None")
+    if trainer.engine.ema is None and any(phase.loss.teacher == "average" for phase in trainer.phases):
+        raise ValueError(
+            "the average of the weights is to teach, and none is kept; set ema of the engine, such as 0.998"
+        )
     if trainer.engine.channels_last:
         supernet.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if trainer.engine.compile:

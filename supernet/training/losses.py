@@ -12,12 +12,29 @@ from supernet.training.imitation import AlphaDivergence, Imitation, SoftLabels
 if TYPE_CHECKING:  # recipes make losses to check themselves, and must not wait for torch
     from torch import Tensor
 
-__all__ = ["LABEL_SMOOTHING", "CrossEntropy", "Distillation", "InPlaceDistillation", "Loss", "OwnLoss", "Teacher"]
+__all__ = [
+    "LABEL_SMOOTHING",
+    "OF_THE_STEP",
+    "CrossEntropy",
+    "Distillation",
+    "InPlaceDistillation",
+    "InStepTeacher",
+    "Loss",
+    "OwnLoss",
+    "Teacher",
+]
 
 LABEL_SMOOTHING = 0.1
 
-Teacher = Literal["none", "frozen", "in place"]
-"""Nobody; the largest network as it was before the first phase that asks for it; the largest network of the step."""
+Teacher = Literal["none", "frozen", "in place", "next larger", "average"]
+"""Nobody; the largest network as it was before the first phase that asks for it; the largest network of the step; the
+sub-network before it in the step; the largest network with the average of the weights (`Engine.ema`)."""
+
+InStepTeacher = Literal["in place", "next larger", "average"]
+"""Those that learn along with their students."""
+
+OF_THE_STEP: frozenset[Teacher] = frozenset(("in place", "next larger"))
+"""Teachers that are trained in the same step, on the same images."""
 
 
 class Loss(Protocol):
@@ -122,17 +139,18 @@ class InPlaceDistillation:
     In-place distillation (Yu & Huang 2019; BigNAS, Yu et al. 2020) uses soft labels only, ``label_weight=(0, 0)``. In a
     short training from scratch the teacher is poor at first, and labels serve better: the loss of the others is
     w · labels + (1 − w) · imitation, with w going linearly from the first to the second number over the phase.
+
+    The teacher may also be the sub-network before it in a step from large to small (progressive knowledge transfer:
+    Scala, Zhang et al. 2024), or the largest network with the average of the weights over the last steps (mean teacher,
+    Tarvainen & Valpola 2017), which then teaches the largest network, too.
     """
 
     label_weight: tuple[float, float] = (1.0, 0.0)
     label_smoothing: float = LABEL_SMOOTHING
     imitation: Imitation = field(default_factory=SoftLabels)
+    teacher: InStepTeacher = "in place"
     own: OwnLoss | None = None  # in the place of the cross-entropy with the labels
     relation: AttentionRelation | None = None  # on top, from the last attention of both; the engine adds it
-
-    @property
-    def teacher(self) -> Teacher:
-        return "in place"
 
     def __post_init__(self) -> None:
         _check_share("label smoothing", self.label_smoothing)

@@ -13,7 +13,7 @@ from supernet.space.roles import ROLES, Role
 from supernet.training.attention import AttentionRelation, Pathways
 from supernet.training.draws import Draw, Nested
 from supernet.training.imitation import AlphaDivergence, MeanSquare
-from supernet.training.losses import CrossEntropy, Distillation, InPlaceDistillation, Loss, OwnLoss
+from supernet.training.losses import OF_THE_STEP, CrossEntropy, Distillation, InPlaceDistillation, Loss, OwnLoss
 from supernet.training.samplers import AdaptiveSampler, Largest, Sampler, Sandwich, Uniform
 
 __all__ = [
@@ -125,15 +125,22 @@ class Phase:
         if self.clip is not None and self.clip <= 0:
             return f"gradients cannot be clipped at {self.clip}; use None for no limit"
         if not self.sampler.largest_first:
-            needs = "in-place distillation" if self.loss.teacher == "in place" else "regularising only the largest"
-            if self.loss.teacher == "in place" or self.regularise == "largest":
+            of_the_step = self.loss.teacher in OF_THE_STEP
+            needs = "in-place distillation" if of_the_step else "regularising only the largest"
+            if of_the_step or self.regularise == "largest":
                 return (
                     f"{needs} needs the largest network in every step, which {type(self.sampler).__name__} does not "
                     "give; use Sandwich"
                 )
         if self.clip is None and _has_alpha(self.loss):
             return "an α-divergence without clip lets single steps destroy the weights; set clip = 1.0"
-        if self.split_batch and self.loss.teacher == "in place":
+        if self.loss.teacher == "next larger" and not getattr(
+            getattr(self.sampler, "places", self.sampler), "descending", False
+        ):
+            return (
+                "the next larger sub-network teaches in steps from large to small alone; use Sandwich(descending=True)"
+            )
+        if self.split_batch and self.loss.teacher in OF_THE_STEP:
             return "with split_batch the largest network sees other images than those it should teach; use CrossEntropy"
         if self.split_batch and isinstance(self.sampler, AdaptiveSampler):
             return "with split_batch the losses of a step are of different images, which cannot be compared; drop it"
@@ -234,7 +241,7 @@ def with_relation(phases: Sequence[Phase], relation: AttentionRelation) -> tuple
     def changed(phase: Phase) -> Phase:
         if not isinstance(phase.loss, Distillation | InPlaceDistillation):
             return phase
-        if phase.loss.teacher == "in place":
+        if phase.loss.teacher != "frozen":
             raise ValueError(
                 f"phase {phase.name!r}: relations among tokens to a teacher in place run away, since it has the "
                 'weights of its students; take a frozen one, such as fine_tuning with teacher = "frozen"'

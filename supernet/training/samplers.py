@@ -106,11 +106,19 @@ class Sandwich:
     The sandwich rule (Yu & Huang 2019; BigNAS, Yu et al. 2020). The largest comes first, so that it can teach the rest.
     Without the smallest this is the step of supernet fine-tuning (InstaTune, Sarah et al. 2023). Of a space of a single
     architecture that one alone is trained, and once.
+
+    Attributes:
+        n_random: drawn ones.
+        draw: how they are drawn.
+        smallest: whether the smallest is trained.
+        descending: drawn ones come from large to small, by how large their choices are on average, so that each can
+            be taught by the one before it.
     """
 
     n_random: int = 2
     draw: Draw = field(default_factory=Evenly)
     smallest: bool = True
+    descending: bool = False
     largest_first = True
 
     def __post_init__(self) -> None:
@@ -124,4 +132,7 @@ class Sandwich:
         """A step with these in the random places."""
         if space.size == 1:
             return [space.largest]
+        if self.descending:
+            sizes = (space.encode(drawn) / np.maximum(space.n_choices - 1, 1)).sum(1)
+            drawn = [drawn[i] for i in np.argsort(-sizes, kind="stable")]
         return [space.largest, *drawn, *([space.smallest] if self.smallest else [])]

@@ -9,7 +9,14 @@ from supernet.architecture import Number
 from supernet.space import SearchSpace
 from supernet.space.roles import ROLES, Role
 from supernet.training.imitation import Imitation, SoftLabels
-from supernet.training.losses import LABEL_SMOOTHING, CrossEntropy, Distillation, InPlaceDistillation, Loss
+from supernet.training.losses import (
+    LABEL_SMOOTHING,
+    CrossEntropy,
+    Distillation,
+    InPlaceDistillation,
+    InStepTeacher,
+    Loss,
+)
 from supernet.training.phases import Phase, Schedule, Sort, has_widths, is_width
 from supernet.training.samplers import Largest, Sandwich, Uniform
 
@@ -112,6 +119,7 @@ def gradual_shrinking(
     at_once: Sequence[Group] = _AT_ONCE,
     step_by_step: Sequence[Group] = _STEP_BY_STEP,
     roles: Mapping[str, Role] = ROLES,
+    teacher: InStepTeacher = "in place",
 ) -> tuple[Phase, ...]:
     """Progressive shrinking inside one schedule, with the sandwich rule.
 
@@ -135,6 +143,7 @@ def gradual_shrinking(
         at_once: groups of roles of choices that are open from the beginning.
         step_by_step: groups of roles of choices that open one after the other, in this order.
         roles: of the names of choices; `roles_of` a supernet tells them.
+        teacher: of what is smaller than the largest; see `InPlaceDistillation`.
 
     Raises:
         ValueError: a choice of the space has no role among the groups, so it would never be trained alone; or `opening`
@@ -147,12 +156,12 @@ def gradual_shrinking(
     # largest network alone would train it several times.
     n_together = sum(step.number is None for step in steps)
     parts = [step.space for step in steps[max(n_together - 1, 0) : -1]] if opening else []
-    loss = InPlaceDistillation(label_weight, label_smoothing, imitation or SoftLabels())
+    loss = InPlaceDistillation(label_weight, label_smoothing, imitation or SoftLabels(), teacher)
     shrinking = Phase(
         "shrinking",
         space,
         schedule,
-        Sandwich(n_random),
+        Sandwich(n_random, descending=teacher == "next larger"),
         loss,
         sort="all" if sort and has_widths(space, roles) else "none",
         clip=clip,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -72,7 +72,7 @@ class Stepper:
         *,
         phase: Phase,
         optimisation: Optimisation,
-        teacher: nn.Module | None,
+        teacher: Callable[[Tensor], Tensor] | None,
         sampler_state: Mapping[str, Any],
         step: int,
         step_of_phase: int,
@@ -87,7 +87,7 @@ class Stepper:
             labels: of the images.
             phase: its space, sampler and loss.
             optimisation: the optimiser of the phase.
-            teacher: the frozen teacher, for losses that want one.
+            teacher: the frozen teacher, or that of the average, for losses that want one.
             sampler_state: for samplers that learn.
             step: number of the step over the whole run.
             step_of_phase: the same within the phase.
