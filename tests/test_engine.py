@@ -15,6 +15,7 @@ from supernet.networks.timm_supernet import TimmSupernet
 from supernet.training import (
     CrossEntropy,
     Engine,
+    InPlaceDistillation,
     Largest,
     Mixing,
     Phase,
@@ -59,7 +60,8 @@ def _supernet() -> TimmSupernet:
 def _trainer(engine: Engine, folder: Path | None = None, lr: float = 0.01) -> Trainer:
     net = _supernet()
     first = Phase("largest", net.space, Schedule(1, lr), Largest())
-    sandwich = Phase("sandwich", net.space, Schedule(1, lr), Sandwich(1), clip=1.0)
+    loss = CrossEntropy() if engine.ema is None else InPlaceDistillation((0.5, 0.5), teacher="average")
+    sandwich = Phase("sandwich", net.space, Schedule(1, lr), Sandwich(1), loss, clip=1.0)
     return Trainer(net, (first, sandwich), Noise(), engine=engine, folder=folder, save_steps=1)
 
 
@@ -120,6 +122,13 @@ def test_half_precision_computes_almost_the_same() -> None:
     for precision in ("bf16", "fp16"):
         assert losses[precision] != losses["fp32"]
         np.testing.assert_allclose(losses[precision], losses["fp32"], rtol=0.03)
+
+
+def test_an_average_that_is_not_kept_cannot_teach() -> None:
+    net = _supernet()
+    phase = Phase("x", net.space, Schedule(1, 0.1), Sandwich(1), InPlaceDistillation(teacher="average"))
+    with pytest.raises(ValueError, match="the average of the weights is to teach, and none is kept; set ema"):
+        Trainer(net, (phase,), Noise()).run()
 
 
 # -- the average ------------------------------------------------------------------------------------------------------

@@ -39,6 +39,14 @@ def test_sandwich_is_largest_first_smallest_last(n_random: int) -> None:
         assert (archs[0], archs[-1]) == (SPACE.largest, SPACE.smallest)
 
 
+def test_a_descending_sandwich_has_the_same_from_large_to_small() -> None:
+    for step in range(50):
+        archs = Sandwich(4, descending=True)(SPACE, 0, step)
+        assert sorted(map(str, archs)) == sorted(map(str, Sandwich(4)(SPACE, 0, step)))
+        sizes = (SPACE.encode(archs) / (SPACE.n_choices - 1)).sum(1)
+        assert (np.diff(sizes) <= 0).all()
+
+
 def test_a_sandwich_of_one_architecture_trains_it_once() -> None:
     one = SearchSpace((32,), (Stage.uniform((2,), kernel=(5,)),))
     assert Sandwich(3)(one, 0, 7) == [one.largest] == Sandwich(0, smallest=False)(one, 0, 7)

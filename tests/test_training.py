@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from supernet import Architecture, Block, SearchSpace, Stage, create_supernet
 from supernet.networks.timm_supernet import TimmSupernet
-from supernet.scoring.calibration import evaluate, recalibrate
+from supernet.scoring.calibration import batch_norms, evaluate, recalibrate
 from supernet.scoring.images import resize
 from supernet.training import (
     CollapseError,
@@ -37,7 +37,7 @@ from supernet.training import (
     progressive_shrinking,
     single_stage,
 )
-from supernet.training.gradients import accumulate_gradients, freeze
+from supernet.training.gradients import accumulate_gradients, freeze, teaching
 
 
 class Digits:
@@ -139,19 +139,36 @@ def test_a_step_of_one_subnetwork_is_a_plain_training_step() -> None:
         torch.testing.assert_close(gradients[name], parameter.grad, msg=name)
 
 
-@pytest.mark.parametrize("loss", [CrossEntropy(), InPlaceDistillation((0.5, 0.0)), Distillation()], ids=str)
+@pytest.mark.parametrize(
+    "loss",
+    [
+        CrossEntropy(),
+        InPlaceDistillation((0.5, 0.0)),
+        InPlaceDistillation((0.5, 0.0), teacher="next larger"),
+        InPlaceDistillation((0.5, 0.0), teacher="average"),
+        Distillation(),
+    ],
+    ids=str,
+)
 def test_gradients_of_a_step_are_the_sum_of_separate_ones(loss: CrossEntropy) -> None:
     images, labels = _batch()
     net = _tiny_supernet().train()
     archs = Sandwich(2)(net.space, 0, 0)
-    teacher = freeze(net.extract(net.space.largest)) if loss.teacher == "frozen" else None
+    teacher = freeze(net.extract(net.space.largest)) if loss.teacher in ("frozen", "average") else None
     losses = accumulate_gradients(net, images, labels, archs, loss, 0.2, teacher)
     together = _gradients(net)
     with torch.no_grad():
-        in_place = net(images, archs[0])
+        of_step = [net(resize(images, arch.resolution), arch) for arch in archs]
     for i, arch in enumerate(archs):
         x = resize(images, arch.resolution)
-        targets = {"none": None, "in place": in_place if i else None, "frozen": teacher(x) if teacher else None}
+        frozen = teacher(x) if teacher else None
+        targets = {
+            "none": None,
+            "in place": of_step[0] if i else None,
+            "next larger": of_step[i - 1] if i else None,
+            "frozen": frozen,
+            "average": frozen,
+        }
         value = loss(net(x, arch), labels, targets[loss.teacher], 0.2)
         value.backward()
         torch.testing.assert_close(losses[i], value.detach())
@@ -203,6 +220,16 @@ def test_teacher_learns_nothing() -> None:
     assert all(parameter.grad is None for parameter in teacher.parameters())
     # In train mode: it normalises with the batch, as the largest network of the step would.
     torch.testing.assert_close(teacher(images), net.train()(images, net.space.largest))
+
+
+def test_an_average_teaches_as_the_largest_network_would_and_learns_nothing() -> None:
+    net = _tiny_supernet()
+    images, _ = _batch()
+    expected = freeze(net.extract(net.space.largest))(images)
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    torch.testing.assert_close(teaching(net.eval(), net.space.largest)(images), expected.detach())
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    assert all(norm.track_running_stats and not norm.training for norm in batch_norms(net))
 
 
 @pytest.mark.parametrize(("regularise", "dropped"), [("all", [True] * 4), ("largest", [True, False, False, False])])

@@ -183,6 +183,10 @@ def test_in_place_teacher_must_be_in_every_step(regularise: str) -> None:
             "which Shift does not give; use Sandwich",
         ),
         ({"sampler": Uniform(1, Nested(FAMILY)), "space": PUBLISHED.restrict(depth=(4,))}, "level 1 of the nested fam"),
+        (
+            {"sampler": Sandwich(), "loss": InPlaceDistillation(teacher="next larger")},
+            "from large to small alone; use Sandwich.descending=True",
+        ),
         ({"clip": 0}, "cannot be clipped at 0"),
     ],
 )
@@ -196,6 +200,9 @@ def test_what_goes_together_is_taken() -> None:
     Phase("x", PUBLISHED, SHORT, Sandwich(), ALPHA, clip=1.0)
     Phase("x", PUBLISHED, SHORT, Uniform(2, Nested(FAMILY)), split_batch=True)
     Phase("x", PUBLISHED, SHORT, Attentive(Sandwich(2, BINS)), InPlaceDistillation(), regularise="largest")
+    Phase(
+        "x", PUBLISHED, SHORT, Attentive(Sandwich(2, BINS, descending=True)), InPlaceDistillation(teacher="next larger")
+    )
 
 
 def _shares(phase: Phase, n: int = 100) -> dict[tuple[int, int, int], int]:

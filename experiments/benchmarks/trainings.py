@@ -179,7 +179,7 @@ def _related_in_place(phases: Sequence[Phase], weight: float) -> tuple[Phase, ..
     )
 
 
-AVERAGED = {"average of weights": 0.998, "taught by the average": 0.998}
+AVERAGED = {"average of weights": 0.998, "taught by the average": 0.98}
 TRANSFORMERS: dict[str, Make] = {
     "attention to 1 of 4": lambda bench: with_pathways(gradual(bench), Pathways(4)),
     "attention to 1 of 4, near ones": lambda bench: with_pathways(gradual(bench), Pathways(4, window=6)),
