@@ -345,6 +345,8 @@ def test_differences_are_named() -> None:
     assert first_difference(plain, plain) is None
     assert first_difference({"a": [1, 2]}, {"a": [1, 3]}) == "a.1 was 2 and is 3"
     assert first_difference({"a": 1, "b": 2}, {"b": 2, "a": 1}) is not None  # the order of genes
+    assert first_difference({"b": 1}, {"a": 2, "b": 1}, "x") == "x.a was not there and is 2"
+    assert first_difference({"a": 2, "b": 1}, {"b": 3}) == "b was 1 and is 3"
     assert first_difference([1], [1, 2]) == "it was [1] and is [1, 2]"
     with pytest.raises(TypeError, match="cannot be part"):
         as_plain({"f": print})

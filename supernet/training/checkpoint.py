@@ -129,8 +129,8 @@ def first_difference(old: Any, new: Any, where: str = "") -> str | None:
     The order of the names of a dictionary counts: it is the order of the genes.
     """
     items: list[tuple[str, Any, Any]] = []
-    if isinstance(old, dict) and isinstance(new, dict) and list(old) == list(new):
-        items = [(name, old[name], new[name]) for name in old]
+    if isinstance(old, dict) and isinstance(new, dict) and (set(old) != set(new) or list(old) == list(new)):
+        items = [(name, old[name], new[name]) for name in old if name in new]
     elif isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         items = [(str(i), a, b) for i, (a, b) in enumerate(zip(old, new, strict=True))]
     elif old != new or type(old) is not type(new) or isinstance(old, dict):
@@ -138,6 +138,10 @@ def first_difference(old: Any, new: Any, where: str = "") -> str | None:
     for name, a, b in items:
         if (difference := first_difference(a, b, f"{where}.{name}" if where else name)) is not None:
             return difference
+    if isinstance(old, dict) and (names := set(old) ^ set(new)):
+        name = min(names)
+        was, now = (_short(value[name]) if name in value else "not there" for value in (old, new))
+        return f"{f'{where}.{name}' if where else name} was {was} and is {now}"
     return None
 
 
