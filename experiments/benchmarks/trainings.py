@@ -36,6 +36,8 @@ __all__ = ["ALL", "AVERAGED", "TRAININGS", "Bench", "cost", "gradual", "single"]
 
 LARGEST_FIRST = 2  # epochs
 
+Make = Callable[["Bench"], tuple[Phase, ...]]
+
 
 @dataclass(frozen=True)
 class Bench:
@@ -62,6 +64,12 @@ def gradual(bench: Bench, largest: int = LARGEST_FIRST, **changes: Any) -> tuple
     """Shrinking inside one schedule."""
     first, schedule = bench.schedules(largest)
     return gradual_shrinking(bench.supernet.space, schedule, first, roles=roles_of(bench.supernet), **changes)
+
+
+def warmed(make: Make, bench: Bench, share: float = 1 / 6) -> tuple[Phase, ...]:
+    """The same with a rate that grows from 0 over the share of the schedule in which ranges open."""
+    *first, last = make(bench)
+    return *first, replace(last, schedule=replace(last.schedule, warmup_epochs=share * last.schedule.epochs))
 
 
 def one_curve(bench: Bench, largest: int = LARGEST_FIRST) -> tuple[Phase, ...]:
@@ -133,7 +141,6 @@ _WIDTH_FIRST = (("middle_width", "heads"), ("depth", "switch"), ("outer_width", 
 _TOGETHER = (("depth", "switch", "middle_width", "heads", "outer_width", "embedding"),)
 _KERNEL_LAST = (("depth", "switch"), ("middle_width", "heads"), ("outer_width", "embedding"), ("kernel",))
 
-Make = Callable[[Bench], tuple[Phase, ...]]
 TRAININGS: dict[str, Make] = {
     "single stage": single,
     "one schedule": gradual,
@@ -160,6 +167,8 @@ TRAININGS: dict[str, Make] = {
     "one schedule, 4 random": partial(gradual, n_random=4),
     "single stage, 4 random": partial(single, n_random=4),
     "one schedule, 1 random": partial(gradual, n_random=1),
+    "one schedule, warmed up": partial(warmed, gradual),
+    "single stage, warmed up": partial(warmed, single),
     "drawn: even over the MACs": lambda bench: drawn(bench, MacBins(bench.supernet)),
     "drawn: depth and expansion coupled": lambda bench: drawn(bench, Coupled()),
     "taught by the next larger": partial(gradual, teacher="next larger"),
