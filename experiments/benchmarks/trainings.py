@@ -168,6 +168,7 @@ TRAININGS: dict[str, Make] = {
     "single stage, 4 random": partial(single, n_random=4),
     "one schedule, 1 random": partial(gradual, n_random=1),
     "one schedule, warmed up": partial(warmed, gradual),
+    "one schedule, 1 random, warmed up": partial(warmed, partial(gradual, n_random=1)),
     "single stage, warmed up": partial(warmed, single),
     "drawn: even over the MACs": lambda bench: drawn(bench, MacBins(bench.supernet)),
     "drawn: depth and expansion coupled": lambda bench: drawn(bench, Coupled()),
