@@ -35,6 +35,7 @@ from supernet.training.shrinking import keep_largest
 __all__ = ["ALL", "AVERAGED", "TRAININGS", "Bench", "cost", "gradual", "single"]
 
 LARGEST_FIRST = 2  # epochs
+OPENING = 1 / 6  # of the steps after them
 
 Make = Callable[["Bench"], tuple[Phase, ...]]
 
@@ -47,29 +48,24 @@ class Bench:
     epochs: int
     peak_lr: float
 
-    def schedules(self, largest: int = LARGEST_FIRST) -> tuple[Schedule | None, Schedule]:
-        """Of the largest network alone, and of the rest of the epochs; the first one warms up."""
-        if not largest:
-            return None, Schedule(self.epochs, self.peak_lr, 1)
-        return Schedule(largest, self.peak_lr, min(1, largest / 2)), Schedule(self.epochs - largest, self.peak_lr)
+    def schedules(self, largest: int = LARGEST_FIRST, grows: bool = True) -> tuple[Schedule | None, Schedule]:
+        """Of the largest network alone, and of the rest of the epochs, where the rate grows while ranges open, or jumps
+        from 0 to the highest."""
+        rest = self.epochs - largest
+        schedule = Schedule(rest, self.peak_lr, rest * OPENING if grows else 0.0)
+        return Schedule(largest, self.peak_lr, min(1, largest / 2)) if largest else None, schedule
 
 
-def single(bench: Bench, largest: int = LARGEST_FIRST, **changes: Any) -> tuple[Phase, ...]:
+def single(bench: Bench, largest: int = LARGEST_FIRST, grows: bool = True, **changes: Any) -> tuple[Phase, ...]:
     """Single stage: all open from the start."""
-    first, schedule = bench.schedules(largest)
+    first, schedule = bench.schedules(largest, grows)
     return single_stage(bench.supernet.space, schedule, warmup=first, **{"label_weight": (1.0, 0.5), **changes})
 
 
-def gradual(bench: Bench, largest: int = LARGEST_FIRST, **changes: Any) -> tuple[Phase, ...]:
+def gradual(bench: Bench, largest: int = LARGEST_FIRST, grows: bool = True, **changes: Any) -> tuple[Phase, ...]:
     """Shrinking inside one schedule."""
-    first, schedule = bench.schedules(largest)
+    first, schedule = bench.schedules(largest, grows)
     return gradual_shrinking(bench.supernet.space, schedule, first, roles=roles_of(bench.supernet), **changes)
-
-
-def warmed(make: Make, bench: Bench, share: float = 1 / 6) -> tuple[Phase, ...]:
-    """The same with a rate that grows from 0 over the share of the schedule in which ranges open."""
-    *first, last = make(bench)
-    return *first, replace(last, schedule=replace(last.schedule, warmup_epochs=share * last.schedule.epochs))
 
 
 def one_curve(bench: Bench, largest: int = LARGEST_FIRST) -> tuple[Phase, ...]:
@@ -144,6 +140,8 @@ _KERNEL_LAST = (("depth", "switch"), ("middle_width", "heads"), ("outer_width", 
 TRAININGS: dict[str, Make] = {
     "single stage": single,
     "one schedule": gradual,
+    "single stage, the rate jumps": partial(single, grows=False),
+    "one schedule, the rate jumps": partial(gradual, grows=False),
     "one schedule, largest within": one_curve,
     "published phases": published,
     "opening: over 1/3": partial(gradual, opening=1 / 3),
@@ -167,9 +165,6 @@ TRAININGS: dict[str, Make] = {
     "one schedule, 4 random": partial(gradual, n_random=4),
     "single stage, 4 random": partial(single, n_random=4),
     "one schedule, 1 random": partial(gradual, n_random=1),
-    "one schedule, warmed up": partial(warmed, gradual),
-    "one schedule, 1 random, warmed up": partial(warmed, partial(gradual, n_random=1)),
-    "single stage, warmed up": partial(warmed, single),
     "drawn: even over the MACs": lambda bench: drawn(bench, MacBins(bench.supernet)),
     "drawn: depth and expansion coupled": lambda bench: drawn(bench, Coupled()),
     "taught by the next larger": partial(gradual, teacher="next larger"),
