@@ -27,7 +27,7 @@ from experiments.settings.sections import (
     SearchSettings,
 )
 from experiments.settings.supernet import MobileNetV3Space
-from experiments.settings.training import SingleStageSettings
+from experiments.settings.training import GradualShrinkingSettings
 from supernet.training.collapse import Rollback
 
 __all__ = ["Found", "first_recipe", "look_into"]
@@ -107,7 +107,7 @@ def first_recipe(folder: Path, found: Found, budget: str | None = None) -> str:
     batch_size = max(2, min(64, found.n_train // 8 // 2 * 2))
     epochs = int(np.clip(round(_SEEN / found.n_train), 6, 40))
     first = max(1, epochs // 5)
-    spread = {"peak_lr": 0.1 * batch_size / 64, "warmup_epochs": 1.0 if epochs > 6 else 0.5}
+    rest, rate = epochs - first, 0.2 * batch_size / 64
     # By how much the accuracy of few images falls by chance alone: three standard errors, and more is a collapse.
     luck, usual = round(min(0.9, 1.5 / math.sqrt(found.n_validation)), 2), Rollback().margin or 0.0
     chosen: list[tuple[str, type[BaseModel], dict[str, Any]]] = [
@@ -119,9 +119,10 @@ def first_recipe(folder: Path, found: Found, budget: str | None = None) -> str:
             "stages": [_stage(i) for i in range(n_stages)], "kernels": [3, 5], "expands": [2, 3, 4],
             "depths": [1, 2, 3], "resolutions": resolutions, "stem_width": 16, "head_width": 160, "feature_width": 160,
         }),
-        (_RULES_OF_THUMB + "[training]", SingleStageSettings, {
-            "method": "single_stage", "largest": {"epochs": first, **spread},
-            "schedule": {"epochs": epochs - first, "peak_lr": spread["peak_lr"]}, "label_weight": [1.0, 0.5],
+        (_RULES_OF_THUMB + "[training]", GradualShrinkingSettings, {
+            "method": "gradual_shrinking",
+            "largest": {"epochs": first, "peak_lr": rate, "warmup_epochs": 1.0 if epochs > 6 else 0.5},
+            "schedule": {"epochs": rest, "peak_lr": rate, "warmup_epochs": round(rest / 6, 1)},
         }),
         ("[engine]", EngineSettings, {} if luck < usual else {"rollback": {"margin": luck}}),
         ("[[devices]]", DeviceSettings, {"name": _DEVICE}),
@@ -133,7 +134,7 @@ def first_recipe(folder: Path, found: Found, budget: str | None = None) -> str:
         ("[search]", SearchSettings, {
             "evaluations": 40, **({"constraints": [f"latency@{_DEVICE} <= {budget}"]} if budget else {}),
         }),
-        ("[baselines]", BaselineSettings, {}),
+        ("[baselines]", BaselineSettings, {"peak_lr": rate / 2}),  # as in the demo
     ]  # fmt: skip
     kind = "grey" if found.grey else "colour"
     head = (

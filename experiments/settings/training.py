@@ -155,7 +155,7 @@ class SingleStageSettings(TrainedSettings):
     method: Literal["single_stage"]
     """The name of this method."""
     schedule: ScheduleSettings
-    """Of the training of all sub-networks."""
+    """Of the training of all sub-networks; with a warm-up of a sixth of it after `largest`, or points are lost."""
     largest: ScheduleSettings | None = None
     """Of the largest network alone before that; default none."""
     n_random: int = default(single_stage, "n_random")
@@ -245,7 +245,7 @@ class GradualShrinkingSettings(TrainedSettings):
     method: Literal["gradual_shrinking"]
     """The name of this method."""
     schedule: ScheduleSettings
-    """Of the training of all sub-networks."""
+    """Of the training of all sub-networks; with a warm-up as long as the ranges open, or points are lost."""
     largest: ScheduleSettings | None = None
     """Of the largest network alone in a phase before that; default none."""
     opening: float = default(gradual_shrinking, "opening")
