@@ -165,6 +165,7 @@ TRAININGS: dict[str, Make] = {
     "one schedule, 4 random": partial(gradual, n_random=4),
     "single stage, 4 random": partial(single, n_random=4),
     "one schedule, 1 random": partial(gradual, n_random=1),
+    "one schedule, none random": partial(gradual, n_random=0),
     "drawn: even over the MACs": lambda bench: drawn(bench, MacBins(bench.supernet)),
     "drawn: depth and expansion coupled": lambda bench: drawn(bench, Coupled()),
     "taught by the next larger": partial(gradual, teacher="next larger"),
