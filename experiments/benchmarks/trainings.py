@@ -63,9 +63,10 @@ def single(bench: Bench, largest: int = LARGEST_FIRST, grows: bool = True, **cha
 
 
 def gradual(bench: Bench, largest: int = LARGEST_FIRST, grows: bool = True, **changes: Any) -> tuple[Phase, ...]:
-    """Shrinking inside one schedule."""
+    """Shrinking inside one schedule, as the demo does it."""
     first, schedule = bench.schedules(largest, grows)
-    return gradual_shrinking(bench.supernet.space, schedule, first, roles=roles_of(bench.supernet), **changes)
+    settings = {"roles": roles_of(bench.supernet), "n_random": 1, **changes}
+    return gradual_shrinking(bench.supernet.space, schedule, first, **settings)
 
 
 def one_curve(bench: Bench, largest: int = LARGEST_FIRST) -> tuple[Phase, ...]:
@@ -78,9 +79,9 @@ def one_curve(bench: Bench, largest: int = LARGEST_FIRST) -> tuple[Phase, ...]:
 
 
 def gradual_without_smallest(bench: Bench) -> tuple[Phase, ...]:
-    """The same without the smallest of what is open in every step: three random ones."""
+    """The same without the smallest of what is open in every step: two random ones."""
     first, last = gradual(bench)
-    return first, replace(last, sampler=Sandwich(3, smallest=False))
+    return first, replace(last, sampler=Sandwich(2, smallest=False))
 
 
 @dataclass(frozen=True)
@@ -164,7 +165,8 @@ TRAININGS: dict[str, Make] = {
     "single stage, labels at half": partial(single, label_weight=(0.5, 0.5)),
     "one schedule, 4 random": partial(gradual, n_random=4),
     "single stage, 4 random": partial(single, n_random=4),
-    "one schedule, 1 random": partial(gradual, n_random=1),
+    "one schedule, 2 random": partial(gradual, n_random=2),
+    "single stage, 1 random": partial(single, n_random=1),
     "one schedule, none random": partial(gradual, n_random=0),
     "drawn: even over the MACs": lambda bench: drawn(bench, MacBins(bench.supernet)),
     "drawn: depth and expansion coupled": lambda bench: drawn(bench, Coupled()),
