@@ -235,12 +235,12 @@ def main() -> None:
     parser.add_argument("--archs", type=int, default=12, help="sub-networks, smallest and largest included")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="of data, weights and sub-networks")
     parser.add_argument("--rates", type=float, nargs="+", help="highest learning rates; default the recipe's")
-    parser.add_argument("--only", nargs="+", metavar="TRAINING", help=f"some of: {', '.join((_ALONE, *ALL))}")
+    parser.add_argument("--only", nargs="+", metavar="TRAINING", help=f"some of {', '.join(map(repr, (_ALONE, *ALL)))}")
     parser.add_argument("--show", action="store_true", help="print what is there, train nothing")
     options = parser.parse_args()
     known = (_ALONE, *ALL)
     if unknown := [name for name in options.only or () if name not in known]:
-        parser.error(f"no training is called {unknown[0]!r}; there are {', '.join(known)}")
+        parser.error(f"no training is called {unknown[0]!r}; there are {', '.join(map(repr, known))}")
     torch.set_num_threads(1)
     recipe = load_recipe(options.recipe)
     if options.data:

@@ -166,6 +166,7 @@ TRAININGS: dict[str, Make] = {
     "one schedule, 4 random": partial(gradual, n_random=4),
     "single stage, 4 random": partial(single, n_random=4),
     "one schedule, 2 random": partial(gradual, n_random=2),
+    "one schedule, 2 random, the rate jumps": partial(gradual, n_random=2, grows=False),
     "single stage, 1 random": partial(single, n_random=1),
     "one schedule, none random": partial(gradual, n_random=0),
     "drawn: even over the MACs": lambda bench: drawn(bench, MacBins(bench.supernet)),
