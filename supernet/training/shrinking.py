@@ -131,9 +131,9 @@ def gradual_shrinking(
 
     Args:
         space: the whole space; a role that it does not have, or with a single choice, opens nothing.
-        schedule: of the training of sub-networks. Give it a warm-up as long as the ranges open: while all networks of
-            a step are nearly the largest, their summed gradient is several times that of the largest alone, and a rate
-            that jumps to the highest costs points (docs/training.md).
+        schedule: of the training of sub-networks. Give it a warm-up as long as the ranges open: the gradient of the
+            first steps is several times that of the largest network alone, and points elsewhere, so that a rate that
+            jumps to the highest costs points (docs/training.md).
         largest: of the largest network alone in a phase before that; None when it is trained already.
         opening: share of the steps, from 0 to below 1, over which ranges open.
         n_random: drawn sub-networks per step, beside the largest and the smallest of what is open.
