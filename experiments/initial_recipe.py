@@ -134,7 +134,7 @@ def first_recipe(folder: Path, found: Found, budget: str | None = None) -> str:
         ("[search]", SearchSettings, {
             "evaluations": 40, **({"constraints": [f"latency@{_DEVICE} <= {budget}"]} if budget else {}),
         }),
-        ("[baselines]", BaselineSettings, {"peak_lr": rate / 2}),  # as in the demo
+        ("[baselines]", BaselineSettings, {}),
     ]  # fmt: skip
     kind = "grey" if found.grey else "colour"
     head = (
