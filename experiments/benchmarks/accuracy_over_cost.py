@@ -47,7 +47,7 @@ def points(folders: list[Path], training: str, split: str) -> Points:
     unit: float | None = None
     for folder in folders:
         results = [read_json(path) for path in sorted(folder.glob("*-[0-9]*.json"))]
-        budget = next((r["images"] for r in results if r["training"].startswith(_FIRST)), None)
+        budget = next((r["images"] for r in results if r["training"].split(" at ")[0] == _FIRST), None)
         if budget is None:
             raise SystemExit(f"{folder} has no result of {_FIRST!r}, by which costs are told")
         unit = unit or budget

@@ -63,10 +63,11 @@ def accuracy_alone(run: RunFolder, arch: Architecture, seed: int, report: Report
     definition = dict(run.supernet.definition or {})
     model = create_supernet(**definition, seed=run.recipe.seed + seed).extract(arch)
     static = Static(model, arch.resolution)
-    folder = run.path / "alone" / f"{arch.id}-{seed}"
-    weights = folder.with_suffix(".safetensors")
+    phases = alone_phases(run.recipe, run.untrained_supernet, static.space)
+    schedule = phases[0].schedule  # a recipe may be changed in what concerns baselines alone
+    folder = run.path / "alone" / f"{arch.id}-{seed}-{schedule.epochs}-epochs-at-{schedule.peak_lr:g}"
+    weights = folder.with_name(f"{folder.name}.safetensors")
     if not weights.exists():
-        phases = alone_phases(run.recipe, run.untrained_supernet, static.space)
         train_module(run, static, phases, folder, weights, f"training {arch.id} alone", report, model)
     model.load_state_dict(load_file(weights))
     images = run.data.evaluation_batches("test", run.recipe.score.batch_size)
