@@ -123,7 +123,7 @@ def test_the_transformer_has_the_published_choices() -> None:
 def test_gradual_shrinking_opens_all_in_the_first_sixth_of_one_schedule(name: str) -> None:
     _, net, (largest, shrinking) = built(name)
     assert largest.space == net.space and isinstance(largest.sampler, Largest)
-    assert shrinking.sampler == Sandwich(2 if name.startswith("imagenet") else 1)
+    assert shrinking.sampler == Sandwich(1 if name.startswith("cifar10") else 2)
     assert shrinking.loss.teacher == "in place"
     assert shrinking.schedule.warmup_epochs == pytest.approx(shrinking.schedule.epochs / 6)
     assert shrinking.opening[-1][0] == pytest.approx(1 / 6) and len(shrinking.opening) == 4

@@ -220,7 +220,7 @@ def test_ranges_open_inside_one_schedule() -> None:
     assert (largest.sampler, largest.space) == (Largest(), PUBLISHED)
     assert _shares(shrinking) == {(3, 1, 1): 4, (3, 2, 1): 4, (3, 3, 1): 4, (3, 3, 2): 4, (3, 3, 3): 84}
     assert shrinking.space_at(0.5) is shrinking.space is PUBLISHED
-    assert shrinking.sampler == Sandwich(1) and shrinking.regularise == "largest"
+    assert shrinking.sampler == Sandwich(2) and shrinking.regularise == "largest"
     assert shrinking.loss == InPlaceDistillation((1.0, 0.5))
     for (_, before), (_, after) in pairwise(shrinking.opening):
         assert before.smallest in after and after.smallest not in before

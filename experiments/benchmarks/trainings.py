@@ -63,7 +63,7 @@ def single(bench: Bench, largest: int = LARGEST_FIRST, grows: bool = True, **cha
 
 
 def gradual(bench: Bench, largest: int = LARGEST_FIRST, grows: bool = True, **changes: Any) -> tuple[Phase, ...]:
-    """Shrinking inside one schedule, as the demo does it."""
+    """Shrinking inside one schedule, with one random sub-network per step."""
     first, schedule = bench.schedules(largest, grows)
     settings = {"roles": roles_of(bench.supernet), "n_random": 1, **changes}
     return gradual_shrinking(bench.supernet.space, schedule, first, **settings)

@@ -110,7 +110,7 @@ def gradual_shrinking(
     schedule: Schedule,
     largest: Schedule | None = None,
     opening: float = 1 / 6,
-    n_random: int = 1,
+    n_random: int = 2,
     label_weight: tuple[float, float] = (1.0, 0.5),
     sort: bool = False,
     label_smoothing: float = LABEL_SMOOTHING,
