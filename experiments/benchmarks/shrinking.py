@@ -11,9 +11,9 @@ cost that of single stage with `--images`; on a data set the number of epochs do
 not a training of a supernet: every sub-network by itself from fresh weights, for all epochs and images, at the same
 highest rate; give it first, and differences are to it. With `--rates` every training is done at each of these instead
 of the recipe's highest rate.
-Accuracy is the mean over sub-networks spread evenly over the MACs, smallest and largest included, on validation and on
-test. Differences are to the first training with the same seed; their interval (90 %) takes the spread among seeds from
-all trainings together. Interrupted, the same command carries on.
+Accuracy is the mean over sub-networks spread evenly over the MACs, or drawn (`--drawn`), smallest and largest
+included, on validation and on test. Differences are to the first training with the same seed; their interval (90 %)
+takes the spread among seeds from all trainings together. Interrupted, the same command carries on.
 """
 
 from __future__ import annotations
@@ -61,6 +61,7 @@ class Settings:
     recipe: Recipe
     out: Path
     n_archs: int
+    drawn: bool = False
 
     def data(self, seed: int, train_images: int) -> ImageData:
         """The recipe's, with so many training images."""
@@ -109,11 +110,13 @@ class Settings:
         return self.out / f"{re.sub('[^a-z0-9.]+', '-', label)}-{seed}.json"
 
 
-def spread(supernet: TimmSupernet[Any], n: int) -> list[Architecture]:
-    """Smallest, largest, and the nearest to `n` - 2 even steps of MACs between them; the fewest MACs first."""
+def subnets(supernet: TimmSupernet[Any], n: int, drawn: bool) -> list[Architecture]:
+    """Smallest, largest, and `n` - 2 between them: the nearest to even steps of MACs, the fewest first; or drawn."""
     space = supernet.space
-    drawn = space.decode(np.unique(sample_in_bins(space, 50 * n, np.random.default_rng(5), supernet.macs), axis=0))
-    archs = [arch for arch in drawn if arch not in (space.smallest, space.largest)]
+    if drawn:
+        return [space.smallest, *space.sample(n - 2, np.random.default_rng(1)), space.largest]
+    pool = space.decode(np.unique(sample_in_bins(space, 50 * n, np.random.default_rng(5), supernet.macs), axis=0))
+    archs = [arch for arch in pool if arch not in (space.smallest, space.largest)]
     macs = supernet.macs(space.encode([space.smallest, *archs, space.largest]))
     steps = np.linspace(macs[0], macs[-1], n)[1:-1]
     return [space.smallest, *(archs[int(np.abs(macs[1:-1] - step).argmin())] for step in steps), space.largest]
@@ -160,7 +163,7 @@ def together(
     settings.train(supernet, phases, data, seed, settings.file(label, seed).stem, averaged)
     score, rows = settings.recipe.score, []
     calibration = list(data.calibration_batches(score.calibration_images, score.batch_size))
-    for arch in spread(supernet, settings.n_archs):
+    for arch in subnets(supernet, settings.n_archs, settings.drawn):
         subnet = recalibrate(supernet.extract(arch), calibration, arch.resolution).eval()
         rows.append(settings.score(arch, subnet, supernet, data))
     return rows, n_images, cost(supernet, phases, n_images // batch, seed)
@@ -172,7 +175,7 @@ def alone(
     """Train every one of the sub-networks by itself, from fresh weights, for all epochs."""
     data, rows, work = settings.data(seed, n_images), [], 0.0
     schedule = Schedule(bench.epochs, bench.peak_lr, 1)
-    for i, arch in enumerate(spread(bench.supernet, settings.n_archs)):
+    for i, arch in enumerate(subnets(bench.supernet, settings.n_archs, settings.drawn)):
         kept = settings.out / "alone" / f"{arch.id}-{bench.peak_lr:g}-{seed}.json"
         if not kept.exists():
             network = settings.supernet(seed + 1000 * (i + 1)).extract(arch)
@@ -233,6 +236,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=5120, help="training images of an epoch of the first training")
     parser.add_argument("--epochs", type=int, help="of every training but the published phases; default the recipe's")
     parser.add_argument("--archs", type=int, default=12, help="sub-networks, smallest and largest included")
+    parser.add_argument("--drawn", action="store_true", help="every choice alike, instead of even over the MACs")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1], help="of data, weights and sub-networks")
     parser.add_argument("--rates", type=float, nargs="+", help="highest learning rates; default the recipe's")
     parser.add_argument("--only", nargs="+", metavar="TRAINING", help=f"some of {', '.join(map(repr, (_ALONE, *ALL)))}")
@@ -245,7 +249,7 @@ def main() -> None:
     recipe = load_recipe(options.recipe)
     if options.data:
         recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"root": options.data})})
-    settings, console = Settings(recipe, options.out, options.archs), Console(width=130)
+    settings, console = Settings(recipe, options.out, options.archs, options.drawn), Console(width=130)
     results = []
     names: list[str] = options.only or list(TRAININGS)
     rates: list[float | None] = options.rates or [None]

@@ -18,8 +18,8 @@ __all__ = [
     "CrossEntropy",
     "Distillation",
     "InPlaceDistillation",
-    "InStepTeacher",
     "Loss",
+    "OnlineTeacher",
     "OwnLoss",
     "Teacher",
 ]
@@ -30,8 +30,8 @@ Teacher = Literal["none", "frozen", "in place", "next larger", "average"]
 """Nobody; the largest network as it was before the first phase that asks for it; the largest network of the step; the
 sub-network before it in the step; the largest network with the average of the weights (`Engine.ema`)."""
 
-InStepTeacher = Literal["in place", "next larger", "average"]
-"""Those that learn along with their students."""
+OnlineTeacher = Literal["in place", "next larger", "average"]
+"""Those that learn along with their students (online distillation)."""
 
 OF_THE_STEP: frozenset[Teacher] = frozenset(("in place", "next larger"))
 """Teachers that are trained in the same step, on the same images."""
@@ -148,7 +148,7 @@ class InPlaceDistillation:
     label_weight: tuple[float, float] = (1.0, 0.0)
     label_smoothing: float = LABEL_SMOOTHING
     imitation: Imitation = field(default_factory=SoftLabels)
-    teacher: InStepTeacher = "in place"
+    teacher: OnlineTeacher = "in place"
     own: OwnLoss | None = None  # in the place of the cross-entropy with the labels
     relation: AttentionRelation | None = None  # on top, from the last attention of both; the engine adds it
 

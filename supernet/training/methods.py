@@ -11,7 +11,7 @@ from supernet.space import SearchSpace
 from supernet.space.stage import Choices
 from supernet.training.draws import Cycles
 from supernet.training.imitation import Imitation, SoftLabels
-from supernet.training.losses import LABEL_SMOOTHING, CrossEntropy, Distillation, InPlaceDistillation, InStepTeacher
+from supernet.training.losses import LABEL_SMOOTHING, CrossEntropy, Distillation, InPlaceDistillation, OnlineTeacher
 from supernet.training.phases import Phase, Schedule
 from supernet.training.samplers import Largest, Sandwich, Uniform
 
@@ -46,13 +46,14 @@ def single_stage(
     label_smoothing: float = LABEL_SMOOTHING,
     clip: float | None = 1.0,
     imitation: Imitation | None = None,
-    teacher: InStepTeacher = "in place",
+    teacher: OnlineTeacher = "in place",
 ) -> tuple[Phase, ...]:
     """Sandwich rule with in-place distillation (BigNAS, Yu et al. 2020; AttentiveNAS, Wang et al. 2021).
 
     Every step trains the largest network on labels, then `n_random` random ones and the smallest on its logits, with
     the labels at the weights `label_weight` from the first to the last step; only the largest is regularised.
-    `warmup` is a phase of the largest network alone before that: it matters for short trainings. Others may teach
+    `warmup` is a phase of the largest network alone before that: it matters for short trainings, and so does a warm-up
+    of `schedule` after it, since the gradients of the first steps are several times larger. Others may teach
     instead of the largest: see `InPlaceDistillation`.
     """
     loss = InPlaceDistillation(label_weight, label_smoothing, imitation or SoftLabels(), teacher)

@@ -14,8 +14,8 @@ from supernet.training.losses import (
     CrossEntropy,
     Distillation,
     InPlaceDistillation,
-    InStepTeacher,
     Loss,
+    OnlineTeacher,
 )
 from supernet.training.phases import Phase, Schedule, Sort, has_widths, is_width
 from supernet.training.samplers import Largest, Sandwich, Uniform
@@ -119,7 +119,7 @@ def gradual_shrinking(
     at_once: Sequence[Group] = _AT_ONCE,
     step_by_step: Sequence[Group] = _STEP_BY_STEP,
     roles: Mapping[str, Role] = ROLES,
-    teacher: InStepTeacher = "in place",
+    teacher: OnlineTeacher = "in place",
 ) -> tuple[Phase, ...]:
     """Progressive shrinking inside one schedule, with the sandwich rule.
 
