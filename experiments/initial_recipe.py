@@ -107,7 +107,7 @@ def first_recipe(folder: Path, found: Found, budget: str | None = None) -> str:
     batch_size = max(2, min(64, found.n_train // 8 // 2 * 2))
     epochs = int(np.clip(round(_SEEN / found.n_train), 6, 40))
     first = max(1, epochs // 5)
-    rest, rate = epochs - first, 0.2 * batch_size / 64
+    rest, rate = epochs - first, float(f"{0.2 * batch_size / 64:.3g}")
     # By how much the accuracy of few images falls by chance alone: three standard errors, and more is a collapse.
     luck, usual = round(min(0.9, 1.5 / math.sqrt(found.n_validation)), 2), Rollback().margin or 0.0
     chosen: list[tuple[str, type[BaseModel], dict[str, Any]]] = [
