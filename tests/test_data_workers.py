@@ -159,6 +159,26 @@ def test_decoded_images_are_kept_shared_and_made_again_when_files_change(folder,
     assert len(list(tmp_path.iterdir())) == 8  # of the one split that has this image
 
 
+def test_a_training_that_goes_while_a_batch_is_handed_over_leaves_no_lines(folder, monkeypatch, capfd):
+    batches = open_data(folder, workers=1).train_batches(0)
+    next(batches)
+    reached = []
+
+    def interrupted(*_: object) -> None:
+        reached.append(1)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("multiprocessing.connection.answer_challenge", interrupted)
+        with pytest.raises(KeyboardInterrupt):  # between two messages with the process that has the memory
+            for _ in batches:
+                pass
+    assert reached
+    del batches
+    gc.collect()
+    assert capfd.readouterr() == ("", "")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("asked", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_to_the_whole_group_leaves_a_checkpoint_and_no_process(commands, tmp_path, recipe_path, asked, code):

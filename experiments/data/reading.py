@@ -5,10 +5,12 @@ from __future__ import annotations
 import gc
 import random
 import signal
+import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -104,7 +106,7 @@ class BatchReader:
             collate_fn=_as_it_is,
             prefetch_factor=_PREFETCH if workers else None,
             pin_memory=torch.cuda.is_available(),
-            worker_init_fn=_left_alone_by_signals,
+            worker_init_fn=_begin_process,
             generator=torch.Generator(),  # a generator of its own, so that the global one is left alone
             **settings,
         )
@@ -139,14 +141,22 @@ class _Batches(Dataset[tuple[Tensor, Tensor]]):
         return batch, torch.from_numpy(split.labels[request.places])
 
 
-def _left_alone_by_signals(number: int) -> None:
+def _begin_process(number: int) -> None:
     """A process that reads images ends when the training does, and some time after it was asked to end. torchrun, Slurm
-    and terminals send their signals to the whole group, and the training still has to finish its step."""
+    and terminals send their signals to the whole group, and the training still has to finish its step. It also says
+    nothing where the training goes while a batch is being handed over."""
     for name in ("SIGINT", "SIGUSR1"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     if hasattr(signal, "alarm"):
         signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_LEAVING_SECONDS))
+    sys.excepthook = _except_of_one_that_left
+
+
+def _except_of_one_that_left(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """For multiprocessing's thread that hands the memory of batches over; what reading raises does not come here."""
+    if not issubclass(kind, (EOFError, ConnectionError)):
+        sys.__excepthook__(kind, error, trace)
 
 
 def _next(batches: Iterator[Any], workers: int) -> Any:
