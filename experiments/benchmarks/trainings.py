@@ -17,6 +17,7 @@ from supernet.training import (
     AttentionRelation,
     Draw,
     InPlaceDistillation,
+    Largest,
     MacBins,
     Pathways,
     Phase,
@@ -76,6 +77,12 @@ def one_curve(bench: Bench, largest: int = LARGEST_FIRST) -> tuple[Phase, ...]:
     one = replace(space, resolutions=space.resolutions[-1:])
     one = keep_largest(one, {gene.name: 1 for gene in space.genes if gene.name != "resolution"})
     return (replace(whole, opening=((alone, one), *((alone + until, part) for until, part in whole.opening))),)
+
+
+def at_one_resolution(bench: Bench) -> tuple[Phase, ...]:
+    """The same with the largest network's phase at the largest resolution alone."""
+    first, last = gradual(bench)
+    return replace(first, space=last.space, sampler=Largest()), last
 
 
 def gradual_without_smallest(bench: Bench) -> tuple[Phase, ...]:
@@ -150,12 +157,16 @@ TRAININGS: dict[str, Make] = {
     "order: expansion before depth": partial(gradual, step_by_step=_WIDTH_FIRST),
     "order: depth and expansion together": partial(gradual, step_by_step=_TOGETHER),
     "order: kernel last": partial(gradual, at_once=(), step_by_step=_KERNEL_LAST),
+    "labels: not smoothed": partial(gradual, label_smoothing=0.0),
+    "labels: not smoothed, gradient not clipped": partial(gradual, label_smoothing=0.0, clip=None),
+    "gradient not clipped": partial(gradual, clip=None),
     "labels: fade": partial(gradual, label_weight=(1.0, 0.0)),
     "labels: half": partial(gradual, label_weight=(0.5, 0.5)),
     "labels: alone": partial(gradual, label_weight=(1.0, 1.0)),
     "largest first: not at all": partial(gradual, largest=0),
     "largest first: 1 epoch": partial(gradual, largest=1),
     "largest first: 4 epochs": partial(gradual, largest=4),
+    "largest first: at one resolution": at_one_resolution,
     "sorted after the largest": partial(gradual, sort=True),
     "without the smallest": gradual_without_smallest,
     "published phases with the sandwich": partial(published, sandwich=True),
