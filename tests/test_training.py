@@ -268,7 +268,7 @@ def test_learning_rate_warms_up_and_ends_at_zero() -> None:
 
 def test_every_phase_starts_afresh_and_the_log_tells_kinds_apart(tmp_path: Path) -> None:
     net = _tiny_supernet()
-    phases = single_stage(net.space, Schedule(2, 0.05), warmup=Schedule(1, 0.1))
+    phases = single_stage(net.space, Schedule(2, 0.05), warmup=Schedule(2, 0.1))  # of two resolutions
     steps: list[Progress] = []
     validations: list[int] = []
 
@@ -280,12 +280,12 @@ def test_every_phase_starts_afresh_and_the_log_tells_kinds_apart(tmp_path: Path)
 
     trainer = Trainer(net, phases, Digits(192), folder=tmp_path, validate=validate)
     epochs = trainer.run(only(Progress, steps.append))
-    assert [e.phase for e in epochs] == ["largest", "sandwich", "sandwich"]
-    assert [e.losses.keys() for e in epochs] == [{"largest"}] + [{"largest", "random", "smallest"}] * 2
-    assert validations == [3, 6, 9] and epochs[0].validation == {"accuracy": 0.5}
-    assert steps[3].lr == pytest.approx(0.05) and all(p.images_per_second > 0 for p in steps)
+    assert [e.phase for e in epochs] == ["largest", "largest", "sandwich", "sandwich"]
+    assert [e.losses.keys() for e in epochs] == [{"largest"}] * 2 + [{"largest", "random", "smallest"}] * 2
+    assert validations == [3, 6, 9, 12] and epochs[0].validation == {"accuracy": 0.5}
+    assert steps[6].lr == pytest.approx(0.05) and all(p.images_per_second > 0 for p in steps)
     again = Trainer(net, phases, Digits(192), folder=tmp_path).run(only(Progress, steps.append))
-    assert again == epochs and len(steps) == 9  # nothing was left to do
+    assert again == epochs and len(steps) == 12  # nothing was left to do
 
 
 def test_a_step_trains_the_sandwich_of_what_is_open() -> None:

@@ -176,4 +176,6 @@ class Stepper:
 
 
 def _kind(arch: Architecture, space: SearchSpace) -> str:
-    return "largest" if arch == space.largest else "smallest" if arch == space.smallest else "random"
+    if arch == space.largest or space.size == len(space.resolutions):  # where there is one, at whatever resolution
+        return "largest"
+    return "smallest" if arch == space.smallest else "random"
