@@ -268,7 +268,8 @@ def test_learning_rate_warms_up_and_ends_at_zero() -> None:
 
 def test_every_phase_starts_afresh_and_the_log_tells_kinds_apart(tmp_path: Path) -> None:
     net = _tiny_supernet()
-    phases = single_stage(net.space, Schedule(2, 0.05), warmup=Schedule(2, 0.1))  # of two resolutions
+    largest, *_ = progressive_shrinking(net.space, Schedule(2, 0.1))  # at both resolutions
+    phases = (largest, *single_stage(net.space, Schedule(2, 0.05)))
     steps: list[Progress] = []
     validations: list[int] = []
 

@@ -16,6 +16,7 @@ from supernet.training import (
     CrossEntropy,
     Distillation,
     InPlaceDistillation,
+    Largest,
     MacBins,
     Nested,
     Phase,
@@ -157,8 +158,7 @@ def test_keep_largest_keeps_what_is_not_named() -> None:
 
 def test_single_stage() -> None:
     warmup, sandwich = single_stage(PUBLISHED, SHORT, n_random=1, warmup=SHORT)
-    assert (warmup.sampler, sandwich.sampler) == (Uniform(1), Sandwich(1))
-    assert warmup.space == PUBLISHED.restrict(kernel=(7,), depth=(4,), expand=(6,))  # the largest, at all resolutions
+    assert (warmup.sampler, sandwich.sampler) == (Largest(), Sandwich(1))
     assert sandwich.regularise == "largest" and sandwich.clip == 1.0 and warmup.clip == 1.0
     assert len(single_stage(PUBLISHED, SHORT)) == len(plain(PUBLISHED, SHORT)) == 1
 
@@ -217,8 +217,7 @@ def _shares(phase: Phase, n: int = 100) -> dict[tuple[int, int, int], int]:
 
 def test_ranges_open_inside_one_schedule() -> None:
     largest, shrinking = gradual_shrinking(PUBLISHED, SHORT, SHORT, opening=0.16)
-    assert (largest.sampler, largest.space) == (Uniform(1), PUBLISHED.restrict(kernel=(7,), depth=(4,), expand=(6,)))
-    assert largest.clip == shrinking.clip == 1.0
+    assert (largest.sampler, largest.space) == (Largest(), PUBLISHED)
     assert _shares(shrinking) == {(3, 1, 1): 4, (3, 2, 1): 4, (3, 3, 1): 4, (3, 3, 2): 4, (3, 3, 3): 84}
     assert shrinking.space_at(0.5) is shrinking.space is PUBLISHED
     assert shrinking.sampler == Sandwich(2) and shrinking.regularise == "largest"
@@ -293,7 +292,7 @@ def test_fine_tuning_trains_the_full_network_and_some_beside_it() -> None:
     assert phase.sampler == Sandwich(2, smallest=False) and phase.sort == "all" and phase.regularise == "largest"
     assert phase.loss == Distillation(teacher="in place")
     first, second = fine_tuning(PUBLISHED, SHORT, teacher="frozen", largest=SHORT)
-    assert (first.sampler, second.loss.teacher) == (Uniform(1), "frozen")
+    assert (first.sampler, second.loss.teacher) == (Largest(), "frozen")
     check_phases((first, second), PUBLISHED)
 
 

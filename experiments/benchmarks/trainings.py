@@ -17,7 +17,6 @@ from supernet.training import (
     AttentionRelation,
     Draw,
     InPlaceDistillation,
-    Largest,
     MacBins,
     Pathways,
     Phase,
@@ -79,10 +78,11 @@ def one_curve(bench: Bench, largest: int = LARGEST_FIRST) -> tuple[Phase, ...]:
     return (replace(whole, opening=((alone, one), *((alone + until, part) for until, part in whole.opening))),)
 
 
-def at_one_resolution(bench: Bench) -> tuple[Phase, ...]:
-    """The same with the largest network's phase at the largest resolution alone."""
+def at_every_resolution(bench: Bench) -> tuple[Phase, ...]:
+    """The same with the largest network's phase at every resolution, as in the published phases."""
     first, last = gradual(bench)
-    return replace(first, space=last.space, sampler=Largest()), last
+    largest = keep_largest(last.space, {gene.name: 1 for gene in last.space.genes if gene.name != "resolution"})
+    return replace(first, space=largest, sampler=Uniform(1)), last
 
 
 def gradual_without_smallest(bench: Bench) -> tuple[Phase, ...]:
@@ -166,7 +166,7 @@ TRAININGS: dict[str, Make] = {
     "largest first: not at all": partial(gradual, largest=0),
     "largest first: 1 epoch": partial(gradual, largest=1),
     "largest first: 4 epochs": partial(gradual, largest=4),
-    "largest first: at one resolution": at_one_resolution,
+    "largest first: at every resolution": at_every_resolution,
     "sorted after the largest": partial(gradual, sort=True),
     "without the smallest": gradual_without_smallest,
     "published phases with the sandwich": partial(published, sandwich=True),

@@ -14,7 +14,6 @@ from supernet.training.imitation import Imitation, SoftLabels
 from supernet.training.losses import LABEL_SMOOTHING, CrossEntropy, Distillation, InPlaceDistillation, OnlineTeacher
 from supernet.training.phases import Phase, Schedule
 from supernet.training.samplers import Largest, Sandwich, Uniform
-from supernet.training.shrinking import largest_alone
 
 __all__ = ["fine_tuning", "plain", "pruning", "random_sampling", "single_stage"]
 
@@ -161,4 +160,6 @@ def _growing(space: SearchSpace, opening: float) -> tuple[tuple[float, SearchSpa
 def _largest(
     space: SearchSpace, schedule: Schedule | None, label_smoothing: float, clip: float | None
 ) -> tuple[Phase, ...]:
-    return () if schedule is None else (largest_alone(space, schedule, label_smoothing, clip),)
+    if schedule is None:
+        return ()
+    return (Phase("largest", space, schedule, Largest(), CrossEntropy(label_smoothing), clip=clip),)

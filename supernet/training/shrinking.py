@@ -18,9 +18,9 @@ from supernet.training.losses import (
     OnlineTeacher,
 )
 from supernet.training.phases import Phase, Schedule, Sort, has_widths, is_width
-from supernet.training.samplers import Sandwich, Uniform
+from supernet.training.samplers import Largest, Sandwich, Uniform
 
-__all__ = ["SUBNETS", "gradual_shrinking", "keep_largest", "largest_alone", "progressive_shrinking"]
+__all__ = ["SUBNETS", "gradual_shrinking", "keep_largest", "progressive_shrinking"]
 
 Group = tuple[Role, ...]
 
@@ -90,7 +90,8 @@ def progressive_shrinking(
         loss = Distillation(distillation_weight, label_smoothing, "frozen", imitation or SoftLabels())
     phases: list[Phase] = []
     if largest is not None:
-        phases.append(largest_alone(space, largest, label_smoothing))
+        alone = keep_largest(space, dict.fromkeys(_elastic(space), 1))
+        phases.append(Phase("largest", alone, largest, Uniform(1), CrossEntropy(label_smoothing)))
     for opened in steps:
         if opened.number is None and full is None:
             raise ValueError(f"{', '.join(opened.names)} would never shrink; give `full`, the schedule of its phase")
@@ -122,11 +123,11 @@ def gradual_shrinking(
 ) -> tuple[Phase, ...]:
     """Progressive shrinking inside one schedule, with the sandwich rule.
 
-    As in `progressive_shrinking` (Cai et al. 2020) the largest network comes first, in a phase of its own and at every
-    resolution, and ranges open in the same order: groups of `at_once` from the first step on, then the next smaller
-    choice of one group of `step_by_step` after the other, evenly over the first `opening` of the steps. But the
-    learning rate falls once, over all of it, and every step is a sandwich of what is open, whose largest network
-    teaches the others in place, as in `single_stage` (Yu et al. 2020).
+    As in `progressive_shrinking` (Cai et al. 2020) the largest network comes first, in a phase of its own, and ranges
+    open in the same order: groups of `at_once` from the first step on, then the next smaller choice of one group of
+    `step_by_step` after the other, evenly over the first `opening` of the steps. But the learning rate falls once, over
+    all of it, and every step is a sandwich of what is open, whose largest network teaches the others in place, as in
+    `single_stage` (Yu et al. 2020).
 
     Args:
         space: the whole space; a role that it does not have, or with a single choice, opens nothing.
@@ -171,7 +172,7 @@ def gradual_shrinking(
     )
     if largest is None:
         return (shrinking,)
-    return largest_alone(space, largest, label_smoothing, clip), shrinking
+    return (Phase("largest", space, largest, Largest(), CrossEntropy(label_smoothing), clip=clip), shrinking)
 
 
 @dataclass(frozen=True)
@@ -235,11 +236,3 @@ def keep_largest(space: SearchSpace, counts: Mapping[str, int]) -> SearchSpace:
         return choices[-counts[name] :] if name in counts else choices
 
     return space.narrowed(keep)
-
-
-def largest_alone(
-    space: SearchSpace, schedule: Schedule, label_smoothing: float = LABEL_SMOOTHING, clip: float | None = None
-) -> Phase:
-    """The phase of the largest network alone, at every resolution."""
-    alone = keep_largest(space, dict.fromkeys(_elastic(space), 1))
-    return Phase("largest", alone, schedule, Uniform(1), CrossEntropy(label_smoothing), clip=clip)
