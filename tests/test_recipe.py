@@ -210,7 +210,13 @@ ALPHA = 'imitation = { kind = "alpha_divergence" }'
     [
         ("progressive_shrinking", ALPHA, "an α-divergence from a frozen teacher explodes"),
         ("fine_tuning", f'teacher = "frozen"\n{ALPHA}', "an α-divergence from a frozen teacher explodes"),
-        ("random_sampling", ALPHA, "imitation is of a teacher, and with distillation_weight 0 there is none"),
+        ("random_sampling", ALPHA, "imitation is of a teacher, and with distillation_weight 0 or split_batch there is"),
+        ("gradual_shrinking", f"split_batch = true\n{ALPHA}", "or split_batch there is none; remove one"),
+        (
+            "gradual_shrinking",
+            "split_batch = true\nlabel_weight = [1.0, 0.5]",
+            "label_weight is against a teacher, and with split_batch there is none; remove one",
+        ),
         ("fine_tuning", ALPHA, "without clip lets single steps destroy the weights; set clip = 1.0"),
         (
             "fine_tuning",

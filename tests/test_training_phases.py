@@ -232,6 +232,13 @@ def test_ranges_open_inside_one_schedule() -> None:
             gradual_shrinking(PUBLISHED, SHORT, opening=opening)
 
 
+def test_shrinking_with_images_shared_out_has_no_teacher() -> None:
+    largest, shrinking = gradual_shrinking(PUBLISHED, SHORT, SHORT, split_batch=True)
+    taught = gradual_shrinking(PUBLISHED, SHORT, SHORT)
+    assert (largest, shrinking) == (taught[0], replace(taught[1], loss=CrossEntropy(), split_batch=True))
+    check_phases((largest, shrinking), PUBLISHED)
+
+
 def test_roles_and_not_names_say_what_opens_when() -> None:
     blocks = Stage.uniform((10, 11, 12), heads=(6, 8, 12), mlp_ratio=(2, 4))
     space = SearchSpace((224,), (blocks,), {"embed_dim": (384, 768)})

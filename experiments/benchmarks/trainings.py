@@ -15,7 +15,6 @@ from supernet.networks.timm_supernet import TimmSupernet
 from supernet.space.roles import roles_of
 from supernet.training import (
     AttentionRelation,
-    CrossEntropy,
     Draw,
     InPlaceDistillation,
     MacBins,
@@ -219,15 +218,9 @@ def shared_out(bench: Bench, multi_architecture: bool) -> tuple[Phase, ...]:
     )  # fmt: skip
 
 
-def sandwich_shared_out(bench: Bench) -> tuple[Phase, ...]:
-    """Gradual shrinking with two random sub-networks, each of a step on a quarter of its images, without a teacher."""
-    first, last = gradual(bench, n_random=2)
-    return first, replace(last, loss=CrossEntropy(), split_batch=True)
-
-
 SHARED: dict[str, Make] = {
     "images shared out": partial(shared_out, multi_architecture=False),
-    "sandwich, images shared out": sandwich_shared_out,
+    "sandwich, images shared out": partial(gradual, n_random=2, split_batch=True),
     "several architectures per batch": partial(shared_out, multi_architecture=True),
 }
 """What gives each sub-network its own images; the latter is for supernets that mask (digits_multi_stage_vit)."""

@@ -106,7 +106,9 @@ class TrainedSettings(OptimisationSettings):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if not self._has_teacher and "kind" in self.imitation.model_fields_set:
-            raise ValueError("imitation is of a teacher, and with distillation_weight 0 there is none; remove one")
+            raise ValueError(
+                "imitation is of a teacher, and with distillation_weight 0 or split_batch there is none; remove one"
+            )
         check_phases(self.with_options(self.phases(self._trial_space), self._trial_space), self._trial_space)
         return self
 
@@ -258,11 +260,19 @@ class GradualShrinkingSettings(TrainedSettings):
     """Whether channels are sorted by importance before the first sub-network is trained."""
     clip: float = default(gradual_shrinking, "clip")
     """Limit of the elements of the gradient."""
+    split_batch: bool = default(gradual_shrinking, "split_batch")
+    """Each sub-network of a step on its own share of the images and on their labels alone, without a teacher."""
+
+    @property
+    def _has_teacher(self) -> bool:
+        return not self.split_batch
 
     def phases(
         self, space: SearchSpace, roles: Mapping[str, Role] = ROLES, imitation: Imitation | None = None
     ) -> tuple[Phase, ...]:
         """See `TrainedSettings`."""
+        if self.split_batch and "label_weight" in self.model_fields_set:
+            raise ValueError("label_weight is against a teacher, and with split_batch there is none; remove one")
         return gradual_shrinking(
             space,
             self.schedule.schedule,
@@ -275,6 +285,7 @@ class GradualShrinkingSettings(TrainedSettings):
             self.clip,
             imitation or self.imitation.imitation,
             roles=roles,
+            split_batch=self.split_batch,
         )
 
 

@@ -120,6 +120,7 @@ def gradual_shrinking(
     step_by_step: Sequence[Group] = _STEP_BY_STEP,
     roles: Mapping[str, Role] = ROLES,
     teacher: OnlineTeacher = "in place",
+    split_batch: bool = False,
 ) -> tuple[Phase, ...]:
     """Progressive shrinking inside one schedule, with the sandwich rule.
 
@@ -146,6 +147,9 @@ def gradual_shrinking(
         step_by_step: groups of roles of choices that open one after the other, in this order.
         roles: of the names of choices; `roles_of` a supernet tells them.
         teacher: of what is smaller than the largest; see `InPlaceDistillation`.
+        split_batch: each sub-network of a step has its own share of the images, and learns from their labels alone, as
+            in SortedNet (Valipour et al. 2023): at equal cost there are several times as many images and steps.
+            Nobody teaches then, whatever `label_weight`, `imitation` and `teacher` are.
 
     Raises:
         ValueError: a choice of the space has no role among the groups, so it would never be trained alone; or `opening`
@@ -158,7 +162,9 @@ def gradual_shrinking(
     # largest network alone would train it several times.
     n_together = sum(step.number is None for step in steps)
     parts = [step.space for step in steps[max(n_together - 1, 0) : -1]] if opening else []
-    loss = InPlaceDistillation(label_weight, label_smoothing, imitation or SoftLabels(), teacher)
+    loss: Loss = InPlaceDistillation(label_weight, label_smoothing, imitation or SoftLabels(), teacher)
+    if split_batch:
+        loss = CrossEntropy(label_smoothing)
     shrinking = Phase(
         "shrinking",
         space,
@@ -167,6 +173,7 @@ def gradual_shrinking(
         loss,
         sort="all" if sort and has_widths(space, roles) else "none",
         clip=clip,
+        split_batch=split_batch,
         regularise="largest",
         opening=tuple((opening * (i + 1) / len(parts), part) for i, part in enumerate(parts)),
     )
