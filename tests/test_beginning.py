@@ -108,6 +108,17 @@ def test_full_shared_memory_is_told_instead_of_hanging(begun, monkeypatch, tmp_p
         check_beginning(run)
 
 
+@pytest.mark.parametrize(("n_random", "processes", "multiple"), [(2, 1, 4), (4, 1, 6), (2, 32, 128)])
+def test_images_that_cannot_be_shared_out_are_told_before_the_first_phase(begun, n_random, processes, multiple):
+    split = f'method = "gradual_shrinking"\nn_random = {n_random}\nsplit_batch = true\n'
+    run = begun(('method = "single_stage"\n', split))
+    if 64 % multiple == 0:
+        check_beginning(run, processes)
+        return
+    with pytest.raises(ValueError, match=f"batch_size 64 .* {n_random + 2} sub-networks .* a multiple of {multiple}$"):
+        check_beginning(run, processes)
+
+
 @pytest.mark.parametrize(
     ("model", "arguments"),
     [

@@ -16,10 +16,12 @@ from experiments.own_files import own_files
 from experiments.run_folder import RunFolder
 from experiments.settings.training import NoTrainingSettings
 from experiments.task import try_task
+from experiments.training.phases import training_phases
 from supernet.networks.measured import MeasuredSupernet
 from supernet.scoring.calibration import batch_statistics, recalibrate
 from supernet.scoring.evaluating import evaluating
 from supernet.scoring.images import resize
+from supernet.training import AdaptiveSampler
 
 __all__ = ["check_beginning", "check_whole_way", "timm_model"]
 
@@ -137,7 +139,7 @@ def _check_images(run: RunFolder, n_processes: int) -> None:
         ) from error
     if isinstance(recipe.training, NoTrainingSettings):
         return
-    part = recipe.data.batch_size // (n_processes * recipe.engine.accumulation)
+    part = recipe.data.batch_size // (n_processes * recipe.engine.accumulation * _check_shares(run, n_processes))
     if part == 1 and not recipe.engine.sync_batch_norm:
         network = supernet.extract(arch)
         try:
@@ -148,6 +150,23 @@ def _check_images(run: RunFolder, n_processes: int) -> None:
                 f"data.batch_size {recipe.data.batch_size} is one image per process and micro-batch: {_line(error)}; "
                 "raise it"
             ) from error
+
+
+def _check_shares(run: RunFolder, n_processes: int) -> int:
+    """In how many shares a step's images are at most, where each sub-network has its own; they must be equal."""
+    recipe, most = run.recipe, 1
+    for phase in training_phases(recipe, run.untrained_supernet):
+        if not phase.split_batch or isinstance(phase.sampler, AdaptiveSampler):  # the latter is refused
+            continue
+        n = len(phase.sampler(phase.space, recipe.seed, 0))
+        multiple = n * n_processes * recipe.engine.accumulation
+        if recipe.data.batch_size % multiple:
+            raise ValueError(
+                f"data.batch_size {recipe.data.batch_size} cannot be shared out equally among the {n} sub-networks of "
+                f"a step: make it a multiple of {multiple}"
+            )
+        most = max(most, n)
+    return most
 
 
 def _check_shared_memory(run: RunFolder, n_processes: int) -> None:

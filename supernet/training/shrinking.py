@@ -162,9 +162,9 @@ def gradual_shrinking(
     # largest network alone would train it several times.
     n_together = sum(step.number is None for step in steps)
     parts = [step.space for step in steps[max(n_together - 1, 0) : -1]] if opening else []
-    loss: Loss = InPlaceDistillation(label_weight, label_smoothing, imitation or SoftLabels(), teacher)
-    if split_batch:
-        loss = CrossEntropy(label_smoothing)
+    loss: Loss = CrossEntropy(label_smoothing)
+    if not split_batch:
+        loss = InPlaceDistillation(label_weight, label_smoothing, imitation or SoftLabels(), teacher)
     shrinking = Phase(
         "shrinking",
         space,
